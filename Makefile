@@ -1,0 +1,43 @@
+# The course's commands. Paths are relative, so a folder with spaces in its name works.
+PYTHON := .venv/bin/python
+# the first Python on this machine that is new enough and starts
+FIND := for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done
+REPO ?=
+
+.PHONY: help setup course test lint jupyter notebooks bench badges clean
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /	/'
+
+setup:  ## make or mend .venv
+	@python="$$($(FIND))"; \
+	if [ -z "$$python" ]; then echo "The course needs Python 3.11 or newer on the PATH."; exit 1; fi; \
+	$$python tools/bootstrap.py
+
+course: setup  ## set up, then run every notebook in the lab profile
+	@$(PYTHON) tools/run_course.py
+
+test: setup  ## set up, then run every test, the notebooks included
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pytest tests
+	COURSE_PROFILE=lab $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
+
+lint: setup  ## mend what ruff can mend
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+jupyter: setup  ## open the course in JupyterLab
+	$(PYTHON) -m jupyter lab --notebook-dir=.
+
+notebooks: setup  ## run every notebook in the lab profile and keep the outputs
+	@$(PYTHON) tools/run_course.py --write
+
+bench: setup  ## measure PPO against TRL 1.12 and a plain loop
+	$(PYTHON) benchmarks/ppo.py
+
+badges: setup  ## point every badge and clone URL at REPO=owner/name
+	@$(PYTHON) tools/badges.py "$(REPO)"
+
+clean:  ## remove the environment, caches and artifacts
+	rm -rf .venv .cache artifacts

@@ -1,0 +1,544 @@
+"""The PPO trainer, detail by detail, and whole updates against a slow implementation."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
+
+from tests import reference_ppo, tiny_ppo
+from utils import losses, ppo
+
+ARCHITECTURES = ["gpt2", "llama", "qwen2"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def drift(model: torch.nn.Module, amount: float = 0.02) -> torch.nn.Module:
+    """Moves a policy away from its reference, the same way every time."""
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += amount * torch.randn(parameter.shape, generator=noise)
+    return model
+
+
+# --- 1 Rollout -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_sampling_with_the_cache_equals_sampling_each_prompt_alone_without_it(kind):
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind, end_bias=2.0))
+    rollout = trainer.rollout()
+    assert rollout.ended.any() and not rollout.ended.all()
+    draws = torch.rand((8, 6), generator=ppo.generator(3, ppo.DRAWS, 0))
+    with torch.no_grad(), ppo.dropout_off(trainer.policy):
+        for row in range(8):
+            prompt = rollout.tokens[row][rollout.attention[row]][: -int(rollout.mask[row].sum())]
+            tokens = prompt.tolist()
+            for t in range(int(rollout.mask[row].sum())):
+                logits = trainer.policy(torch.tensor([tokens])).logits[0, -1]
+                cumulative = logits.double().softmax(-1).cumsum(-1)
+                tokens.append(int((cumulative <= draws[row, t]).sum()))
+            assert tokens == rollout.tokens[row][rollout.attention[row]].tolist()
+
+
+def test_masks_stop_after_the_first_end_and_padding_follows():
+    rollout = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=2.0)).rollout()
+    for response, mask, ended in zip(rollout.responses, rollout.mask, rollout.ended, strict=True):
+        kept = response[mask].tolist()
+        assert tiny_ppo.END not in kept[:-1]
+        assert ended == (kept[-1] == tiny_ppo.END)
+        assert ended or len(kept) == 6
+        assert (response[~mask] == 1).all()
+
+
+def test_rows_that_ended_leave_the_batch():
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=3.0))
+    batches = []
+    hook = trainer.trunk.register_forward_pre_hook(
+        lambda module, args, inputs: batches.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    rollout = trainer.rollout()
+    hook.remove()
+    alive = [8] + [int(rollout.mask[:, t].sum()) for t in range(1, 6)]
+    assert batches == [rows for rows in alive if rows]
+    assert min(batches) < 8
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_static_cache_of_cuda_samples_the_same(kind):
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind, end_bias=2.0))
+    plain = trainer.rollout()
+    room = max(map(len, trainer.prompts)) + 6
+    trainer.static = (trainer.trunk, StaticCache(config=trainer.trunk.config, max_cache_len=room))
+    for _ in range(2):  # the second time with a used cache
+        static = trainer.rollout()
+        assert_close(static.responses, plain.responses)
+        assert_close(static.mask, plain.mask)
+
+
+def test_every_pass_takes_each_prompt_once():
+    config = tiny_ppo.config(batch_size=8, minibatch_size=4)
+    rows = torch.cat([ppo.prompt_rows(5, config, update) for update in range(5)])
+    for start in range(0, 40, 5):
+        assert sorted(rows[start : start + 5].tolist()) == [0, 1, 2, 3, 4]
+    assert len({tuple(rows[s : s + 5].tolist()) for s in range(0, 40, 5)}) > 1
+
+
+def test_temperature_is_the_same_in_sampling_and_scoring():
+    trainer = tiny_ppo.trainer({"temperature": 1e-3})
+    rollout = trainer.rollout()
+    logps, _ = trainer.logps_and_values(rollout, torch.arange(8))
+    assert logps.min() > -1e-3  # next to no temperature: the best token, with certainty
+    warm = tiny_ppo.trainer({"temperature": 2.0})
+    rollout = warm.rollout()
+    logps, _ = warm.logps_and_values(rollout, torch.arange(8))
+    prompt = rollout.tokens[0][rollout.attention[0]][:-6].tolist()
+    with ppo.dropout_off(warm.policy):
+        slow, _ = reference_ppo.episode_logps(
+            warm.policy, prompt, rollout.responses[0].tolist(), temperature=2.0
+        )
+    assert_close(logps[:6], torch.stack(slow).float())
+
+
+# --- 2 Reward ------------------------------------------------------------------------------------
+
+
+def test_the_reward_reads_prompt_and_response_as_text():
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=2.0))
+    rollout = trainer.rollout()
+    texts = trainer.texts(rollout)
+    rows = ppo.prompt_rows(5, trainer.config, 0)
+    for row, text, length in zip(rows, texts, rollout.mask.sum(1), strict=True):
+        assert text.startswith(tiny_ppo.PROMPTS[row])
+        words = len(text.split()) - len(tiny_ppo.PROMPTS[row].split())
+        assert length - 1 <= words <= length  # the end-of-text token is no word
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda text: math.nan, "returned nan"),
+        (lambda text: -math.inf, "returned -inf"),
+        (lambda text: 1 / 0, r"raised ZeroDivisionError \(division by zero\)"),
+        (lambda text: None, "raised TypeError"),
+    ],
+)
+def test_a_reward_that_fails_on_one_text_names_it(answer, problem):
+    def reward(texts):
+        return [answer(text) if text == "xấu" else 1.0 for text in texts]
+
+    texts = ["a", "b", "c", "xấu", "e", "f", "g"]
+    with pytest.raises(ppo.RewardError, match=rf"The reward {problem}.* on the text 'xấu': make"):
+        ppo.score_texts(reward, texts)
+
+
+def test_a_reward_of_the_wrong_length_names_the_text_that_it_drops():
+    def reward(texts):
+        return [1.0 for text in texts if text]
+
+    with pytest.raises(ppo.RewardError, match=r"shape \(0,\) for 1 texts on the text '': make"):
+        ppo.score_texts(reward, ["a", "b", "", "d"])
+
+
+def test_a_reward_that_fails_only_on_whole_batches_says_so():
+    def reward(texts):
+        if len(texts) > 2:
+            raise MemoryError("too many")
+        return [0.0] * len(texts)
+
+    with pytest.raises(ppo.RewardError, match=r"MemoryError \(too many\) on the text 'a' and 3"):
+        ppo.score_texts(reward, ["a", "b", "c", "d"])
+
+
+def test_rewards_may_be_lists_or_tensors():
+    assert_close(ppo.score_texts(lambda texts: torch.ones(2).double(), ["a", "b"]), torch.ones(2))
+    assert_close(ppo.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
+
+
+def test_cap_and_missing_end_penalty_change_the_last_token_only():
+    model = tiny_ppo.policy(end_bias=2.0)
+    plain = tiny_ppo.trainer(model=copy.deepcopy(model))
+    changed = tiny_ppo.trainer({"reward_cap": 0.25, "missing_eos_penalty": 2.0}, model)
+    rollout = plain.rollout()
+    before, after = plain.experience(rollout), changed.experience(rollout)
+    assert_close(before.scores, after.scores)  # metrics keep the reward's own numbers
+    expected = before.scores.clamp(-0.25, 0.25) - 2.0 * ~rollout.ended - before.scores
+    difference = after.rewards - before.rewards
+    last = rollout.mask.sum(1, keepdim=True) - 1
+    assert_close(difference.gather(1, last).squeeze(1), expected, atol=1e-6, rtol=0)
+    assert_close(difference.sum(1), expected, atol=1e-6, rtol=0)
+
+
+# --- 3 to 9, against the slow implementation -----------------------------------------------------
+
+SETTINGS = [
+    {"whiten_advantages": False},
+    {"kl_estimator": "k3", "lam": 0.9, "gamma": 0.95, "missing_eos_penalty": 0.5},
+    {"whiten_rewards": True, "reward_cap": 0.5, "temperature": 0.7, "value_clip_range": None},
+]
+
+
+def episodes_of(trainer, rollout, experience) -> list[dict]:
+    """The rollout as unpadded lists, scored by float64 copies of the models."""
+    policy = copy.deepcopy(trainer.policy).double().eval()
+    reference = copy.deepcopy(trainer.reference).double().eval()
+    temperature, head = trainer.config.temperature, trainer.critic["head"]
+    episodes = []
+    for row in range(len(rollout.tokens)):
+        response = rollout.responses[row][rollout.mask[row]].tolist()
+        prompt = rollout.tokens[row][rollout.attention[row]].tolist()[: -len(response)]
+        logps, states = reference_ppo.episode_logps(policy, prompt, response, temperature)
+        with torch.no_grad():
+            other, _ = reference_ppo.episode_logps(reference, prompt, response, temperature)
+        text = trainer.tokenizer.decode(prompt + response, skip_special_tokens=True)
+        episode = {"logps": logps, "reference_logps": other, "policy": policy}
+        episode["values"] = [s @ head.weight[0].double() + head.bias[0].double() for s in states]
+        episode |= {"score": tiny_ppo.reward([text])[0], "ended": response[-1] == tiny_ppo.END}
+        episodes.append(episode)
+    return episodes
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_one_update_equals_the_slow_implementation_in_values_and_gradients(kind, settings):
+    changes = {"minibatch_size": 8, "epochs": 1, "max_grad_norm": 1e9, "learning_rate": 1e-9}
+    model = tiny_ppo.policy(kind, end_bias=1.5)
+    trainer = tiny_ppo.trainer(changes | settings, model)
+    drift(trainer.policy)
+    torch.manual_seed(5)
+    torch.nn.init.normal_(trainer.critic["head"].weight, std=0.3)
+    rollout = trainer.rollout()
+    experience = trainer.experience(rollout)
+    episodes = episodes_of(trainer, rollout, experience)
+    config = trainer.config
+    reference_ppo.learn(episodes, config, config.kl_coef)
+    for row, episode in enumerate(episodes):
+        for name in ("logps", "reference_logps", "values", "rewards", "advantages", "returns"):
+            slow = torch.tensor([reference_ppo.number(x) for x in episode[name]])
+            mine = getattr(experience, name)[row][rollout.mask[row]]
+            assert_close(mine, slow, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+    metrics = trainer.update(experience)
+    policy_terms, value_terms = [], []
+    for e in episodes:
+        for t in range(len(e["logps"])):
+            old = reference_ppo.number(e["logps"][t])
+            policy_terms.append(
+                reference_ppo.policy_loss(e["logps"][t], old, e["advantages"][t], config.clip_range)
+            )
+            value_terms.append(
+                reference_ppo.value_loss(
+                    e["values"][t],
+                    reference_ppo.number(e["values"][t]),
+                    e["returns"][t],
+                    config.value_clip_range,
+                )
+            )
+    policy_loss, value_loss = (sum(x) / len(x) for x in (policy_terms, value_terms))
+    assert metrics["policy_loss"] == pytest.approx(policy_loss.item(), abs=1e-5)
+    assert metrics["value_loss"] == pytest.approx(value_loss.item(), abs=1e-5)
+    (policy_loss + config.value_coef * value_loss).backward()
+    slow_gradients = dict(episodes[0]["policy"].named_parameters())
+    for name, parameter in trainer.policy.named_parameters():
+        assert_close(parameter.grad.double(), slow_gradients[name].grad, atol=1e-5, rtol=1e-3)
+    kls = [
+        sum(
+            reference_ppo.number(a - b)
+            for a, b in zip(e["logps"], e["reference_logps"], strict=True)
+        )
+        for e in episodes
+    ]
+    assert metrics["kl"] == pytest.approx(sum(kls) / len(kls), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_padding_on_the_left_changes_nothing(kind):
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind))
+    rollout = trainer.rollout()
+    padded = ppo.Rollout(
+        torch.nn.functional.pad(rollout.tokens, (3, 0), value=1),
+        torch.nn.functional.pad(rollout.attention, (3, 0), value=False),
+        rollout.mask,
+        rollout.ended,
+    )
+    together, _ = trainer.logps_and_values(padded, torch.arange(8))
+    alone = torch.cat([trainer.logps_and_values(rollout, torch.tensor([i]))[0] for i in range(8)])
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def recorded_ratios(trainer, monkeypatch) -> list[torch.Tensor]:
+    ratios, original = [], losses.clipped_policy_loss
+
+    def record(logps, old_logps, *rest):
+        ratios.append((logps - old_logps).exp().detach())
+        return original(logps, old_logps, *rest)
+
+    monkeypatch.setattr(losses, "clipped_policy_loss", record)
+    trainer.update(trainer.experience(trainer.rollout()))
+    return ratios
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_first_ratio_is_exactly_one(monkeypatch, precision):
+    ratios = recorded_ratios(tiny_ppo.trainer({"precision": precision}), monkeypatch)
+    assert (ratios[0] == 1).all()
+    assert all((ratio != 1).any() for ratio in ratios[1:])
+
+
+def test_without_learning_every_ratio_is_one(monkeypatch):
+    ratios = recorded_ratios(tiny_ppo.trainer({"learning_rate": 1e-30}), monkeypatch)
+    assert (ratios[0] == 1).all() and (ratios[1] == 1).all()  # the first epoch repeats the scoring
+    assert all((ratio - 1).abs().max() < 1e-5 for ratio in ratios)
+
+
+def test_dropout_is_off_inside_and_back_on_outside():
+    model = tiny_ppo.policy(dropout=0.5)
+    model.transformer.h[0].eval()
+    modes = [module.training for module in model.modules()]
+    trainer = tiny_ppo.trainer({"updates": 1, "learning_rate": 1e-30}, model)
+    rollout = trainer.rollout()
+    first, _ = trainer.logps_and_values(rollout, torch.arange(8))
+    second, _ = trainer.logps_and_values(rollout, torch.arange(8))
+    assert (first == second).all()
+    trainer.train()
+    trainer.generate(["w3"])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_kl_coef_adapts_towards_the_target_and_stays_when_fixed():
+    config = tiny_ppo.config(target_kl=2.0, kl_horizon=80)  # 8 episodes: a tenth of the horizon
+    assert ppo.adapted_kl_coef(0.1, 2.2, config) == pytest.approx(0.1 * 1.01)
+    assert ppo.adapted_kl_coef(0.1, 100.0, config) == pytest.approx(0.1 * 1.02)
+    assert ppo.adapted_kl_coef(0.1, -5.0, config) == pytest.approx(0.1 * 0.98)
+    assert ppo.adapted_kl_coef(0.1, 100.0, tiny_ppo.config()) == 0.1
+    history = tiny_ppo.trainer({"target_kl": 1e-6, "kl_horizon": 8}).train()
+    assert history[0]["kl_coef"] == 0.1
+    assert history[-1]["kl_coef"] > 0.15
+
+
+def test_clipping_stops_the_policy_from_running_away_on_one_batch():
+    settings = {"epochs": 20, "batch_size": 8, "minibatch_size": 8, "learning_rate": 3e-3}
+    moved = {}
+    for clip in (0.05, 1e9):
+        trainer = tiny_ppo.trainer(settings | {"clip_range": clip})
+        experience = trainer.experience(trainer.rollout())
+        trainer.update(experience)
+        logps, _ = trainer.logps_and_values(experience.rollout, torch.arange(8))
+        old = experience.logps[experience.rollout.mask]
+        moved[clip] = ((logps - old).exp() - 1).abs().mean().item()
+    assert moved[0.05] < moved[1e9] / 2
+
+
+# --- The whole trainer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_reward_rises(kind):
+    changes = {"updates": 25, "batch_size": 32, "minibatch_size": 16, "learning_rate": 5e-3}
+    history = tiny_ppo.trainer(changes | {"kl_coef": 0.02}, tiny_ppo.policy(kind)).train()
+    first = sum(m["reward"] for m in history[:3]) / 3
+    last = sum(m["reward"] for m in history[-3:]) / 3
+    assert last > first + 0.5
+    assert history[-1]["episodes"] == 25 * 32 and history[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert set(history[0]) == {
+        *("update", "episodes", "reward", "negative_rate", "kl", "length", "eos_rate", "entropy"),
+        *("kl_coef", "policy_loss", "value_loss", "clip_fraction", "seconds"),
+    }
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others():
+    runs = [
+        [m | {"seconds": 0} for m in tiny_ppo.trainer({"seed": seed, "updates": 2}).train()]
+        for seed in (3, 3, 4)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_entropy_metric_estimates_the_entropy():
+    trainer = tiny_ppo.trainer({"batch_size": 512, "minibatch_size": 128, "max_new_tokens": 1})
+    rollout = trainer.rollout()
+    metrics = trainer.describe(trainer.experience(rollout))
+    with torch.no_grad(), ppo.dropout_off(trainer.policy):
+        exact = []
+        for prompt in trainer.prompts:
+            p = trainer.policy(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+            exact.append(-(p * p.log()).sum())
+    rows = ppo.prompt_rows(5, trainer.config, 0)
+    assert metrics["entropy"] == pytest.approx(torch.stack(exact)[rows].mean().item(), abs=0.1)
+
+
+def test_a_separate_value_model_leaves_the_policy_to_the_policy_loss():
+    changes = {"epochs": 1, "minibatch_size": 8, "max_grad_norm": 1e9, "value_coef": 10.0}
+    gradients = {}
+    for value_coef in (0.1, 10.0):
+        model = tiny_ppo.policy()
+        settings = changes | {"value_coef": value_coef, "shared_value_head": False}
+        trainer = tiny_ppo.trainer(settings, model)
+        torch.nn.init.ones_(trainer.critic["head"].weight)
+        trainer.update(trainer.experience(trainer.rollout()))
+        gradients[value_coef] = torch.cat([p.grad.flatten() for p in model.parameters()])
+        critic = next(trainer.critic["trunk"].parameters())
+        assert critic.grad.abs().sum() > 0
+        assert critic.data_ptr() != next(model.parameters()).data_ptr()
+    assert_close(gradients[0.1], gradients[10.0])
+
+
+def test_under_peft_only_the_adapter_learns_and_the_reference_is_the_adapter_off():
+    peft = pytest.importorskip("peft")
+    base = tiny_ppo.policy("llama")
+    frozen = copy.deepcopy(base.state_dict())
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.3)
+    model = peft.get_peft_model(base, config)
+    trainer = tiny_ppo.trainer({"updates": 3}, model)
+    assert trainer.reference is None
+    history = trainer.train()
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-6) and abs(history[-1]["kl"]) > 1e-4
+    after = model.unload().state_dict()
+    assert all((after[name] == value).all() for name, value in frozen.items())
+    assert all("lora" in name or name.startswith("critic") for name in trainer.parameters)
+
+
+def test_a_given_reference_is_used_and_frozen():
+    reference = drift(tiny_ppo.policy())
+    trainer = tiny_ppo.trainer(reference=reference)
+    experience = trainer.experience(trainer.rollout())
+    assert (experience.logps - experience.reference_logps).abs().max() > 1e-3
+    assert not any(p.requires_grad for p in reference.parameters())
+
+
+def test_held_out_texts_depend_on_the_seed_and_not_on_the_batching():
+    prompts = [*tiny_ppo.PROMPTS, "w3"]
+    texts = tiny_ppo.trainer({"batch_size": 2, "minibatch_size": 2}).generate(prompts, seed=1)
+    trainer = tiny_ppo.trainer({"batch_size": 8, "minibatch_size": 8})
+    assert trainer.generate(prompts, seed=1) == texts != trainer.generate(prompts, seed=2)
+    assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True))
+    drift(trainer.policy, 0.3)
+    assert trainer.generate(prompts, seed=1) != texts
+    assert trainer.generate(prompts, seed=1, from_reference=True) == texts
+
+
+def test_evaluation_reports_reward_and_kl_of_each_text():
+    trainer = tiny_ppo.trainer()
+    before = trainer.evaluate(tiny_ppo.PROMPTS, seed=1)
+    assert before["texts"] == trainer.generate(tiny_ppo.PROMPTS, seed=1)
+    assert before["rewards"] == pytest.approx(tiny_ppo.reward(before["texts"]))
+    assert before["kl"] == pytest.approx([0.0] * 5, abs=1e-5)
+    drift(trainer.policy, 0.1)
+    after = trainer.evaluate(tiny_ppo.PROMPTS * 20, seed=1)
+    assert sum(after["kl"]) > 0 and {len(column) for column in after.values()} == {100}
+
+
+def test_prompts_may_be_token_ids_and_never_end_with_the_end_token():
+    trainer = tiny_ppo.trainer()
+    assert trainer.encode([[3, 4], [3, 4, tiny_ppo.END]]) == trainer.encode(["w3 w4"]) * 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "found no prompts"),
+        (["w3", ""], r"The prompt '' has 0 tokens.*takes 1 to 58: change or drop it"),
+        (["w3 " * 59], "has 59 tokens"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_named(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_ppo.trainer().encode(prompts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"minibatch_size": 3}, "8 is no multiple of minibatch_size 3"),
+        ({"precision": "int8"}, "'int8': use one of fp32, bf16, fp16"),
+        ({"kl_estimator": "k2"}, "'k2': use one of k1, k3"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_ppo.config(**changes)
+
+
+def test_fp16_wants_float32_parameters():
+    with pytest.raises(ValueError, match=r"cast them with `\.float\(\)`"):
+        tiny_ppo.trainer({"precision": "fp16"}, tiny_ppo.policy().half())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_learns_too(precision):
+    trainer = tiny_ppo.trainer({"updates": 2, "precision": precision})
+    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    history = trainer.train()
+    assert all(math.isfinite(value) for value in history[-1].values())
+    assert any((p != before[name]).any() for name, p in trainer.parameters.items())
+
+
+def test_a_model_with_capped_logits_is_refused():
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma2Config(
+        vocab_size=40, head_dim=16, num_key_value_heads=1, intermediate_size=32, **size
+    )
+    config.final_logit_softcapping = 0.5
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.normal_(model.get_output_embeddings().weight)
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
+        tiny_ppo.trainer(model=model)
+
+
+def test_a_kl_explosion_stops_with_advice_and_keeps_the_checkpoints(tmp_path):
+    changes = {"kl_limit": 0.5, "learning_rate": 0.1, "kl_coef": 0.0, "checkpoint_every": 1}
+    trainer = tiny_ppo.trainer(changes, checkpoint_dir=tmp_path)
+    with pytest.raises(
+        ppo.TrainingStopped, match=r"beyond kl_limit 0\.5: raise kl_coef \(0\) or lower learning"
+    ):
+        trainer.train()
+    kept = sorted(folder.name for folder in tmp_path.glob("update-*"))
+    assert kept and int(kept[-1][-6:]) == trainer.updates_done
+
+
+def test_a_policy_that_turns_to_nan_stops_before_the_optimiser_steps():
+    trainer = tiny_ppo.trainer()
+    experience = trainer.experience(trainer.rollout())
+    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    experience.returns.fill_(math.nan)
+    with pytest.raises(ppo.TrainingStopped, match="the loss is nan: lower learning_rate"):
+        trainer.update(experience)
+    assert all((p == before[name]).all() for name, p in trainer.parameters.items())
+    with torch.no_grad():
+        next(trainer.policy.parameters()).fill_(math.nan)
+    with pytest.raises(ppo.TrainingStopped, match="the KL to the reference is nan"):
+        trainer.train()
+
+
+def test_nothing_is_printed_without_the_progress_bar(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_ppo.trainer({"updates": 1}).train()
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_the_progress_bar_shows_reward_kl_and_negative_share(capfd):
+    tiny_ppo.trainer({"updates": 1}, progress=True).train()
+    shown = capfd.readouterr().err
+    assert "KL=" in shown and "negative=" in shown and "reward=" in shown
+
+
+def test_on_update_receives_the_metrics_of_each_update():
+    seen = []
+    history = tiny_ppo.trainer({"updates": 3}, on_update=seen.append).train()
+    assert seen == history and [m["update"] for m in seen] == [1, 2, 3]

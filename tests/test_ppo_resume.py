@@ -1,0 +1,100 @@
+"""A killed run continues from its newest whole checkpoint as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny_ppo
+
+WORKER = Path(tiny_ppo.__file__)
+
+
+def run(out: Path, *arguments: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(out), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def metrics(out: Path) -> dict:
+    found = json.loads(out.read_text())
+    for update in found["history"]:
+        del update["seconds"]
+    return found
+
+
+def test_killed_three_times_and_run_again_the_metrics_are_those_of_an_uninterrupted_run(tmp_path):
+    whole = run(tmp_path / "whole.json")
+    assert whole.returncode == 0, whole.stderr
+    for kill_at in (1, 3, 4):  # before the first checkpoint, between two, right after one
+        killed = run(tmp_path / "killed.json", tmp_path / "checkpoints", kill_at)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (tmp_path / "killed.json").exists()
+    assert run(tmp_path / "killed.json", tmp_path / "checkpoints").returncode == 0
+    assert metrics(tmp_path / "killed.json") == metrics(tmp_path / "whole.json")
+    assert metrics(tmp_path / "whole.json")["history"][-1]["kl_coef"] != 0.1  # the controller moved
+    # A finished run runs nothing again.
+    assert run(tmp_path / "again.json", tmp_path / "checkpoints", 6).returncode == 0
+    assert metrics(tmp_path / "again.json") == metrics(tmp_path / "whole.json")
+
+
+def history(trainer) -> list[dict]:
+    return [update | {"seconds": 0} for update in trainer.train()]
+
+
+@pytest.mark.parametrize("victim", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tmp_path, victim):
+    torch.set_num_threads(1)
+    whole = history(tiny_ppo.trainer())
+    tiny_ppo.trainer({"updates": 4}, checkpoint_dir=tmp_path).train()
+    newest = tmp_path / "update-000004" / victim
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match=f"update-000004 is passed over: {victim} has"):
+        trainer = tiny_ppo.trainer(checkpoint_dir=tmp_path)
+        trainer.resume()
+    assert trainer.updates_done == 2
+    with pytest.warns(UserWarning):
+        assert history(tiny_ppo.trainer(checkpoint_dir=tmp_path)) == whole
+
+
+def test_only_the_newest_two_checkpoints_stay_and_no_pickle_among_them(tmp_path):
+    tiny_ppo.trainer({"checkpoint_every": 1}, checkpoint_dir=tmp_path).train()
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+        "update-000005",
+        "update-000006",
+    ]
+    files = {file.suffix for file in tmp_path.rglob("*") if file.is_file()}
+    assert files == {".json", ".safetensors"}
+
+
+def test_more_updates_may_be_asked_for_but_no_other_settings(tmp_path):
+    tiny_ppo.trainer({"updates": 2}, checkpoint_dir=tmp_path).train()
+    longer = tiny_ppo.trainer({"updates": 4, "checkpoint_every": 1}, checkpoint_dir=tmp_path)
+    assert [update["update"] for update in longer.train()] == [1, 2, 3, 4]
+    other = tiny_ppo.trainer({"learning_rate": 0.5}, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"made with learning_rate = 0\.003 and this run has 0\.5"):
+        other.train()
+    llama = tiny_ppo.trainer(model=tiny_ppo.policy("llama"), checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="made with parameters ="):
+        llama.train()
+
+
+def test_what_a_killed_save_left_behind_is_swept_up(tmp_path):
+    torn = tmp_path / ".update-000002.k2j3h4"
+    torn.mkdir()
+    (torn / "weights.safetensors").write_bytes(b"half")
+    tiny_ppo.trainer({"updates": 2}, checkpoint_dir=tmp_path).train()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["update-000002"]
+
+
+def test_the_gradient_scaler_is_restored(tmp_path):
+    trainer = tiny_ppo.trainer({"updates": 2, "precision": "fp16"}, checkpoint_dir=tmp_path)
+    trainer.train()
+    again = tiny_ppo.trainer({"updates": 3, "precision": "fp16"}, checkpoint_dir=tmp_path)
+    again.resume()
+    assert again.scaler.state_dict() == trainer.scaler.state_dict() != {}

@@ -1,0 +1,161 @@
+"""The same rollouts through TRL 1.12's real PPOTrainer: same advantages, losses and gradients."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from benchmarks.ppo import fetch_trl
+from tests import tiny_ppo
+from utils import losses, ppo
+
+ROOT = Path(__file__).resolve().parents[1]
+EPISODES, LENGTH = 10, 6
+
+
+@pytest.fixture(scope="module")
+def trl_folder():
+    try:
+        return fetch_trl()
+    except RuntimeError as error:
+        pytest.skip(f"TRL 1.12.0 cannot be had: {error}")
+
+
+def episodes(ends: bool) -> list[tuple[list[int], list[int]]]:
+    """Prompts of several lengths, each its own; responses that end early or not at all."""
+    numbers = torch.Generator().manual_seed(2)
+    found = []
+    for row in range(EPISODES):
+        prompt = [2 + row, *torch.randint(2, 40, (row % 4,), generator=numbers).tolist()]
+        response = torch.randint(2, 40, (LENGTH,), generator=numbers).tolist()
+        if ends and row % 3:
+            response[row % LENGTH] = tiny_ppo.END
+        found.append((prompt, response))
+    return found
+
+
+def through_trl(folder: Path, tmp_path: Path, **case) -> dict[str, torch.Tensor]:
+    given, out = tmp_path / "case.json", tmp_path / "out.safetensors"
+    case = {"noise": 0.0, "temperature": 1.0, "ends": False, "settings": {}} | case
+    given.write_text(json.dumps(case | {"episodes": episodes(case["ends"])}))
+    command = [sys.executable, ROOT / "tests/trl_ppo_worker.py", folder, given, out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(out)
+
+
+def our_trainer(found: dict[str, torch.Tensor], **changes) -> tuple[ppo.PPOTrainer, ppo.Rollout]:
+    """Our trainer with TRL's models, and the rollout that TRL was given."""
+    settings = {
+        "batch_size": EPISODES,
+        "minibatch_size": EPISODES,
+        "epochs": 1,
+        "max_grad_norm": 1e9,
+        "shared_value_head": False,
+        "kl_coef": 0.05,
+    }
+    trainer = tiny_ppo.trainer(
+        settings | changes, tiny_ppo.drifted_policy(), reference=tiny_ppo.policy()
+    )
+    with torch.no_grad():
+        trainer.critic["head"].weight.copy_(found["score.weight"])
+    tokens = found["tokens"]
+    mask = losses.up_to_end(tokens[:, -LENGTH:], tiny_ppo.END)
+    attention = torch.cat([tokens[:, :-LENGTH] != 1, mask], 1)
+    ended = (tokens[:, -LENGTH:] == tiny_ppo.END).any(1)
+    return trainer, ppo.Rollout(tokens.masked_fill(~attention, 1), attention, mask, ended)
+
+
+def same_gradients(trainer: ppo.PPOTrainer, found: dict[str, torch.Tensor], value: bool) -> None:
+    for name, parameter in trainer.policy.named_parameters():
+        assert_close(parameter.grad, found[f"policy.{name}"], atol=1e-5, rtol=1e-4)
+    if value:
+        for name, parameter in trainer.critic["trunk"].named_parameters():
+            theirs = found[f"value.transformer.{name}"]
+            assert_close(parameter.grad, theirs, atol=1e-5, rtol=1e-4)
+        theirs = found["value.score.weight"]
+        assert_close(trainer.critic["head"].weight.grad, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"lam": 0.95}, {"lam": 0.95}),
+        (
+            {"kl_estimator": "k3", "gamma": 0.9, "lam": 0.5, "missing_eos_penalty": 1.0},
+            {"kl_estimator": "k3", "gamma": 0.9, "lam": 0.5, "missing_eos_penalty": 1.0},
+        ),
+        ({"whiten_rewards": True, "lam": 1.0}, {"whiten_rewards": True, "lam": 1.0}),
+    ],
+)
+def test_a_whole_update_equals_trl(trl_folder, tmp_path, theirs, ours):
+    found = through_trl(trl_folder, tmp_path, settings=theirs, temperature=0.8)
+    trainer, rollout = our_trainer(found, temperature=0.8, **ours)
+    experience = trainer.experience(rollout)
+    assert_close(experience.logps, found["old_logps"].squeeze(-1), atol=1e-5, rtol=1e-5)
+    assert_close(experience.advantages, found["advantages"], atol=1e-5, rtol=1e-5)
+    if "rewards" in found:
+        assert_close(experience.rewards, found["rewards"], atol=1e-5, rtol=1e-5)
+    metrics = trainer.update(experience)
+    assert metrics["policy_loss"] == pytest.approx(found["policy_loss"].item(), abs=1e-5)
+    assert metrics["value_loss"] == pytest.approx(found["value_loss"].item(), abs=1e-5)
+    same_gradients(trainer, found, value=True)
+
+
+def test_clipping_equals_trl_when_the_policy_has_moved(trl_folder, tmp_path):
+    found = through_trl(trl_folder, tmp_path, noise=1.0, settings={"lam": 0.95})
+    trainer, rollout = our_trainer(found)
+    experience = trainer.experience(rollout)
+    old_logps = found["old_logps"].squeeze(-1)
+    kl = old_logps - experience.reference_logps
+    rewards = losses.per_token_rewards(kl, experience.scores, rollout.mask, 0.05)
+    advantages, returns = losses.gae(rewards, experience.values, lam=0.95)
+    assert_close(advantages, found["raw_advantages"], atol=1e-5, rtol=1e-5)
+    advantages = losses.masked_whiten(advantages, rollout.mask)
+    assert_close(advantages, found["advantages"], atol=1e-5, rtol=1e-5)
+    moved = dataclasses.replace(
+        experience, logps=old_logps, rewards=rewards, advantages=advantages, returns=returns
+    )
+    metrics = trainer.update(moved)
+    assert 0.2 < metrics["clip_fraction"] < 1
+    assert metrics["policy_loss"] == pytest.approx(found["policy_loss"].item(), abs=1e-5)
+    assert metrics["value_loss"] == pytest.approx(found["value_loss"].item(), abs=1e-5)
+    same_gradients(trainer, found, value=True)
+
+
+def test_responses_that_end_early_equal_trl(trl_folder, tmp_path):
+    # TRL pays the score one token after the end, we pay it at the end: with λ = γ = 1 the
+    # advantages are the same; its value loss counts that extra token, so it is left out.
+    settings = {"lam": 1.0, "vf_coef": 0.0, "missing_eos_penalty": 0.7}
+    found = through_trl(trl_folder, tmp_path, ends=True, settings=settings)
+    trainer, rollout = our_trainer(found, lam=1.0, value_coef=0.0, missing_eos_penalty=0.7)
+    assert rollout.ended.any() and not rollout.ended.all()
+    experience = trainer.experience(rollout)
+    assert_close(experience.advantages, found["advantages"], atol=1e-5, rtol=1e-5)
+    metrics = trainer.update(experience)
+    assert metrics["policy_loss"] == pytest.approx(found["policy_loss"].item(), abs=1e-5)
+    same_gradients(trainer, found, value=False)
+
+
+def test_the_benchmark_runs(trl_folder, tmp_path):
+    out = tmp_path / "ppo.json"
+    command = [sys.executable, ROOT / "benchmarks/ppo.py", "--quick", "--out", out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(out.read_text())
+    for size in report["sizes"]:
+        for method in ("ours", "trl", "naive"):
+            assert size[f"{method}_episodes_per_second"] > 0
+        assert size["ratio_to_trl"] > 0 and size["ratio_to_naive"] > 0
+        assert size["ours_peak_mb"] > 0 and size["trl_peak_mb"] > 0
+    assert report["versions"]["trl"] == "1.12.0"
+    assert str(ROOT) not in out.read_text()

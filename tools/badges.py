@@ -1,0 +1,86 @@
+"""Point every badge and clone URL at one repository: `make badges REPO=owner/name`.
+
+pyproject.toml, [tool.course], is where the repository and the tag are kept.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BADGES = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
+ASSIGNMENT = re.compile(r'^REPO, TAG = ".*?", ".*?"', re.MULTILINE)
+
+
+def settings() -> dict[str, str]:
+    """The repository and tag in force."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
+
+
+def badges(repository: str, tag: str, notebook: str) -> str:
+    """The Colab and Kaggle badges of one notebook."""
+    path = f"github/{repository}/blob/{tag}/notebooks/{notebook}.ipynb"
+    kaggle = f"https://github.com/{repository}/blob/{tag}/notebooks/{notebook}.ipynb"
+    return (
+        "<!-- badges -->"
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/{path}) "
+        "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+        f"(https://kaggle.com/kernels/welcome?src={kaggle})"
+        "<!-- /badges -->"
+    )
+
+
+def rewrite_notebook(path: Path, repository: str, tag: str) -> None:
+    """Badges in the first cell, REPO and TAG in the set-up cell."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        source = BADGES.sub(lambda _: badges(repository, tag, path.stem), source)
+        source = ASSIGNMENT.sub(f'REPO, TAG = "{repository}", "{tag}"', source)
+        cell["source"] = source.splitlines(keepends=True)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def rewrite_readme(path: Path, repository: str, tag: str) -> None:
+    """The badge of each row, by the notebook that the row links to; the clone URL."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        linked = re.search(r"\(notebooks/(\w+)\.ipynb\)", line)
+        if linked:
+            name = linked.group(1)
+            line = BADGES.sub(lambda _, name=name: badges(repository, tag, name), line)
+        lines.append(
+            re.sub(
+                r"git clone https://github\.com/\S+",
+                f"git clone https://github.com/{repository}",
+                line,
+            )
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(repository: str) -> None:
+    """Keep the repository in pyproject.toml and rewrite everything that names it."""
+    current = settings()
+    if repository:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+            sys.exit(f"REPO={repository!r} is not owner/name: make badges REPO=owner/name.")
+        project = ROOT / "pyproject.toml"
+        text = project.read_text(encoding="utf-8")
+        project.write_text(
+            text.replace(f'repository = "{current["repository"]}"', f'repository = "{repository}"'),
+            encoding="utf-8",
+        )
+        current["repository"] = repository
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        rewrite_notebook(path, current["repository"], current["tag"])
+    rewrite_readme(ROOT / "README.md", current["repository"], current["tag"])
+    print(f"Badges and clone URLs point at {current['repository']} at {current['tag']}.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")

@@ -1,0 +1,66 @@
+"""Run every notebook in order in the lab profile, offline, and say how each went."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils import artifacts, notebooks
+
+HEADLINES = {  # the figure of each notebook's metrics.json that the closing table shows
+    "01": ("macro_f1", "macro F1"),
+    "02": ("judge_negative_after", "negative by the judge"),
+}
+
+
+def headline(name: str, profile: str) -> str:
+    """The headline metric that a notebook has just written."""
+    key, words = HEADLINES.get(name[:2], (None, None))
+    path = artifacts.shelf(profile).folder / name / "metrics.json"
+    if key is None or not path.exists():
+        return "-"
+    return f"{words} {json.loads(path.read_text(encoding='utf-8'))[key]:.3f}"
+
+
+def main() -> None:
+    """Run, print a line a notebook and a closing table; exit 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="keep the outputs in the notebooks")
+    parser.add_argument("only", nargs="*", help="numbers of notebooks, all by default")
+    arguments = parser.parse_args()
+    profile = os.environ.setdefault("COURSE_PROFILE", "lab")
+    paths = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
+    chosen = [p.stem for p in paths if not arguments.only or p.stem[:2] in arguments.only]
+    live = sys.stdout.isatty()
+    runs = []
+    for position, name in enumerate(chosen, start=1):
+        lead = f"[{position}/{len(chosen)}] {name}"
+
+        def advance(done: int, total: int, lead: str = lead) -> None:
+            if live:
+                print(f"\r{lead}  {done}/{total} cells ", end="", flush=True)
+
+        if not live:
+            print(f"{lead} …", flush=True)
+        run = notebooks.execute(name, on_cell=advance, write=arguments.write)
+        print(f"{chr(13) if live else ''}{lead}  {run.seconds:.0f} s, {run.error or 'passed'}")
+        runs.append(run)
+    width = max([len(run.notebook) for run in runs], default=10)
+    print(f"\n{'notebook':{width}}  {'seconds':>7}  {'peak MB':>7}  {'headline':32}  result")
+    for run in runs:
+        figure = "-" if run.error else headline(run.notebook, profile)
+        result = "FAIL" if run.error else "pass"
+        print(
+            f"{run.notebook:{width}}  {run.seconds:7.0f}  {run.peak_mb:7.0f}  {figure:32}  {result}"
+        )
+    for run in runs:
+        if run.error:
+            print(f"\n{run.notebook}: {run.error}")
+    if not runs or any(run.error for run in runs):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

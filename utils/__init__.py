@@ -1,0 +1,1 @@
+"""The course's shared package; a notebook enters through `utils.course.start`."""

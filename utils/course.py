@@ -1,0 +1,126 @@
+"""The one door of a notebook: `course = start("01")`."""
+
+import os
+import random
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils import colab
+
+SEED = 20
+REPORTED = ("torch", "transformers", "trl", "peft", "datasets", "underthesea")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What every cell of a notebook may need."""
+
+    notebook: str  # file name without .ipynb
+    profile: "profiles.Profile"  # noqa: F821 - imported only once the packages are in place
+    seed: int
+    place: "artifacts.Shelf"  # noqa: F821
+    started: float = field(default_factory=time.perf_counter)
+
+    def require(self, name: str, inputs: dict[str, str] | None = None) -> Path:
+        """The folder of an earlier notebook's artifact; made first when it is missing."""
+        from utils import artifacts
+
+        return artifacts.require(name, self.place, inputs=inputs)
+
+    @property
+    def checkpoints(self) -> str:
+        """A folder for a training's checkpoints, kept until the notebook has handed over."""
+        return str(self.place.folder / f".{self.notebook}-checkpoints")
+
+    def facts(self) -> dict[str, object]:
+        """Where and when a result was made: goes into every metrics.json."""
+        return {
+            "profile": self.profile.name,
+            "seed": self.seed,
+            "wall_seconds": round(time.perf_counter() - self.started, 1),
+            "peak_memory_mb": round(peak_memory_mb()),
+            "python": sys.version.split()[0],
+            **{f"{k}_version": v for k, v in colab.installed_versions(REPORTED).items()},
+        }
+
+    @contextmanager
+    def hand_over(
+        self, metrics: dict[str, float], inputs: dict[str, str] | None = None
+    ) -> Iterator[Path]:
+        """A folder to save into; it becomes this notebook's artifact with metrics.json."""
+        from utils import artifacts
+
+        everything = {**metrics, **self.facts()}
+        with artifacts.publish(
+            self.notebook, self.place, metrics=everything, inputs=inputs
+        ) as folder:
+            yield folder
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        print(f"Saved artifacts/{self.place.folder.name}/{self.notebook}:")
+        for name, value in metrics.items():
+            print(
+                f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}"
+            )
+
+
+def peak_memory_mb() -> float:
+    """The peak of resident memory, or of GPU memory where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def set_seed(seed: int) -> None:
+    """Python, numpy and torch from one seed."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _quiet() -> None:
+    """Keep the libraries' chatter out of a lesson; errors still show."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def start(number: str, seed: int = SEED) -> Course:
+    """Prepare packages, choose the profile, set the seed, print the banner."""
+    colab.prepare()
+    from utils import artifacts, notebooks, profiles
+
+    profile = profiles.choose()
+    if profile.offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    _quiet()
+    set_seed(seed)
+    course = Course(notebooks.path_of(number).stem, profile, seed, artifacts.shelf(profile.name))
+    versions = colab.installed_versions(REPORTED)
+    print(f"{course.notebook} · {profiles.describe(profile)} · seed {seed}")
+    print(" · ".join(f"{name} {version}" for name, version in versions.items()))
+    return course

@@ -1,0 +1,136 @@
+"""Run a notebook from start to end without a browser."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "notebooks"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What came of one run."""
+
+    notebook: str  # file name without .ipynb
+    seconds: float
+    error: str | None  # the last line of the traceback, None when every cell ran
+    peak_mb: float  # resident memory of the kernel at its peak
+
+
+def path_of(name: str) -> Path:
+    """The file of a notebook named by its number or its name.
+
+    >>> path_of("01").stem
+    '01_phobert_reward_model'
+    """
+    found = sorted(FOLDER.glob(f"{name}*.ipynb"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"No single notebook is called {name!r} in notebooks/: "
+            f"use one of {', '.join(p.stem for p in sorted(FOLDER.glob('*.ipynb')))}."
+        )
+    return found[0]
+
+
+class _PeakMemory:
+    """The kernel's peak resident memory, sampled between cells and once a second."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+
+    def watch(self, pid: int, stop: Callable[[], bool]) -> None:
+        """Sample process `pid` and its children until `stop()`."""
+        import psutil
+
+        try:
+            process = psutil.Process(pid)
+            while not stop():
+                family = [process, *process.children(recursive=True)]
+                total = sum(p.memory_info().rss for p in family if p.is_running())
+                self.peak_mb = max(self.peak_mb, total / 2**20)
+                time.sleep(0.5)
+        except psutil.Error:
+            return
+
+
+def execute(
+    name: str,
+    *,
+    on_cell: Callable[[int, int], None] | None = None,
+    environment: dict[str, str] | None = None,
+    write: bool = False,
+    timeout: int = 3600,
+) -> Execution:
+    """Run the notebook's cells in a fresh kernel of this Python; with `write` keep the outputs."""
+    import threading
+
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    path = path_of(name)
+    notebook = nbformat.read(path, as_version=4)
+    total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done = 0
+
+    def cell_done(cell: object, cell_index: int, execute_reply: object = None) -> None:
+        nonlocal done
+        done += 1
+        if on_cell:
+            on_cell(min(done, total), total)
+
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_executed=cell_done,
+    )
+    memory, finished = _PeakMemory(), threading.Event()
+    started, error = time.perf_counter(), None
+    try:
+        with client.setup_kernel(env={**os.environ, **(environment or {})}):
+            pid = client.km.provisioner.pid
+            watcher = threading.Thread(
+                target=memory.watch, args=(pid, finished.is_set), daemon=True
+            )
+            watcher.start()
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+            finished.set()
+            watcher.join(timeout=5)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        error = lines[-1] if lines else type(failure).__name__
+    finally:
+        finished.set()
+    if write and error is None:
+        clean(notebook)
+        temporary = path.with_suffix(".ipynb.part")
+        nbformat.write(notebook, temporary)
+        os.replace(temporary, path)
+    return Execution(path.stem, time.perf_counter() - started, error, memory.peak_mb)
+
+
+def clean(notebook: object) -> None:
+    """Take out what must not be committed: timings, widget state, kernel particulars."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+        cell.metadata.pop("execution", None)
+        cell.execution_count = count
+        merged: list = []
+        for output in cell.outputs:
+            if output.get("execution_count"):
+                output["execution_count"] = count
+            stream = output.output_type == "stream"
+            if stream and merged and merged[-1].get("name") == output.name:
+                merged[-1]["text"] += output["text"]
+            else:
+                merged.append(output)
+        cell.outputs = merged

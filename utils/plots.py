@@ -1,0 +1,167 @@
+"""Figures in one style; each says in its title what made it."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
+ACCENT, QUIET = "#35618f", "#d5dbe3"
+SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
+STAGES = {
+    "01": "feedback\n→ reward model",
+    "02": "PPO with\nthat reward",
+    "03": "QLoRA SFT\non Vi-Alpaca",
+    "04": "DPO on\npreferences",
+}
+
+
+def use_style() -> None:
+    """Quiet axes, readable on a projector."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.2),
+            "figure.dpi": 90,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "font.size": 10,
+            "legend.frameon": False,
+        }
+    )
+
+
+def pipeline(here: str) -> Figure:
+    """The course's stages, with "you are here"."""
+    figure, axes = plt.subplots(figsize=(7.2, 1.5))
+    axes.axis("off")
+    axes.set_xlim(-0.55, len(STAGES) - 0.45)
+    axes.set_ylim(-0.75, 0.85)
+    for position, (number, label) in enumerate(STAGES.items()):
+        current = number == here
+        axes.text(
+            position,
+            0,
+            f"{number}  {label}",
+            ha="center",
+            va="center",
+            color="white" if current else "black",
+            bbox={"boxstyle": "round,pad=0.55", "fc": ACCENT if current else QUIET, "ec": "none"},
+        )
+        if position:
+            axes.annotate(
+                "",
+                (position - 0.36, 0),
+                (position - 0.64, 0),
+                arrowprops={"arrowstyle": "->", "color": "#555555"},
+            )
+        if current:
+            axes.text(position, 0.68, "you are here", ha="center", color=ACCENT, weight="bold")
+    return figure
+
+
+def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str) -> Axes:
+    """Share of each class in each split, the counts written on the bars."""
+    _, axes = plt.subplots(figsize=(7.2, 2.4))
+    left = np.zeros(len(counts))
+    totals = np.array([sum(row) for row in counts.values()])
+    for position, name in enumerate(classes):
+        number = np.array([row[position] for row in counts.values()])
+        share = number / totals
+        axes.barh(list(counts), share, left=left, color=SENTIMENT_COLOURS[position], label=name)
+        for row, (start, width) in enumerate(zip(left, share, strict=True)):
+            axes.text(
+                start + width / 2,
+                row,
+                f"{number[row]:,}",
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=8,
+            )
+        left += share
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.55))
+    axes.set_title(title)
+    return axes
+
+
+def histogram(
+    groups: Mapping[str, Sequence[float]], colours: Sequence[str], label: str, title: str
+) -> Axes:
+    """Overlaid histograms of like bins, as densities."""
+    _, axes = plt.subplots()
+    values = np.concatenate([np.asarray(list(group), dtype=float) for group in groups.values()])
+    bins = np.histogram_bin_edges(values, bins=30)
+    for (name, group), colour in zip(groups.items(), colours, strict=True):
+        axes.hist(list(group), bins=bins, density=True, alpha=0.55, color=colour, label=name)
+    axes.set_xlabel(label)
+    axes.set_ylabel("density")
+    axes.legend()
+    axes.set_title(title)
+    return axes
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
+    """Counts, coloured by the share of the true class."""
+    _, axes = plt.subplots(figsize=(4.2, 3.4))
+    shares = matrix / matrix.sum(axis=1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            axes.text(
+                column,
+                row,
+                f"{matrix[row, column]}\n{shares[row, column]:.0%}",
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    return axes
+
+
+def calibration(
+    said: np.ndarray, was: np.ndarray, counts: np.ndarray, error: float, title: str
+) -> Axes:
+    """Confidence against the share that was right; the diagonal is perfect."""
+    _, axes = plt.subplots(figsize=(4.2, 3.4))
+    axes.plot([0, 1], [0, 1], color=QUIET, zorder=0)
+    axes.scatter(said, was, s=20 + 300 * counts / counts.sum(), color=ACCENT)
+    axes.set_xlim(0.3, 1.02)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("confidence of the predicted class")
+    axes.set_ylabel("share that was right")
+    axes.set_title(f"{title} (ECE {error:.3f})")
+    return axes
+
+
+def training_curves(log: pd.DataFrame, title: str) -> Figure:
+    """Losses on the left, validation scores on the right, from a Trainer's log history."""
+    figure, (left, right) = plt.subplots(1, 2)
+    losses = log.dropna(subset="loss")
+    left.plot(losses["epoch"], losses["loss"], color=QUIET, label="training loss")
+    scores = log.dropna(subset="eval_loss")
+    left.plot(scores["epoch"], scores["eval_loss"], "o-", color=ACCENT, label="validation loss")
+    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=QUIET, label="accuracy")
+    right.plot(scores["epoch"], scores["eval_macro_f1"], "o-", color=ACCENT, label="macro F1")
+    best = scores["eval_macro_f1"].idxmax()
+    right.axvline(scores["epoch"][best], color=NEGATIVE, lw=1, ls=":", label="kept")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.legend()
+    left.set_title(title)
+    right.set_title("Validation")
+    return figure

@@ -1,0 +1,129 @@
+"""Tiny models with the real architectures and tokenizer classes, made from the course's texts.
+
+They let the lab profile run the very cells of the real one. Each is built once from the texts
+given, in seconds to a minute, kept under .cache/ with a manifest, and the same every time.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from utils import artifacts
+from utils.notebooks import ROOT
+from utils.text import segment_all
+
+RECIPE = "1"  # raise it when a stand-in's recipe changes, so that no cached one is used
+
+
+def _cached(name: str, texts: Sequence[str], build: Callable[[Path], None]) -> Path:
+    """The stand-in's folder for these texts, built when the cache has none that is whole."""
+    corpus = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache") / "standins"
+    place, label = artifacts.Shelf(cache), f"{name}-{corpus}"
+    inputs = {"recipe": RECIPE}
+    folder, _ = artifacts.find(label, place, inputs)
+    if folder is None:
+        with artifacts.publish(label, place, metrics={}, inputs=inputs) as new:
+            build(new)
+        folder = place.folder / label
+    return folder
+
+
+def _learn_merges(words: Counter[str], vocabulary: int) -> list[tuple[str, str]]:
+    """Byte-pair merges over words, the last letter marked </w> as fastBPE does."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False, min_frequency=2
+    )
+    corpus = [" ".join([word] * count) for word, count in sorted(words.items())]
+    tokenizer.train_from_iterator(corpus, trainer)
+    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def _write_phobert_tokenizer(folder: Path, segmented: Sequence[str], vocabulary: int) -> None:
+    """`bpe.codes` and `vocab.txt` in the formats that PhobertTokenizer reads."""
+    from transformers import PhobertTokenizer
+
+    words = Counter(word for text in segmented for word in text.split())
+    merges = _learn_merges(words, vocabulary)
+    codes = "".join(f"{left} {right} 1\n" for left, right in merges)
+    (folder / "bpe.codes").write_text(codes, encoding="utf-8")
+    (folder / "vocab.txt").write_text("", encoding="utf-8")
+    bare = PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes"))
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for piece in bare.bpe(word).split(" "):
+            pieces[piece] += count
+    ranked = sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
+    vocab = "".join(f"{piece} {count}\n" for piece, count in ranked)
+    (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
+    tokenizer = PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes"))
+    tokenizer.save_pretrained(folder)
+
+
+def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) -> torch.Tensor:
+    """Word vectors (vocabulary, size): what keeps company with what, by SVD of positive PMI."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.linalg import svds
+
+    near: Counter[tuple[int, int]] = Counter()
+    for ids in encoded:
+        for position, left in enumerate(ids):
+            for distance, right in enumerate(ids[position + 1 : position + 6], start=1):
+                near[left, right] += 1 / distance
+                near[right, left] += 1 / distance
+    rows, columns = np.array(list(near)).T
+    weights = np.array(list(near.values()))
+    totals = np.bincount(rows, weights, vocabulary) + 1e-9
+    context = totals**0.75 / (totals**0.75).sum()  # smoothed, as in word2vec
+    pmi = np.log(weights / (totals[rows] * context[columns]))
+    positive = csr_matrix((np.maximum(pmi, 0), (rows, columns)), shape=(vocabulary, vocabulary))
+    left, strength, _ = svds(positive, k=size, v0=np.ones(vocabulary))
+    vectors = left * np.sqrt(strength) * np.sign(left.sum(0) + 1e-12)  # SVD leaves signs open
+    return torch.tensor(vectors / vectors.std(), dtype=torch.float32)
+
+
+def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> Path:
+    """A RoBERTa of PhoBERT's kind, 2 layers x 192; only its word vectors know the texts.
+
+    `texts` are unsegmented; tokenizer and vectors see them segmented.
+    """
+
+    def build(folder: Path) -> None:
+        from transformers import PhobertTokenizer, RobertaConfig, RobertaModel
+
+        segmented = segment_all(texts)
+        _write_phobert_tokenizer(folder, segmented, vocabulary)
+        tokenizer = PhobertTokenizer.from_pretrained(folder)
+        config = RobertaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            intermediate_size=384,
+            max_position_embeddings=258,  # as PhoBERT
+            type_vocab_size=1,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+            hidden_dropout_prob=0.3,
+            attention_probs_dropout_prob=0.3,
+        )
+        torch.manual_seed(seed)
+        model = RobertaModel(config, add_pooling_layer=False)
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in segmented]
+        vectors = _word_vectors(encoded, len(tokenizer), config.hidden_size)
+        known = vectors.abs().sum(1) > 0
+        with torch.no_grad():
+            model.embeddings.word_embeddings.weight[known] = 0.2 * vectors[known]
+        model.save_pretrained(folder)
+
+    return _cached(f"phobert-{vocabulary}-{seed}", texts, build)
