@@ -1,7 +1,7 @@
 """Runs one update of TRL 1.12's real PPOTrainer on given responses and writes what it computed.
 
-`python tests/trl_ppo_worker.py TRL_FOLDER CASE.json OUT.safetensors`; a process of its own, because
-the course's environment holds a newer TRL without PPO.
+`python tests/trl_ppo_worker.py CASE.json OUT.safetensors` with TRL 1.12 first on PYTHONPATH; a
+process of its own, because the course's environment holds a newer TRL without PPO.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-
-sys.path[:0] = [sys.argv[1], str(Path(__file__).resolve().parents[1])]
 
 import torch
 from datasets import Dataset
@@ -51,12 +49,14 @@ def value_model(policy) -> GPT2ForSequenceClassification:
 
 def main() -> None:
     torch.set_num_threads(1)
-    case = json.loads(Path(sys.argv[2]).read_text())
+    case = json.loads(Path(sys.argv[1]).read_text())
     responses = {tuple(prompt): answer for prompt, answer in case["episodes"]}
     policy, reference = tiny_ppo.drifted_policy(), tiny_ppo.policy()
     values = value_model(policy)
     for model in (policy, reference, values):
         fuse_gelu(model)
+    tokenizer = tiny_ppo.tokenizer()
+    tokenizer.padding_side = "left"
     found = {"score.weight": values.score.weight.detach().clone()}
 
     def given_responses(model, queries, size, pad, generation_config):
@@ -102,7 +102,7 @@ def main() -> None:
         )
         trainer = PPOTrainer(
             config,
-            tiny_ppo.tokenizer(),
+            tokenizer,
             policy,
             reference,
             WordReward(),
@@ -127,7 +127,7 @@ def main() -> None:
     if config.whiten_rewards:
         found["rewards"] = seen[0][1]
     found["raw_advantages"], found["advantages"] = seen[-1]
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, sys.argv[3])
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, sys.argv[2])
 
 
 if __name__ == "__main__":

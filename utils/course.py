@@ -1,5 +1,6 @@
 """The one door of a notebook: `course = start("01")`."""
 
+import logging
 import os
 import random
 import shutil
@@ -101,6 +102,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers
 

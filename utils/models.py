@@ -13,7 +13,7 @@ from transformers import (
 
 from utils import standins
 from utils.data import SENTIMENTS
-from utils.profiles import Profile, RewardModel
+from utils.profiles import RewardModel
 
 STAND_IN = "stand-in"
 PHOBERT_V2 = "vinai/phobert-base-v2"
@@ -40,16 +40,6 @@ def sentiment_classifier(
         label2id={name: code for code, name in enumerate(SENTIMENTS)},
     )
     return model.to(device), tokenizer
-
-
-def precision_arguments(profile: Profile) -> dict[str, bool]:
-    """What TrainingArguments must be told about the device and precision of a profile."""
-    return {
-        "use_cpu": profile.device == "cpu",
-        "fp16": profile.precision == "fp16",
-        "bf16": profile.precision == "bf16",
-        "dataloader_pin_memory": profile.device == "cuda",
-    }
 
 
 class WordDropout:

@@ -1,6 +1,7 @@
 """Run a notebook from start to end without a browser."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def execute(
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=cell_done,
+        extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the lesson's
     )
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
@@ -103,7 +105,8 @@ def execute(
             finished.set()
             watcher.join(timeout=5)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
-        lines = [line for line in str(failure).splitlines() if line.strip()]
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(failure))  # without colours
+        lines = [line for line in plain.splitlines() if line.strip()]
         error = lines[-1] if lines else type(failure).__name__
     finally:
         finished.set()

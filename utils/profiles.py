@@ -34,13 +34,13 @@ class Profile:
 
 _STANDIN = RewardModel(
     model_id="stand-in",
-    batch_size=32,
-    epochs=8,
-    learning_rate=1e-3,
+    batch_size=16,
+    epochs=6,
+    learning_rate=7e-4,
     max_length=64,
     class_weight_exponent=0.5,
     label_smoothing=0.05,
-    word_dropout=0.1,
+    word_dropout=0.15,
 )
 _PHOBERT = RewardModel(
     model_id="vinai/phobert-base",

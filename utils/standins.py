@@ -37,15 +37,23 @@ def _cached(name: str, texts: Sequence[str], build: Callable[[Path], None]) -> P
 
 
 def _learn_merges(words: Counter[str], vocabulary: int) -> list[tuple[str, str]]:
-    """Byte-pair merges over words, the last letter marked </w> as fastBPE does."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    """Byte-pair merges over words, the last letter marked </w> as fastBPE does.
+
+    The trainer's own `end_of_word_suffix` breaks ties by hash order, another in every process: a
+    letter that ends a word therefore becomes a private letter of its own, and is put back after.
+    """
+    letters = sorted({letter for word in words for letter in word})
+    private = {letter: chr(0xF0000 + number) for number, letter in enumerate(letters)}
+    public = {code: letter + "</w>" for letter, code in private.items()}
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False, min_frequency=2
-    )
-    corpus = [" ".join([word] * count) for word, count in sorted(words.items())]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False, min_frequency=2)
+    corpus = [
+        " ".join([word[:-1] + private[word[-1]]] * count) for word, count in sorted(words.items())
+    ]
     tokenizer.train_from_iterator(corpus, trainer)
-    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple("".join(public.get(c, c) for c in side) for side in pair) for pair in merges]
 
 
 def _write_phobert_tokenizer(folder: Path, segmented: Sequence[str], vocabulary: int) -> None:
@@ -72,7 +80,7 @@ def _write_phobert_tokenizer(folder: Path, segmented: Sequence[str], vocabulary:
 def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) -> torch.Tensor:
     """Word vectors (vocabulary, size): what keeps company with what, by SVD of positive PMI."""
     from scipy.sparse import csr_matrix
-    from scipy.sparse.linalg import svds
+    from sklearn.utils.extmath import randomized_svd
 
     near: Counter[tuple[int, int]] = Counter()
     for ids in encoded:
@@ -86,9 +94,11 @@ def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) 
     context = totals**0.75 / (totals**0.75).sum()  # smoothed, as in word2vec
     pmi = np.log(weights / (totals[rows] * context[columns]))
     positive = csr_matrix((np.maximum(pmi, 0), (rows, columns)), shape=(vocabulary, vocabulary))
-    left, strength, _ = svds(positive, k=size, v0=np.ones(vocabulary))
-    vectors = left * np.sqrt(strength) * np.sign(left.sum(0) + 1e-12)  # SVD leaves signs open
-    return torch.tensor(vectors / vectors.std(), dtype=torch.float32)
+    left, strength, _ = randomized_svd(positive, n_components=size, random_state=0)
+    found = left * np.sqrt(strength)
+    vectors = np.zeros((vocabulary, size))
+    vectors[:, : found.shape[1]] = found / found.std()
+    return torch.tensor(vectors, dtype=torch.float32)
 
 
 def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> Path:

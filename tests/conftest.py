@@ -1,0 +1,32 @@
+"""What several tests share: offline, small caches, tiny data."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("COURSE_PROFILE", "lab")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+TEXTS = [
+    "giảng viên nhiệt tình , bài giảng dễ hiểu .",
+    "thầy dạy quá nhanh , sinh viên không theo kịp .",
+    "em không có ý kiến gì thêm .",
+    "phòng thực hành nóng , máy chiếu mờ .",
+    "cô hoà nhã , luôn trả lời câu hỏi của sinh viên .",
+    "chương trình học nặng lý thuyết .",
+]
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return TEXTS * 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Stand-ins of the tests go to a folder of their own."""
+    os.environ["COURSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,137 @@
+import unicodedata
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from utils import data
+from utils.data import DataError, load_feedback
+
+GOOD = {
+    "train": [
+        ("thầy dạy hay .", 2, 0),
+        ("phòng học nóng .", 0, 2),
+        ("không có ý kiến .", 1, 3),
+    ]
+    * 1
+    + [(f"câu khen số {n} , dễ hiểu .", 2, 0) for n in range(12)],
+    "validation": [("giáo trình cũ .", 0, 1)],
+    "test": [("cô vui tính .", 2, 0), ("thiếu máy chiếu .", 0, 2)],
+}
+
+
+def write(folder, split, rows, header="sentence,sentiment,topic", end="\n", encoding="utf-8"):
+    lines = [header] + [f"{s},{a},{b}" for s, a, b in rows]
+    text = end.join(lines) + end
+    folder.joinpath(f"{split}.csv").write_bytes(text.encode(encoding))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for split, rows in GOOD.items():
+        write(tmp_path, split, [(f'"{s}"', a, b) for s, a, b in rows])
+    monkeypatch.setenv("COURSE_FEEDBACK_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_own_folder_has_the_schema_of_the_sample(folder, monkeypatch):
+    own = load_feedback(quiet=True)
+    monkeypatch.delenv("COURSE_FEEDBACK_DATA")
+    sample = load_feedback(quiet=True)
+    assert {s: own[s].features for s in own} == {s: sample[s].features for s in sample}
+    assert own["test"][0] == {"sentence": "cô vui tính .", "sentiment": 2, "topic": 0}
+
+
+def test_hub_has_the_schema_of_the_sample(monkeypatch, folder):
+    rows = {"sentence": ["Thâ\u0300y  hay"], "sentiment": [2], "topic": [0], "extra": [1]}
+    asked = []
+
+    def hub(identifier, revision):
+        asked.append((identifier, revision))
+        return DatasetDict({split: Dataset.from_dict(rows) for split in data.SPLITS})
+
+    monkeypatch.setenv("COURSE_FEEDBACK_DATA", "hub")
+    monkeypatch.setattr(data, "load_dataset", hub)
+    loaded = load_feedback(quiet=True)
+    assert asked == [("uitnlp/vietnamese_students_feedback", "refs/convert/parquet")]
+    assert loaded["train"].features == data.FEATURES
+    assert loaded["train"][0]["sentence"] == "Thầy hay"
+
+
+def test_missing_validation_is_split_off_train_and_said(folder, capsys):
+    (folder / "validation.csv").unlink()
+    loaded = load_feedback()
+    assert len(loaded["validation"]) == 1
+    assert len(loaded["train"]) + 1 == len(GOOD["train"])
+    assert "No validation.csv: 1 rows were split off train." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (
+            lambda f: write(f, "train", [("hay", 2, 0)], header="text,sentiment,topic"),
+            r"train\.csv, line 1: column sentence is missing \(found: text, sentiment, topic\)",
+        ),
+        (
+            lambda f: write(f, "test", [("hay", 2, 0), ("dở", 3, 0)]),
+            r"test\.csv, line 3, column sentiment: '3' is not a label: use 0 negative",
+        ),
+        (
+            lambda f: write(f, "test", [("hay", 2, "")]),
+            r"test\.csv, line 2, column topic: '' is not a label",
+        ),
+        (
+            lambda f: write(f, "train", [("hay", 2, 0), ('"  "', 2, 0)]),
+            r"train\.csv, line 3, column sentence: empty",
+        ),
+        (
+            lambda f: write(f, "train", [("hay", 2, 0), ("dạy được", 2, 0)], encoding="cp1258"),
+            r"train\.csv, line 3: byte 0x\w\w is not UTF-8: save the file again",
+        ),
+        (lambda f: write(f, "validation", []), r"validation\.csv: no rows under the header"),
+        (lambda f: (f / "test.csv").unlink(), r"test\.csv is missing"),
+        (lambda f: write(f, "test", [("hay , vui", 2, "0,1")]), r"line 2: more cells than columns"),
+        (lambda f: (f / "train.csv").write_text(""), r"train\.csv, line 1: column sentence"),
+    ],
+)
+def test_bad_files_get_one_sentence(folder, break_it, said):
+    text = "dạy được".encode("cp1258", errors="replace")  # Windows' Vietnamese code page
+    assert text
+    if "byte" in said:
+        raw = b"sentence,sentiment,topic\nhay,2,0\nd\xf2y \xb2,2,0\n"
+        (folder / "train.csv").write_bytes(raw)
+    else:
+        break_it(folder)
+    with pytest.raises(DataError, match=said) as caught:
+        load_feedback(quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wish_that_is_no_folder(monkeypatch):
+    monkeypatch.setenv("COURSE_FEEDBACK_DATA", "no/such/folder")
+    with pytest.raises(DataError, match="is not a folder"):
+        load_feedback(quiet=True)
+
+
+def test_bom_crlf_and_nfd_are_mended_counted_and_said(folder, capsys):
+    nfd = unicodedata.normalize("NFD", "giảng dạy tốt")
+    write(folder, "test", [(nfd, 2, 0), ("dở", 0, 0)], end="\r\n", encoding="utf-8-sig")
+    loaded = load_feedback()
+    assert loaded["test"]["sentence"][0] == "giảng dạy tốt"
+    said = capsys.readouterr().out
+    assert "Byte-order mark removed from test.csv." in said
+    assert "Windows line ends read in test.csv." in said
+    assert "1 rows were in NFD" in said
+
+
+def test_a_leak_is_warned_with_the_count(folder, capsys):
+    write(folder, "test", [("THẦY dạy hay", 2, 0), ("dở", 0, 0)])
+    load_feedback()
+    assert "WARNING: 1 test sentences also stand in train" in capsys.readouterr().out
+
+
+def test_the_fingerprint_follows_the_rows(folder):
+    first = data.fingerprint(load_feedback(quiet=True))
+    assert first == data.fingerprint(load_feedback(quiet=True))
+    write(folder, "validation", [("khác", 0, 1)])
+    assert first != data.fingerprint(load_feedback(quiet=True))

@@ -1,0 +1,58 @@
+import dataclasses
+
+import pytest
+
+from utils import profiles
+
+
+def machine(monkeypatch, capability, **environment):
+    for name in (profiles.PROFILE_WISH, profiles.CPU_WISH):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(profiles, "_capability", lambda: capability)
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "precision"),
+    [
+        (None, "lab", "fp32"),
+        ((7, 5), "t4", "fp16"),  # a T4 claims bf16 and emulates it
+        ((8, 0), "a100", "bf16"),
+        ((9, 0), "a100", "bf16"),
+    ],
+)
+def test_hardware_chooses(monkeypatch, capability, name, precision):
+    machine(monkeypatch, capability)
+    profile = profiles.choose()
+    assert (profile.name, profile.precision) == (name, precision)
+
+
+def test_wish_overrides(monkeypatch):
+    machine(monkeypatch, (9, 0), COURSE_PROFILE="lab")
+    assert profiles.choose().device == "cpu"
+
+
+def test_impossible_wishes_are_refused_in_a_sentence(monkeypatch):
+    machine(monkeypatch, None, COURSE_PROFILE="t4")
+    with pytest.raises(profiles.ProfileError, match="COURSE_ALLOW_CPU=1"):
+        profiles.choose()
+    machine(monkeypatch, (7, 5), COURSE_PROFILE="a100")
+    with pytest.raises(profiles.ProfileError, match=r"capability 7\.5"):
+        profiles.choose()
+    machine(monkeypatch, None, COURSE_PROFILE="h100")
+    with pytest.raises(profiles.ProfileError, match="lab, t4, a100"):
+        profiles.choose()
+
+
+def test_cpu_may_be_allowed(monkeypatch):
+    machine(monkeypatch, None, COURSE_PROFILE="t4", COURSE_ALLOW_CPU="1")
+    profile = profiles.choose()
+    assert (profile.device, profile.precision) == ("cpu", "fp32")
+    assert profile.reward_model == profiles.TABLE["t4"].reward_model
+
+
+def test_every_profile_fills_the_whole_table():
+    for name, profile in profiles.TABLE.items():
+        assert profile.name == name
+        assert all(getattr(profile, f.name) is not None for f in dataclasses.fields(profile))

@@ -1,0 +1,87 @@
+import inspect
+
+import pytest
+import torch
+
+from utils import reward as reward_module
+from utils.models import WordDropout, sentiment_classifier
+from utils.profiles import TABLE
+from utils.reward import SentimentReward, classify, encode, negative_reward
+
+
+@pytest.fixture(scope="module")
+def parts(texts):
+    torch.manual_seed(0)
+    return sentiment_classifier(TABLE["lab"].reward_model, texts, "cpu")
+
+
+def test_formula_on_rows_checked_by_eye():
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.3, 0.1, 1.5], [6.0, 1.0, 0.0], [-0.5, -0.9, -0.7]])
+    torch.testing.assert_close(negative_reward(logits), torch.tensor([2.0, 0.0, 6.0, -0.5]))
+    capped = negative_reward(logits, "capped", cap=4.0)
+    torch.testing.assert_close(capped, torch.tensor([2.0, 0.0, 4.0, -0.5]))
+    torch.testing.assert_close(negative_reward(logits, "probability"), logits.softmax(-1)[:, 0])
+
+
+def test_wrong_kinds_are_named():
+    with pytest.raises(ValueError, match="logit, capped, probability"):
+        negative_reward(torch.zeros(1, 3), "z")
+    with pytest.raises(ValueError, match="needs a cap"):
+        negative_reward(torch.zeros(1, 3), "capped")
+
+
+def test_training_evaluation_and_reward_see_identical_token_ids(parts, monkeypatch):
+    """Fails as soon as one of the three takes another way from text to ids."""
+    model, tokenizer = parts
+    spellings = ["thầy hoà nhã , dạy dễ hiểu", "giảng viên nhiệt tình"]
+    training = encode(tokenizer, spellings, 64)["input_ids"]
+    seen = []
+    forward = model.forward
+
+    def record(input_ids, attention_mask, **keywords):
+        seen.extend(
+            ids[mask.bool()].tolist()
+            for ids, mask in zip(input_ids, attention_mask, strict=True)
+        )
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **keywords)
+
+    monkeypatch.setattr(model, "forward", record)
+    classify(model, tokenizer, spellings, max_length=64)
+    SentimentReward(model, tokenizer, max_length=64)(spellings)
+    assert sorted(seen) == sorted(training * 2)
+    assert any("_" in token for token in tokenizer.convert_ids_to_tokens(sum(training, [])))
+
+
+def test_only_one_function_tokenises():
+    source = inspect.getsource(reward_module)
+    assert source.count("segment_all(") == 1
+    assert source.count("tokenizer(") == 1
+
+
+def test_batching_and_order_do_not_matter(parts, texts):
+    model, tokenizer = parts
+    some = texts[:7]
+    whole = classify(model, tokenizer, some, max_length=64)
+    ones = torch.cat([classify(model, tokenizer, [text], max_length=64) for text in some])
+    torch.testing.assert_close(whole, ones, atol=1e-5, rtol=1e-4)
+
+
+def test_saved_and_loaded_reward_is_the_same(parts, texts, tmp_path):
+    first = SentimentReward(*parts, max_length=64)
+    first.save(tmp_path)
+    again = SentimentReward.load(tmp_path)
+    torch.testing.assert_close(first(texts[:5]), again(texts[:5]))
+    assert again.max_length == 64
+
+
+def test_word_dropout_hides_a_share_and_never_the_frame(parts):
+    _, tokenizer = parts
+    rows = {"input_ids": [[0, *([9] * 5000), 2]], "labels": [1]}
+    hidden = WordDropout(tokenizer, 0.25, seed=0)(rows)
+    ids = torch.tensor(hidden["input_ids"][0])
+    assert ids[0] == 0 and ids[-1] == 2 and hidden["labels"] == [1]
+    assert abs(float((ids == tokenizer.mask_token_id).float().mean()) - 0.25) < 0.03
+
+
+def test_an_empty_text_gets_a_number(parts):
+    assert torch.isfinite(SentimentReward(*parts, max_length=64)(["", "   "])).all()

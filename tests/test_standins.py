@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PhobertTokenizer
+
+from utils import standins
+from utils.notebooks import ROOT
+from utils.text import segment
+
+
+def test_phobert_has_the_real_classes_and_files(texts):
+    folder = standins.phobert(texts)
+    assert {"vocab.txt", "bpe.codes", "config.json", "model.safetensors"} <= {
+        p.name for p in folder.iterdir()
+    }
+    tokenizer = PhobertTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    assert type(model).__name__ == "RobertaForSequenceClassification"
+    assert model.config.max_position_embeddings == 258
+    ids = tokenizer([segment("giảng viên nhiệt tình .")])["input_ids"][0]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "giảng_viên", "nhiệt_tình", ".", "</s>"]
+    assert ids[0] == 0 and ids[-1] == 2
+    assert tokenizer.unk_token_id not in ids
+
+
+def test_an_unseen_word_falls_into_known_pieces(texts):
+    tokenizer = PhobertTokenizer.from_pretrained(standins.phobert(texts))
+    pieces = tokenizer.tokenize("giảng_dạy")
+    assert len(pieces) > 1 and all(piece.endswith("@@") for piece in pieces[:-1])
+    assert "".join(pieces).replace("@@", "") == "giảng_dạy"
+
+
+def test_it_is_cached_and_rebuilt_when_truncated(texts, monkeypatch):
+    folder = standins.phobert(texts)
+    before = (folder / "vocab.txt").stat().st_mtime_ns
+    assert standins.phobert(texts) == folder
+    assert (folder / "vocab.txt").stat().st_mtime_ns == before
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:100])
+    standins.phobert(texts)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("stand_in", ["phobert"])
+def test_another_process_builds_the_same_bytes(texts, stand_in, tmp_path):
+    here = getattr(standins, stand_in)(texts)
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT)!r} + '/tests')\n"
+        f"from conftest import TEXTS; from utils import standins\n"
+        f"print(standins.{stand_in}(TEXTS * 20))"
+    )
+    environment = {**os.environ, "COURSE_CACHE": str(tmp_path), "PYTHONHASHSEED": "7"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    there = run.stdout.strip().splitlines()[-1]
+    for path in here.iterdir():
+        assert path.read_bytes() == (type(here)(there) / path.name).read_bytes(), path.name
+
+
+def test_word_vectors_put_company_together():
+    encoded = [[5, 6, 7], [5, 6, 8], [9, 10, 11], [9, 10, 12]] * 5
+    vectors = standins._word_vectors(encoded, vocabulary=14, size=4)
+    similarity = torch.nn.functional.cosine_similarity
+    assert similarity(vectors[7], vectors[8], dim=0) > similarity(vectors[7], vectors[11], dim=0)
+    assert not vectors[13].any()
