@@ -1,5 +1,6 @@
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def session(monkeypatch, tmp_path):
     def pip(*arguments):
         calls.append(arguments)
         if arguments[0] == "install":
-            kept = open(arguments[2], encoding="utf-8").read().split()
+            kept = Path(arguments[2]).read_text(encoding="utf-8").split()
             calls[-1] = (*arguments, *kept)
             wanted = colab.requirements()
             for requirement in arguments[3:]:
@@ -58,7 +59,7 @@ def test_elsewhere_nothing_happens(monkeypatch):
 
 
 def test_fresh_runtime_gets_what_it_lacks_and_keeps_the_protected(session):
-    image, calls, _ = session
+    _, calls, _ = session
     colab.prepare()
     install = next(call for call in calls if call[0] == "install")
     text = " ".join(install)

@@ -40,8 +40,7 @@ def test_training_evaluation_and_reward_see_identical_token_ids(parts, monkeypat
 
     def record(input_ids, attention_mask, **keywords):
         seen.extend(
-            ids[mask.bool()].tolist()
-            for ids, mask in zip(input_ids, attention_mask, strict=True)
+            ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)
         )
         return forward(input_ids=input_ids, attention_mask=attention_mask, **keywords)
 
@@ -49,7 +48,10 @@ def test_training_evaluation_and_reward_see_identical_token_ids(parts, monkeypat
     classify(model, tokenizer, spellings, max_length=64)
     SentimentReward(model, tokenizer, max_length=64)(spellings)
     assert sorted(seen) == sorted(training * 2)
-    assert any("_" in token for token in tokenizer.convert_ids_to_tokens(sum(training, [])))
+    assert any(
+        "_" in token
+        for token in tokenizer.convert_ids_to_tokens([i for row in training for i in row])
+    )
 
 
 def test_only_one_function_tokenises():

@@ -48,7 +48,7 @@ def test_it_is_cached_and_rebuilt_when_truncated(texts, monkeypatch):
 def test_another_process_builds_the_same_bytes(texts, stand_in, tmp_path):
     here = getattr(standins, stand_in)(texts)
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT)!r} + '/tests')\n"
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
         f"from conftest import TEXTS; from utils import standins\n"
         f"print(standins.{stand_in}(TEXTS * 20))"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BADGES = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
+OPEN, CLOSE = "<!-- badges -->", "<!-- /badges -->"
 ASSIGNMENT = re.compile(r'^REPO, TAG = ".*?", ".*?"', re.MULTILINE)
 
 
@@ -24,12 +25,10 @@ def badges(repository: str, tag: str, notebook: str) -> str:
     path = f"github/{repository}/blob/{tag}/notebooks/{notebook}.ipynb"
     kaggle = f"https://github.com/{repository}/blob/{tag}/notebooks/{notebook}.ipynb"
     return (
-        "<!-- badges -->"
         "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
         f"(https://colab.research.google.com/{path}) "
         "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
         f"(https://kaggle.com/kernels/welcome?src={kaggle})"
-        "<!-- /badges -->"
     )
 
 
@@ -38,7 +37,8 @@ def rewrite_notebook(path: Path, repository: str, tag: str) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        source = BADGES.sub(lambda _: badges(repository, tag, path.stem), source)
+        own_lines = f"{OPEN}\n{badges(repository, tag, path.stem)}\n{CLOSE}"
+        source = BADGES.sub(lambda _, text=own_lines: text, source)
         source = ASSIGNMENT.sub(f'REPO, TAG = "{repository}", "{tag}"', source)
         cell["source"] = source.splitlines(keepends=True)
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
@@ -51,8 +51,7 @@ def rewrite_readme(path: Path, repository: str, tag: str) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         linked = re.search(r"\(notebooks/(\w+)\.ipynb\)", line)
         if linked:
-            name = linked.group(1)
-            line = BADGES.sub(lambda _, name=name: badges(repository, tag, name), line)
+            line = BADGES.sub(OPEN + badges(repository, tag, linked.group(1)) + CLOSE, line)
         lines.append(
             re.sub(
                 r"git clone https://github\.com/\S+",

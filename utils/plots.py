@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
 ACCENT, QUIET = "#35618f", "#d5dbe3"
@@ -14,8 +15,6 @@ SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
 STAGES = {
     "01": "feedback\n→ reward model",
     "02": "PPO with\nthat reward",
-    "03": "QLoRA SFT\non Vi-Alpaca",
-    "04": "DPO on\npreferences",
 }
 
 
@@ -37,11 +36,18 @@ def use_style() -> None:
     )
 
 
+def table(rows: pd.DataFrame | Sequence[dict], decimals: int = 2) -> Styler:
+    """A table for reading: no row numbers, text on the left, few decimals."""
+    frame = pd.DataFrame(rows)
+    left = [{"selector": "th, td", "props": "text-align: left; white-space: normal"}]
+    return frame.style.hide().format(precision=decimals).set_table_styles(left)
+
+
 def pipeline(here: str) -> Figure:
     """The course's stages, with "you are here"."""
     figure, axes = plt.subplots(figsize=(7.2, 1.5))
     axes.axis("off")
-    axes.set_xlim(-0.55, len(STAGES) - 0.45)
+    axes.set_xlim(-0.55, max(len(STAGES), 4) - 0.45)
     axes.set_ylim(-0.75, 0.85)
     for position, (number, label) in enumerate(STAGES.items()):
         current = number == here
