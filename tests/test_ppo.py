@@ -1,6 +1,7 @@
 """The PPO trainer, detail by detail, and whole updates against a slow implementation."""
 
 import copy
+import doctest
 import math
 import warnings
 
@@ -23,13 +24,9 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def drift(model: torch.nn.Module, amount: float = 0.02) -> torch.nn.Module:
-    """Moves a policy away from its reference, the same way every time."""
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += amount * torch.randn(parameter.shape, generator=noise)
-    return model
+def test_docstring_examples():
+    names = {"torch": torch, "left_pad": ppo.left_pad}
+    assert doctest.testmod(ppo, extraglobs=names).failed == 0
 
 
 # --- 1 Rollout -----------------------------------------------------------------------------------
@@ -85,6 +82,36 @@ def test_the_static_cache_of_cuda_samples_the_same(kind):
         static = trainer.rollout()
         assert_close(static.responses, plain.responses)
         assert_close(static.mask, plain.mask)
+
+
+def test_the_static_step_is_one_graph_that_is_never_compiled_again():
+    trainer = tiny_ppo.trainer(model=tiny_ppo.policy("llama"))
+    plain = trainer.rollout()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(trainer.trunk, backend=count, fullgraph=True, dynamic=False)
+    room = max(map(len, trainer.prompts)) + 6
+    trainer.static = (step, StaticCache(config=trainer.trunk.config, max_cache_len=room))
+    for _ in range(3):
+        assert_close(trainer.rollout().responses, plain.responses)
+    assert len(graphs) == 1
+
+
+def test_sampling_survives_a_compiler_that_fails():
+    trainer = tiny_ppo.trainer()
+    plain = trainer.rollout()
+
+    def broken(**_):
+        raise RuntimeError("no Triton here")
+
+    trainer.static = (broken, StaticCache(config=trainer.trunk.config, max_cache_len=20))
+    with pytest.warns(UserWarning, match=r"without torch\.compile: no Triton here"):
+        assert_close(trainer.rollout().responses, plain.responses)
+    assert trainer.static is None
 
 
 def test_every_pass_takes_each_prompt_once():
@@ -166,6 +193,12 @@ def test_rewards_may_be_lists_or_tensors():
     assert_close(ppo.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
 
 
+def test_a_reward_may_come_out_of_inference_mode():
+    trainer = tiny_ppo.trainer({"updates": 1, "whiten_rewards": True})
+    trainer.reward = torch.inference_mode()(lambda texts: torch.randn(len(texts)))
+    assert math.isfinite(trainer.train()[0]["policy_loss"])
+
+
 def test_cap_and_missing_end_penalty_change_the_last_token_only():
     model = tiny_ppo.policy(end_bias=2.0)
     plain = tiny_ppo.trainer(model=copy.deepcopy(model))
@@ -215,7 +248,7 @@ def test_one_update_equals_the_slow_implementation_in_values_and_gradients(kind,
     changes = {"minibatch_size": 8, "epochs": 1, "max_grad_norm": 1e9, "learning_rate": 1e-9}
     model = tiny_ppo.policy(kind, end_bias=1.5)
     trainer = tiny_ppo.trainer(changes | settings, model)
-    drift(trainer.policy)
+    tiny_ppo.drifted(trainer.policy)
     torch.manual_seed(5)
     torch.nn.init.normal_(trainer.critic["head"].weight, std=0.3)
     rollout = trainer.rollout()
@@ -410,7 +443,7 @@ def test_under_peft_only_the_adapter_learns_and_the_reference_is_the_adapter_off
 
 
 def test_a_given_reference_is_used_and_frozen():
-    reference = drift(tiny_ppo.policy())
+    reference = tiny_ppo.drifted(tiny_ppo.policy())
     trainer = tiny_ppo.trainer(reference=reference)
     experience = trainer.experience(trainer.rollout())
     assert (experience.logps - experience.reference_logps).abs().max() > 1e-3
@@ -423,7 +456,7 @@ def test_held_out_texts_depend_on_the_seed_and_not_on_the_batching():
     trainer = tiny_ppo.trainer({"batch_size": 8, "minibatch_size": 8})
     assert trainer.generate(prompts, seed=1) == texts != trainer.generate(prompts, seed=2)
     assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True))
-    drift(trainer.policy, 0.3)
+    tiny_ppo.drifted(trainer.policy, 0.3)
     assert trainer.generate(prompts, seed=1) != texts
     assert trainer.generate(prompts, seed=1, from_reference=True) == texts
 
@@ -434,7 +467,7 @@ def test_evaluation_reports_reward_and_kl_of_each_text():
     assert before["texts"] == trainer.generate(tiny_ppo.PROMPTS, seed=1)
     assert before["rewards"] == pytest.approx(tiny_ppo.reward(before["texts"]))
     assert before["kl"] == pytest.approx([0.0] * 5, abs=1e-5)
-    drift(trainer.policy, 0.1)
+    tiny_ppo.drifted(trainer.policy, 0.1)
     after = trainer.evaluate(tiny_ppo.PROMPTS * 20, seed=1)
     assert sum(after["kl"]) > 0 and {len(column) for column in after.values()} == {100}
 
@@ -472,6 +505,12 @@ def test_settings_that_cannot_work_are_named(changes, message):
         tiny_ppo.config(**changes)
 
 
+def test_a_reference_that_is_the_policy_is_refused():
+    model = tiny_ppo.policy()
+    with pytest.raises(ValueError, match="The reference is the policy itself"):
+        tiny_ppo.trainer(model=model, reference=model)
+
+
 def test_fp16_wants_float32_parameters():
     with pytest.raises(ValueError, match=r"cast them with `\.float\(\)`"):
         tiny_ppo.trainer({"precision": "fp16"}, tiny_ppo.policy().half())
@@ -484,6 +523,11 @@ def test_lower_precision_learns_too(precision):
     history = trainer.train()
     assert all(math.isfinite(value) for value in history[-1].values())
     assert any((p != before[name]).any() for name, p in trainer.parameters.items())
+
+
+def test_a_bfloat16_policy_can_be_trained():
+    trainer = tiny_ppo.trainer({"updates": 1}, tiny_ppo.policy("llama").bfloat16())
+    assert math.isfinite(trainer.train()[0]["value_loss"])
 
 
 def test_a_model_with_capped_logits_is_refused():
@@ -535,7 +579,7 @@ def test_nothing_is_printed_without_the_progress_bar(capfd):
 def test_the_progress_bar_shows_reward_kl_and_negative_share(capfd):
     tiny_ppo.trainer({"updates": 1}, progress=True).train()
     shown = capfd.readouterr().err
-    assert "KL=" in shown and "negative=" in shown and "reward=" in shown
+    assert "kl=" in shown and "negative_rate=" in shown and "reward=" in shown
 
 
 def test_on_update_receives_the_metrics_of_each_update():

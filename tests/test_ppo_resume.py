@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests import tiny_ppo
 
@@ -49,7 +48,6 @@ def history(trainer) -> list[dict]:
 
 @pytest.mark.parametrize("victim", ["weights.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tmp_path, victim):
-    torch.set_num_threads(1)
     whole = history(tiny_ppo.trainer())
     tiny_ppo.trainer({"updates": 4}, checkpoint_dir=tmp_path).train()
     newest = tmp_path / "update-000004" / victim

@@ -64,7 +64,7 @@ def our_trainer(found: dict[str, torch.Tensor], **changes) -> tuple[ppo.PPOTrain
         "kl_coef": 0.05,
     }
     trainer = tiny_ppo.trainer(
-        settings | changes, tiny_ppo.drifted_policy(), reference=tiny_ppo.policy()
+        settings | changes, tiny_ppo.drifted(tiny_ppo.policy()), reference=tiny_ppo.policy()
     )
     with torch.no_grad():
         trainer.critic["head"].weight.copy_(found["score.weight"])

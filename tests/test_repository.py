@@ -121,7 +121,7 @@ def test_no_machine_path_no_token_no_pickle_in_tracked_files():
 def test_modules_import_only_from_floors_below():
     floors = [
         {"text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
-        {"data", "standins", "models", "training"},
+        {"data", "preference_data", "instruction_families", "standins", "models", "training"},
         {"losses", "reward", "mining"},
         {"ppo", "seq2seq_dpo", "evaluation"},
         {"plots", "widgets", "checks", "demo"},

@@ -44,7 +44,7 @@ def test_it_is_cached_and_rebuilt_when_truncated(texts, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("stand_in", ["phobert"])
+@pytest.mark.parametrize("stand_in", ["phobert", "gpt2"])
 def test_another_process_builds_the_same_bytes(texts, stand_in, tmp_path):
     here = getattr(standins, stand_in)(texts)
     program = (

@@ -74,9 +74,9 @@ def policy(kind: str = "gpt2", seed: int = 0, dropout: float = 0.1, end_bias: fl
     return model.train()
 
 
-def drifted_policy(amount: float = 0.02, **options) -> torch.nn.Module:
-    """The same policy some way along its training."""
-    model, noise = policy(**options), torch.Generator().manual_seed(1)
+def drifted(model: torch.nn.Module, amount: float = 0.02) -> torch.nn.Module:
+    """The policy moved away from its reference, the same way every time."""
+    noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += amount * torch.randn(parameter.shape, generator=noise)

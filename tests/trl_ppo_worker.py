@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     case = json.loads(Path(sys.argv[1]).read_text())
     responses = {tuple(prompt): answer for prompt, answer in case["episodes"]}
-    policy, reference = tiny_ppo.drifted_policy(), tiny_ppo.policy()
+    policy, reference = tiny_ppo.drifted(tiny_ppo.policy()), tiny_ppo.policy()
     values = value_model(policy)
     for model in (policy, reference, values):
         fuse_gelu(model)

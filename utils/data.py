@@ -70,7 +70,7 @@ class Report:
         return said
 
 
-def _text_of(path: Path, report: Report) -> str:
+def read_text(path: Path, report: Report) -> str:
     raw = path.read_bytes()
     if raw.startswith(b"\xef\xbb\xbf"):
         report.bom_files.append(path.name)
@@ -99,7 +99,7 @@ def _label(value: str | None, names: list[str], where: str, column: str) -> int:
 
 def read_feedback(path: Path, report: Report) -> list[Feedback]:
     """The rows of one CSV file; the first bad cell stops with a sentence that names it."""
-    reader = csv.DictReader(io.StringIO(_text_of(path, report), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path, report), newline=""))
     header = [name.strip() for name in reader.fieldnames or []]
     for column in Feedback._fields:
         if column not in header:

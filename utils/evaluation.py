@@ -3,6 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> float:
@@ -61,3 +66,89 @@ def reliability(
     was = np.bincount(index, right, bins)[filled] / counts[filled]
     error = float(np.sum(counts[filled] * np.abs(said - was)) / len(confidence))
     return said, was, counts[filled], error
+
+
+# --- Generated texts -----------------------------------------------------------------------------
+
+
+def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
+    """A sentiment classifier of another kind than the reward: letters and words, linear.
+
+    Train it on sentences that the reward model has not learned from.
+    """
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    judge = make_pipeline(make_union(words, letters), LogisticRegression(C=5, max_iter=2000))
+    return judge.fit(list(texts), list(labels))
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """The share of n-grams of words that are different; low when texts repeat one another.
+
+    >>> distinct(["a b c", "a b d"])  # a b, b c, a b, b d
+    0.75
+    """
+    grams = [
+        tuple(words[start : start + n])
+        for words in map(str.split, texts)
+        for start in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+@torch.inference_mode()
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int = 64,
+) -> float:
+    """exp of the mean negative log-likelihood a token, the end-of-text token included."""
+    model.eval()
+    total, count = 0.0, 0
+    encoded = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
+    encoded.sort(key=len)
+    for start in range(0, len(encoded), batch_size):
+        rows = encoded[start : start + batch_size]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+        real = torch.arange(width, device=model.device) < torch.tensor(
+            [len(row) for row in rows], device=model.device
+        ).unsqueeze(1)
+        logps = model(input_ids=ids, attention_mask=real.long()).logits[:, :-1].float()
+        picked = logps.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        total -= float(picked[real[:, 1:]].sum())
+        count += int(real[:, 1:].sum())
+    return float(np.exp(total / max(count, 1)))
+
+
+# --- What a preference costs ---------------------------------------------------------------------
+
+
+def bernoulli_kl(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """KL(Bern(new) || Bern(old)) in nats."""
+    new, old = np.clip(new, 1e-12, 1 - 1e-12), np.clip(old, 1e-12, 1 - 1e-12)
+    return new * np.log(new / old) + (1 - new) * np.log((1 - new) / (1 - old))
+
+
+def minimal_kl(base_rates: Sequence[float], share: float) -> float:
+    """The least KL at which any method can reach a share of negative answers.
+
+    Each prompt's rate p is tilted by one λ to p e^λ / (p e^λ + 1 - p); λ is where the mean of the
+    tilted rates is the share wanted.
+
+    >>> round(minimal_kl([0.5, 0.5], 1 - 1e-12), 3)  # certainty from a coin costs ln 2
+    0.693
+    """
+    rates = np.asarray(base_rates, dtype=float)
+    low, high = -60.0, 60.0
+    for _ in range(100):
+        tilt = (low + high) / 2
+        tilted = rates / (rates + (1 - rates) * np.exp(-tilt))
+        low, high = (tilt, high) if tilted.mean() < share else (low, tilt)
+    return float(bernoulli_kl(tilted, rates).mean())
+
+
+def best_of_n_kl(n: int) -> float:
+    """The KL of best-of-n to the base policy when no two texts tie; with ties an upper bound."""
+    return float(np.log(n) - (n - 1) / n)

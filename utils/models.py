@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PhobertTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from utils import standins
 from utils.data import SENTIMENTS
-from utils.profiles import RewardModel
+from utils.profiles import Policy, RewardModel
 
 STAND_IN = "stand-in"
 PHOBERT_V2 = "vinai/phobert-base-v2"
@@ -39,6 +42,24 @@ def sentiment_classifier(
         id2label=dict(enumerate(SENTIMENTS)),
         label2id={name: code for code, name in enumerate(SENTIMENTS)},
     )
+    return model.to(device), tokenizer
+
+
+def language_model(
+    settings: Policy, texts: Sequence[str], device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy before training: GPT-2 from the Hub, or the stand-in that knows no word yet.
+
+    COURSE_POLICY names another causal language model, for instance `gpt2`.
+    """
+    source = os.environ.get("COURSE_POLICY") or settings.model_id
+    if source == STAND_IN:
+        source = standins.gpt2(texts)
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
 
 

@@ -6,7 +6,6 @@ The reward is any function from texts to numbers, so it may have its own tokeniz
 Nine numbered steps make an update; their mathematics stands in `utils/losses.py`.
 
 Simplified, and why:
-- one learning rate without a schedule: runs are short;
 - dropout off: sampling and learning must see the same policy, or the ratio is not 1;
 - log-probabilities from a scoring pass, not from the sampler: it repeats learning's forward passes
   row for row, so the first ratio is exactly 1, in any precision;
@@ -61,6 +60,7 @@ class PPOConfig:
     minibatch_size: int = 64  # episodes an optimiser step
     epochs: int = 2  # passes over each batch
     learning_rate: float = 5e-4  # of AdamW; about 1e-5 for a full-size policy
+    anneal: bool = False  # the learning rate falls linearly to 0: late noise costs KL for nothing
     max_grad_norm: float = 1.0  # longer gradients are scaled down to this length
     max_new_tokens: int = 20  # longest response
     temperature: float = 1.0  # divides the logits, in sampling and in scoring alike
@@ -219,7 +219,6 @@ def sample_responses(
     prompts: Tensor,  # (batch, prompt), padded on the left
     attention: Tensor,  # (batch, prompt)
     draws: Tensor,  # (batch, response), uniform in [0, 1)
-    *,
     end: int,
     temperature: float,
     static: tuple[Callable, StaticCache] | None = None,  # compiled trunk and its cache, on CUDA
@@ -311,6 +310,8 @@ class PPOTrainer:
         if self.processes > 1:  # a fresh adapter is random
             for parameter in policy.parameters():
                 dist.broadcast(parameter.data, src=0)
+        if reference is policy:
+            raise ValueError("The reference is the policy itself: leave it out, or give a copy.")
         self.reference = reference
         if reference is None and not hasattr(policy, "disable_adapter"):
             self.reference = copy.deepcopy(policy)
@@ -350,13 +351,9 @@ class PPOTrainer:
     def train(self) -> list[dict[str, float]]:
         """The updates that are left after the newest whole checkpoint; the metrics of all."""
         self.resume()
-        bar = tqdm(
-            total=self.config.updates,
-            initial=self.updates_done,
-            desc="PPO",
-            disable=not self.progress or self.rank > 0,
-        )
-        with bar:
+        silent = not self.progress or self.rank > 0
+        done, total = self.updates_done, self.config.updates
+        with tqdm(desc="PPO", initial=done, total=total, disable=silent) as bar:
             while self.updates_done < self.config.updates:
                 began = time.perf_counter()
                 metrics = self.update(self.experience(self.rollout()))
@@ -365,8 +362,8 @@ class PPOTrainer:
                 self.save()
                 if self.on_update:
                     self.on_update(metrics)
-                shown = {"reward": "reward", "kl": "KL", "negative_rate": "negative"}
-                bar.set_postfix({label: f"{metrics[key]:.2f}" for key, label in shown.items()})
+                shown = ("reward", "kl", "negative_rate")
+                bar.set_postfix({name: f"{metrics[name]:.2f}" for name in shown})
                 bar.update()
         return self.history
 
@@ -379,9 +376,7 @@ class PPOTrainer:
         draws = torch.rand(shape, generator=generator(config.seed, DRAWS, update))
         mine = self.my_rows(torch.arange(config.batch_size)).flatten()
         width = max(map(len, self.prompts if self.static else prompts))
-        share = self.sample(
-            [prompts[row] for row in mine], draws[mine], width=width, static=self.static
-        )
+        share = self.sample([prompts[row] for row in mine], draws[mine], width, self.static)
         return Rollout(*map(self.gather, vars(share).values()))
 
     @torch.no_grad()
@@ -393,12 +388,8 @@ class PPOTrainer:
 
         # 2. Reward: texts in, one number each out
         scores = self.gather(score_texts(self.reward, self.texts(rollout, mine)).to(self.device))
-        paid = (
-            scores
-            if config.reward_cap is None
-            else scores.clamp(-config.reward_cap, config.reward_cap)
-        )
-        paid = paid - config.missing_eos_penalty * ~rollout.ended
+        cap = float("inf") if config.reward_cap is None else config.reward_cap
+        paid = scores.clamp(-cap, cap) - config.missing_eos_penalty * ~rollout.ended
 
         # 3. KL against the reference, scored in the minibatches of the first epoch
         scored = [self.logps_and_values(rollout, rows) for rows in shares]
@@ -429,11 +420,12 @@ class PPOTrainer:
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
-            raise self.stopped(
-                f"the KL to the reference is {metrics['kl']:.3g} nats an episode, beyond kl_limit "
-                f"{config.kl_limit:g}",
-                f"raise kl_coef ({config.kl_coef:g}) or lower learning_rate",
-            )
+            why = f"the KL to the reference is {metrics['kl']:.3g} nats an episode, beyond kl_limit"
+            remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
+            raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
+        left = 1 - self.updates_done / config.updates if config.anneal else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * left
         sums = torch.zeros(3, device=self.device)  # policy loss, value loss, clip fraction
         for epoch in range(config.epochs):
             order = torch.arange(config.batch_size)  # the first pass repeats the scoring passes
@@ -448,16 +440,20 @@ class PPOTrainer:
                 logps, values = self.logps_and_values(batch.rollout, rows)  # each (tokens,)
 
                 # 7. Clipped policy loss, averaged over the minibatch's tokens in all processes
-                policy_loss = losses.clipped_policy_loss(
-                    logps, old_logps, advantages, config.clip_range
+                policy_loss = (
+                    losses.clipped_policy_loss(
+                        logps, old_logps, advantages, config.clip_range
+                    ).sum()
+                    / tokens
                 )
-                policy_loss = policy_loss.sum() / tokens
 
                 # 8. Clipped value loss
-                value_loss = losses.clipped_value_loss(
-                    values, old_values, returns, config.value_clip_range
+                value_loss = (
+                    losses.clipped_value_loss(
+                        values, old_values, returns, config.value_clip_range
+                    ).sum()
+                    / tokens
                 )
-                value_loss = value_loss.sum() / tokens
 
                 # 9. Step
                 self.step(policy_loss + config.value_coef * value_loss)
@@ -474,7 +470,7 @@ class PPOTrainer:
     def step(self, loss: Tensor) -> None:
         """One optimiser step on the gradients of all processes."""
         if not loss.isfinite():
-            raise self.stopped(f"the loss is {loss.item()}", "lower learning_rate")
+            raise self.stopped(f"the loss is {loss.item():g}", "lower learning_rate")
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         if self.processes > 1:
@@ -508,8 +504,10 @@ class PPOTrainer:
 
     def stopped(self, why: str, remedy: str) -> TrainingStopped:
         """The error that ends a run."""
-        kept = f"; the checkpoints in {self.shelf.folder} are kept" if self.shelf else ""
         where = f"PPO stopped in update {self.updates_done + 1}"
+        kept = (
+            f" and give another checkpoint_dir ({self.shelf.folder} is kept)" if self.shelf else ""
+        )
         return TrainingStopped(f"{where} because {why}: {remedy}{kept}.")
 
     # --- Models ---
@@ -555,7 +553,7 @@ class PPOTrainer:
             logps = self.logps(self.head, states, rollout, rows)
             if "trunk" in self.critic:
                 states = self.states(self.critic["trunk"], rollout, rows)
-            return logps, self.critic["head"](states).float().squeeze(-1)
+        return logps, self.critic["head"](states.float()).squeeze(-1)
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout, rows: Tensor) -> Tensor:
@@ -601,27 +599,25 @@ class PPOTrainer:
         self,
         prompts: list[list[int]],
         draws: Tensor,  # (batch, response), uniform in [0, 1)
-        *,
         width: int = 0,  # pad the prompts at least this far
         static: tuple[Callable, StaticCache] | None = None,
+        *,
         from_reference: bool = False,
     ) -> Rollout:
         """One response a prompt, decided by the draws."""
         tokens, attention = left_pad(prompts, self.pad, width)
         tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
-        policy = nullcontext((self.trunk, self.head))
-        parts = self.reference_parts() if from_reference else policy
-        with dropout_off(self.policy), self.autocast(), parts as (trunk, head):
-            responses = sample_responses(
-                trunk,
-                head,
-                tokens,
-                attention,
-                draws,
-                end=self.end,
-                temperature=self.config.temperature,
-                static=static,
-            )
+        parts = self.reference_parts() if from_reference else nullcontext((self.trunk, self.head))
+        with dropout_off(self.policy), self.autocast(), parts as models:
+            given = (*models, tokens, attention, draws, self.end, self.config.temperature)
+            try:
+                responses = sample_responses(*given, static)
+            except Exception as error:
+                if not static:
+                    raise
+                warnings.warn(f"Sampling goes on without torch.compile: {error}", stacklevel=2)
+                self.static = None
+                responses = sample_responses(*given)
         mask = losses.up_to_end(responses, self.end)
         ended = ((responses == self.end) & mask).any(1)
         responses = responses.masked_fill(~mask, self.pad)
@@ -679,17 +675,18 @@ class PPOTrainer:
             return mine
         parts = [torch.empty_like(mine) for _ in range(self.processes)]
         dist.all_gather(parts, mine.contiguous())
-        shares = [
-            part.unflatten(0, (-1, self.config.minibatch_size // self.processes)) for part in parts
-        ]
-        return torch.stack(shares, 1).flatten(0, 2)  # (minibatches, processes, rows) -> (batch,)
+        share = self.config.minibatch_size // self.processes
+        batch = torch.stack([part.unflatten(0, (-1, share)) for part in parts], 1)
+        return batch.flatten(0, 2)  # (minibatches, processes, rows) -> (batch,)
 
     # --- Checkpoints ---
 
     def settings(self) -> dict[str, object]:
         """What a checkpoint has in common with every run that may continue it."""
         settings = asdict(self.config)
-        del settings["updates"], settings["checkpoint_every"]
+        del settings["checkpoint_every"]
+        if not self.config.anneal:  # a longer run then goes on where a shorter one ended
+            del settings["updates"]
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
         for name, value in {"prompts": self.prompts, "parameters": shapes}.items():
             settings[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -22,6 +22,50 @@ class RewardModel:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """Notebook 02: the language model that writes feedback, before any reward."""
+
+    model_id: str
+    adapt_epochs: int  # passes over the train split's sentences
+    adapt_batch_size: int
+    adapt_learning_rate: float
+    prompt_words: int  # first words of a sentence that the policy continues
+    held_out_prompts: int  # of the test split, for every judgement
+    base_samples: int  # texts a prompt that estimate p(negative) before training
+    reward_kind: str
+    reward_cap: float
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """The settings of `utils.ppo.PPOConfig` that differ between profiles."""
+
+    updates: int
+    batch_size: int
+    minibatch_size: int
+    epochs: int
+    learning_rate: float
+    anneal: bool
+    max_new_tokens: int
+    kl_coef: float
+    value_coef: float
+    kl_limit: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class GroupRun:
+    """RLOO and GRPO of TRL, beside our PPO."""
+
+    steps: int
+    batch_size: int  # completions a step
+    generations: int  # completions a prompt: a group
+    learning_rate: float
+    rloo_kl_coef: float
+    grpo_kl_coef: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """What one kind of machine runs."""
 
@@ -30,6 +74,9 @@ class Profile:
     precision: str  # "fp32", "fp16" (T4) or "bf16" (capability 8 and later)
     offline: bool  # shipped data and stand-ins, no Hub
     reward_model: RewardModel
+    policy: Policy
+    ppo: PPORun
+    group: GroupRun
 
 
 _STANDIN = RewardModel(
@@ -52,11 +99,78 @@ _PHOBERT = RewardModel(
     label_smoothing=0.05,
     word_dropout=0.0,
 )
+_STANDIN_POLICY = Policy(
+    model_id="stand-in",
+    adapt_epochs=8,
+    adapt_batch_size=32,
+    adapt_learning_rate=2e-3,
+    prompt_words=2,
+    held_out_prompts=600,
+    base_samples=16,
+    reward_kind="capped",
+    reward_cap=4.0,
+)
+_GPT2 = replace(
+    _STANDIN_POLICY,
+    model_id="NlpHUST/gpt2-vietnamese",
+    adapt_epochs=3,
+    adapt_learning_rate=5e-5,
+)
+_LAB_PPO = PPORun(
+    updates=100,
+    batch_size=256,
+    minibatch_size=64,
+    epochs=2,
+    learning_rate=1e-3,
+    anneal=True,
+    max_new_tokens=24,
+    kl_coef=0.2,
+    value_coef=0.5,
+    kl_limit=100.0,
+    precision="fp32",
+)
+_T4_PPO = replace(_LAB_PPO, updates=120, learning_rate=1.5e-5, value_coef=0.1, precision="fp16")
+_LAB_GROUP = GroupRun(
+    steps=60,
+    batch_size=256,
+    generations=8,
+    learning_rate=5e-4,
+    rloo_kl_coef=0.2,
+    grpo_kl_coef=0.2,
+)
+_GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
 
 TABLE = {
-    "lab": Profile("lab", "cpu", "fp32", offline=True, reward_model=_STANDIN),
-    "t4": Profile("t4", "cuda", "fp16", offline=False, reward_model=_PHOBERT),
-    "a100": Profile("a100", "cuda", "bf16", offline=False, reward_model=_PHOBERT),
+    "lab": Profile(
+        "lab",
+        "cpu",
+        "fp32",
+        offline=True,
+        reward_model=_STANDIN,
+        policy=_STANDIN_POLICY,
+        ppo=_LAB_PPO,
+        group=_LAB_GROUP,
+    ),
+    "t4": Profile(
+        "t4",
+        "cuda",
+        "fp16",
+        offline=False,
+        reward_model=_PHOBERT,
+        policy=_GPT2,
+        ppo=_T4_PPO,
+        group=_GPU_GROUP,
+    ),
+    "a100": Profile(
+        "a100",
+        "cuda",
+        "bf16",
+        offline=False,
+        reward_model=_PHOBERT,
+        policy=_GPT2,
+        ppo=replace(_T4_PPO, precision="bf16"),
+        group=_GPU_GROUP,
+    ),
 }
 
 
@@ -87,7 +201,8 @@ def choose() -> Profile:
                 f"{PROFILE_WISH}={name} needs a CUDA device and this machine has none: unset it "
                 f"for the lab profile, or set {CPU_WISH}=1 to run it slowly on the CPU."
             )
-        return replace(profile, device="cpu", precision="fp32")
+        ppo = replace(profile.ppo, precision="fp32")
+        return replace(profile, device="cpu", precision="fp32", ppo=ppo)
     if name == "a100" and not native_bf16:
         raise ProfileError(
             f"{PROFILE_WISH}=a100 computes in bf16 and this GPU has capability "

@@ -137,3 +137,37 @@ def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> P
         model.save_pretrained(folder)
 
     return _cached(f"phobert-{vocabulary}-{seed}", texts, build)
+
+
+def gpt2(texts: Sequence[str], *, vocabulary: int = 2000, seed: int = 0) -> Path:
+    """A GPT-2 of 3 layers x 128 with random weights; byte-level BPE learned on the texts."""
+
+    def build(folder: Path) -> None:
+        from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            show_progress=False,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        learned = json.loads(tokenizer.to_str())["model"]
+        merges = [tuple(pair) for pair in learned["merges"]]
+        GPT2Tokenizer(vocab=learned["vocab"], merges=merges).save_pretrained(folder)
+        end = learned["vocab"]["<|endoftext|>"]
+        config = GPT2Config(
+            vocab_size=len(learned["vocab"]),
+            n_positions=128,
+            n_embd=128,
+            n_layer=3,
+            n_head=4,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+        torch.manual_seed(seed)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+
+    return _cached(f"gpt2-{vocabulary}-{seed}", texts, build)
