@@ -71,6 +71,7 @@ class Report:
 
 
 def read_text(path: Path, report: Report) -> str:
+    """A file's text; byte-order mark and Windows line ends are taken out and reported."""
     raw = path.read_bytes()
     if raw.startswith(b"\xef\xbb\xbf"):
         report.bom_files.append(path.name)
