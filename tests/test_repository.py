@@ -123,7 +123,7 @@ def test_modules_import_only_from_floors_below():
         {"text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
         {"data", "preference_data", "instruction_families", "standins", "models", "training"},
         {"losses", "reward", "mining"},
-        {"ppo", "seq2seq_dpo", "evaluation"},
+        {"ppo", "seq2seq_dpo", "evaluation", "frontier"},
         {"plots", "widgets", "checks", "demo"},
         {"course"},
     ]

@@ -17,6 +17,7 @@ from utils.text import duplicate_key, normalise
 
 FEEDBACK_WISH = "COURSE_FEEDBACK_DATA"
 SENTIMENTS = ["negative", "neutral", "positive"]
+NEGATIVE = SENTIMENTS.index("negative")
 TOPICS = ["lecturer", "training_program", "facility", "others"]
 SPLITS = ["train", "validation", "test"]
 FEEDBACK_HUB_ID = "uitnlp/vietnamese_students_feedback"

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+
+from utils.evaluation import minimal_kl
 
 NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
 ACCENT, QUIET = "#35618f", "#d5dbe3"
@@ -171,3 +174,93 @@ def training_curves(log: pd.DataFrame, title: str) -> Figure:
     left.set_title(title)
     right.set_title("Validation")
     return figure
+
+
+class Live:
+    """Eight training curves that are drawn again while PPO runs."""
+
+    CURVES = (
+        ("reward", "reward"),
+        ("negative_rate", "share negative (reward)"),
+        ("kl", "KL, nats an episode"),
+        ("length", "length, tokens"),
+        ("entropy", "entropy, nats a token"),
+        ("eos_rate", "share that ended"),
+        ("clip_fraction", "clip fraction"),
+        ("value_loss", "value loss"),
+    )
+
+    def __init__(self, title: str, every: int = 10) -> None:
+        self.title, self.every, self.history = title, every, []
+        self.handle: DisplayHandle | None = None
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Note one update; draw at every tenth."""
+        self.history.append(dict(metrics))
+        if len(self.history) % self.every:
+            return
+        figure = self.draw()
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        plt.close(figure)
+
+    def draw(self) -> Figure:
+        """All curves so far."""
+        figure, grid = plt.subplots(2, 4, figsize=(9.6, 4.0))
+        for axes, (name, label) in zip(grid.flat, self.CURVES, strict=True):
+            values = [row[name] for row in self.history]
+            axes.plot([row["update"] for row in self.history], values, color=ACCENT, lw=1.2)
+            axes.set_title(label, fontsize=9)
+            axes.margins(y=0.15)
+        for axes in grid[1]:
+            axes.set_xlabel("update")
+        figure.suptitle(f"PPO ({self.title})", fontsize=11, weight="bold", x=0.01, ha="left")
+        return figure
+
+
+METHOD_STYLES = {
+    "PPO": (ACCENT, "o-"),
+    "RLOO": ("#b5762a", "s-"),
+    "GRPO": ("#7a5195", "^-"),
+    "best-of-n": (POSITIVE, "D--"),
+}
+
+
+def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
+    """Share of negatives against KL: the impossible region in grey, each method's path above it."""
+    _, axes = plt.subplots(figsize=(7.6, 4.6))
+    shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
+    floor = [minimal_kl(base_rates, share) for share in shares]
+    right = 1.08 * max([point.kl for point in points] + [floor[-1]])
+    axes.plot(floor, shares, color="#555555", lw=1.5)
+    axes.fill_between([0, *floor, right], [shares[0], *shares, 1.0], 1.0, color="#e6e6e6", lw=0)
+    axes.text(0.02 * right, 0.975, "impossible for any method", color="#555555", va="top")
+    for method, (colour, style) in METHOD_STYLES.items():
+        path = [point for point in points if point.method == method]
+        if not path:
+            continue
+        axes.plot(
+            [point.kl for point in path],
+            [point.share for point in path],
+            style,
+            color=colour,
+            ms=5,
+            lw=1.2,
+            label=method,
+        )
+        if method == "best-of-n":
+            for point in path:
+                place = (point.kl, point.share)
+                axes.annotate(
+                    f"n={point.step}", place, (4, -11), textcoords="offset points", size=8
+                )
+    axes.set_xlim(0, right)
+    axes.set_ylim(shares[0] - 0.06, 1.0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("KL to the base policy, nats an episode")
+    axes.set_ylabel("negative, by the independent judge")
+    axes.legend(loc="lower right")
+    axes.set_title(title)
+    return axes

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from utils.data import SENTIMENTS
+from utils.data import NEGATIVE, SENTIMENTS
 from utils.text import segment_all
 
-NEGATIVE = SENTIMENTS.index("negative")
 KINDS = ("logit", "capped", "probability")
 
 
