@@ -33,8 +33,9 @@ jupyter: setup  ## open the course in JupyterLab
 notebooks: setup  ## run every notebook in the lab profile and keep the outputs
 	@$(PYTHON) tools/run_course.py --write
 
-bench: setup  ## measure PPO against TRL 1.12 and a plain loop
+bench: setup  ## PPO against TRL 1.12 and a plain loop; its quality over three seeds
 	$(PYTHON) benchmarks/ppo.py
+	$(PYTHON) benchmarks/ppo_quality.py
 
 badges: setup  ## point every badge and clone URL at REPO=owner/name
 	@$(PYTHON) tools/badges.py "$(REPO)"

@@ -358,7 +358,7 @@ def measure(size: Size, device: str) -> dict[str, object]:
     ratios = zip(seconds["ours_separate_value"], seconds["trl"], strict=True)
     found["separate_value_ratio_to_trl"] = round(statistics.median(b / a for a, b in ratios), 2)
     found["matmul_peak_gflops"] = round(max(peaks), 1)
-    for name in ("ours", "trl"):
+    for name in ("ours", "trl", "naive"):
         found[f"{name}_peak_mb"] = round(peak_memory(name, size, device), 1)
     return found
 

@@ -11,6 +11,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from utils.data import NEGATIVE
+from utils.evaluation import distinct, perplexity
 from utils.ppo import PPOTrainer
 from utils.profiles import GroupRun, Profile
 from utils.training import precision_arguments
@@ -54,6 +55,19 @@ class Frontier:
     def rows(self) -> list[dict]:
         """The points as plain rows, for a table or a file."""
         return [asdict(point) for point in self.points]
+
+
+def portrait(texts: Sequence[str], trainer: PPOTrainer, judge: Pipeline) -> dict[str, float]:
+    """What texts are like, to both judges and to the reference of a trainer that has one."""
+    rewards = np.array([float(value) for value in trainer.reward(list(texts))])
+    return {
+        "reward": float(rewards.mean()),
+        "negative (reward)": float((rewards > 0).mean()),
+        "negative (judge)": float(np.mean(judge.predict(texts) == NEGATIVE)),
+        "reference perplexity": perplexity(trainer.reference, trainer.tokenizer, texts),
+        "distinct-2": distinct(texts),
+        "unique": len(set(texts)) / len(texts),
+    }
 
 
 def train_group_method(
