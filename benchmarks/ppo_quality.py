@@ -40,7 +40,7 @@ def main() -> None:
         settings.reward_cap,
     )
     folder = course.require(course.notebook, inputs=source) / "reference"
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     judged = [data["validation"], data["test"]]
     judge = independent_judge(
         [text for part in judged for text in part["sentence"]],

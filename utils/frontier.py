@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from utils.data import NEGATIVE
 from utils.evaluation import distinct, perplexity
+from utils.losses import positions
 from utils.ppo import PPOTrainer
 from utils.profiles import GroupRun, Profile
 from utils.training import precision_arguments
@@ -70,6 +71,14 @@ def portrait(texts: Sequence[str], trainer: PPOTrainer, judge: Pipeline) -> dict
     }
 
 
+def _with_positions(model: object, args: tuple, keywords: dict) -> tuple[tuple, dict]:
+    """Position ids that skip the padding on the left: TRL's scoring pass leaves them out."""
+    mask = keywords.get("attention_mask")
+    if keywords.get("position_ids") is None and mask is not None and not keywords.get("use_cache"):
+        keywords["position_ids"] = positions(mask.bool())
+    return args, keywords
+
+
 def train_group_method(
     method: str,
     contender: PPOTrainer,
@@ -84,6 +93,9 @@ def train_group_method(
     The contender, a PPOTrainer that is never trained, holds policy, reference and reward.
     """
     judging = 0.0
+    # TRL loads its reference from where the model's configuration says it came from
+    contender.policy.save_pretrained(folder)
+    contender.policy.config._name_or_path = folder
 
     class Judge(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
@@ -129,6 +141,13 @@ def train_group_method(
         callbacks=[Judge()],
     )
     trainer.remove_callback(PrinterCallback)
+    hooks = [
+        model.register_forward_pre_hook(_with_positions, with_kwargs=True)
+        for model in (contender.policy, trainer.ref_model)
+    ]
     began = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - began - judging
+    seconds = time.perf_counter() - began - judging
+    for hook in hooks:
+        hook.remove()
+    return seconds

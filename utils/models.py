@@ -55,7 +55,7 @@ def language_model(
     source = os.environ.get("COURSE_POLICY") or settings.model_id
     if source == STAND_IN:
         source = standins.gpt2(texts)
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
