@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 
 from tests import reference_ppo, tiny_ppo
-from utils import losses, ppo
+from utils import losses, ppo, sampling, scoring
 
 ARCHITECTURES = ["gpt2", "llama", "qwen2"]
 
@@ -25,8 +25,9 @@ def _one_thread():
 
 
 def test_docstring_examples():
-    names = {"torch": torch, "left_pad": ppo.left_pad}
-    assert doctest.testmod(ppo, extraglobs=names).failed == 0
+    names = {"torch": torch, "left_pad": sampling.left_pad}
+    found = doctest.testmod(sampling, extraglobs=names)
+    assert found.attempted > 0 and found.failed == 0
 
 
 # --- 1 Rollout -----------------------------------------------------------------------------------
@@ -37,8 +38,8 @@ def test_sampling_with_the_cache_equals_sampling_each_prompt_alone_without_it(ki
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind, end_bias=2.0))
     rollout = trainer.rollout()
     assert rollout.ended.any() and not rollout.ended.all()
-    draws = torch.rand((8, 6), generator=ppo.generator(3, ppo.DRAWS, 0))
-    with torch.no_grad(), ppo.dropout_off(trainer.policy):
+    draws = torch.rand((8, 6), generator=sampling.generator(3, sampling.DRAWS, 0))
+    with torch.no_grad(), sampling.dropout_off(trainer.policy):
         for row in range(8):
             prompt = rollout.tokens[row][rollout.attention[row]][: -int(rollout.mask[row].sum())]
             tokens = prompt.tolist()
@@ -115,8 +116,7 @@ def test_sampling_survives_a_compiler_that_fails():
 
 
 def test_every_pass_takes_each_prompt_once():
-    config = tiny_ppo.config(batch_size=8, minibatch_size=4)
-    rows = torch.cat([ppo.prompt_rows(5, config, update) for update in range(5)])
+    rows = torch.cat([sampling.prompt_rows(5, 8, seed=3, update=update) for update in range(5)])
     for start in range(0, 40, 5):
         assert sorted(rows[start : start + 5].tolist()) == [0, 1, 2, 3, 4]
     assert len({tuple(rows[s : s + 5].tolist()) for s in range(0, 40, 5)}) > 1
@@ -131,7 +131,7 @@ def test_temperature_is_the_same_in_sampling_and_scoring():
     rollout = warm.rollout()
     logps, _ = warm.logps_and_values(rollout, torch.arange(8))
     prompt = rollout.tokens[0][rollout.attention[0]][:-6].tolist()
-    with ppo.dropout_off(warm.policy):
+    with sampling.dropout_off(warm.policy):
         slow, _ = reference_ppo.episode_logps(
             warm.policy, prompt, rollout.responses[0].tolist(), temperature=2.0
         )
@@ -145,7 +145,7 @@ def test_the_reward_reads_prompt_and_response_as_text():
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=2.0))
     rollout = trainer.rollout()
     texts = trainer.texts(rollout)
-    rows = ppo.prompt_rows(5, trainer.config, 0)
+    rows = sampling.prompt_rows(5, len(rollout.tokens), trainer.config.seed, 0)
     for row, text, length in zip(rows, texts, rollout.mask.sum(1), strict=True):
         assert text.startswith(tiny_ppo.PROMPTS[row])
         words = len(text.split()) - len(tiny_ppo.PROMPTS[row].split())
@@ -166,16 +166,18 @@ def test_a_reward_that_fails_on_one_text_names_it(answer, problem):
         return [answer(text) if text == "xấu" else 1.0 for text in texts]
 
     texts = ["a", "b", "c", "xấu", "e", "f", "g"]
-    with pytest.raises(ppo.RewardError, match=rf"The reward {problem}.* on the text 'xấu': make"):
-        ppo.score_texts(reward, texts)
+    with pytest.raises(
+        scoring.RewardError, match=rf"The reward {problem}.* on the text 'xấu': make"
+    ):
+        scoring.score_texts(reward, texts)
 
 
 def test_a_reward_of_the_wrong_length_names_the_text_that_it_drops():
     def reward(texts):
         return [1.0 for text in texts if text]
 
-    with pytest.raises(ppo.RewardError, match=r"shape \(0,\) for 1 texts on the text '': make"):
-        ppo.score_texts(reward, ["a", "b", "", "d"])
+    with pytest.raises(scoring.RewardError, match=r"shape \(0,\) for 1 texts on the text '': make"):
+        scoring.score_texts(reward, ["a", "b", "", "d"])
 
 
 def test_a_reward_that_fails_only_on_whole_batches_says_so():
@@ -184,13 +186,17 @@ def test_a_reward_that_fails_only_on_whole_batches_says_so():
             raise MemoryError("too many")
         return [0.0] * len(texts)
 
-    with pytest.raises(ppo.RewardError, match=r"MemoryError \(too many\) on the text 'a' and 3"):
-        ppo.score_texts(reward, ["a", "b", "c", "d"])
+    with pytest.raises(
+        scoring.RewardError, match=r"MemoryError \(too many\) on the text 'a' and 3"
+    ):
+        scoring.score_texts(reward, ["a", "b", "c", "d"])
 
 
 def test_rewards_may_be_lists_or_tensors():
-    assert_close(ppo.score_texts(lambda texts: torch.ones(2).double(), ["a", "b"]), torch.ones(2))
-    assert_close(ppo.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
+    assert_close(
+        scoring.score_texts(lambda texts: torch.ones(2).double(), ["a", "b"]), torch.ones(2)
+    )
+    assert_close(scoring.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
 
 
 def test_a_reward_may_come_out_of_inference_mode():
@@ -299,7 +305,7 @@ def test_one_update_equals_the_slow_implementation_in_values_and_gradients(kind,
 def test_padding_on_the_left_changes_nothing(kind):
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind))
     rollout = trainer.rollout()
-    padded = ppo.Rollout(
+    padded = sampling.Rollout(
         torch.nn.functional.pad(rollout.tokens, (3, 0), value=1),
         torch.nn.functional.pad(rollout.attention, (3, 0), value=False),
         rollout.mask,
@@ -402,12 +408,12 @@ def test_the_entropy_metric_estimates_the_entropy():
     trainer = tiny_ppo.trainer({"batch_size": 512, "minibatch_size": 128, "max_new_tokens": 1})
     rollout = trainer.rollout()
     metrics = trainer.describe(trainer.experience(rollout))
-    with torch.no_grad(), ppo.dropout_off(trainer.policy):
+    with torch.no_grad(), sampling.dropout_off(trainer.policy):
         exact = []
         for prompt in trainer.prompts:
             p = trainer.policy(torch.tensor([prompt])).logits[0, -1].softmax(-1)
             exact.append(-(p * p.log()).sum())
-    rows = ppo.prompt_rows(5, trainer.config, 0)
+    rows = sampling.prompt_rows(5, len(rollout.tokens), trainer.config.seed, 0)
     assert metrics["entropy"] == pytest.approx(torch.stack(exact)[rows].mean().item(), abs=0.1)
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from benchmarks.ppo import fetch_trl
 from tests import tiny_ppo
-from utils import losses, ppo
+from utils import losses, ppo, sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES, LENGTH = 10, 6
@@ -53,7 +53,9 @@ def through_trl(folder: Path, tmp_path: Path, **case) -> dict[str, torch.Tensor]
     return load_file(out)
 
 
-def our_trainer(found: dict[str, torch.Tensor], **changes) -> tuple[ppo.PPOTrainer, ppo.Rollout]:
+def our_trainer(
+    found: dict[str, torch.Tensor], **changes
+) -> tuple[ppo.PPOTrainer, sampling.Rollout]:
     """Our trainer with TRL's models, and the rollout that TRL was given."""
     settings = {
         "batch_size": EPISODES,
@@ -72,7 +74,7 @@ def our_trainer(found: dict[str, torch.Tensor], **changes) -> tuple[ppo.PPOTrain
     mask = losses.up_to_end(tokens[:, -LENGTH:], tiny_ppo.END)
     attention = torch.cat([tokens[:, :-LENGTH] != 1, mask], 1)
     ended = (tokens[:, -LENGTH:] == tiny_ppo.END).any(1)
-    return trainer, ppo.Rollout(tokens.masked_fill(~attention, 1), attention, mask, ended)
+    return trainer, sampling.Rollout(tokens.masked_fill(~attention, 1), attention, mask, ended)
 
 
 def same_gradients(trainer: ppo.PPOTrainer, found: dict[str, torch.Tensor], value: bool) -> None:

@@ -122,7 +122,8 @@ def test_modules_import_only_from_floors_below():
     floors = [
         {"text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
         {"data", "preference_data", "instruction_families", "standins", "models", "training"},
-        {"losses", "reward", "mining"},
+        {"losses", "reward", "mining", "sampling", "scoring", "shares", "checkpoints"},
+        {"actor_critic"},
         {"ppo", "seq2seq_dpo", "evaluation", "frontier"},
         {"plots", "widgets", "checks", "demo"},
         {"course"},

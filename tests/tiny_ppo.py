@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -129,7 +130,7 @@ def main() -> None:
     history = run.train()
     if run.rank == 0:
         weights = sum(p.double().abs().sum().item() for p in run.parameters.values())
-        found = {"history": history, "weights": weights, "processes": run.processes}
+        found = {"history": history, "weights": weights, "processes": PartialState().num_processes}
         out.write_text(json.dumps(found))
 
 

@@ -1,0 +1,56 @@
+"""Processes share each minibatch row by row; gathered, a batch stands in its own order again.
+
+Which process this is, and how many there are, accelerate's PartialState knows; one alone copies
+and sends nothing.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor
+
+
+def join(device: torch.device, minibatch_size: int) -> int:
+    """This process's rank, once the processes know of one another; 0 if there is only one."""
+    state = PartialState(cpu=device.type == "cpu")
+    if minibatch_size % state.num_processes:
+        raise ValueError(
+            f"PPOConfig.minibatch_size {minibatch_size} cannot be shared among "
+            f"{state.num_processes} processes: make it a multiple of their number."
+        )
+    return state.process_index
+
+
+def mine(order: Tensor, minibatch_size: int) -> Tensor:
+    """This process's rows of each minibatch: (batch,) -> (minibatches, rows)."""
+    state = PartialState()
+    share = minibatch_size // state.num_processes
+    return order.view(-1, state.num_processes, share)[:, state.process_index]
+
+
+def gather(share: Tensor, minibatch_size: int) -> Tensor:
+    """This process's rows of a batch -> the whole batch, in its own order."""
+    processes = PartialState().num_processes
+    if processes == 1:
+        return share
+    parts = [torch.empty_like(share) for _ in range(processes)]
+    dist.all_gather(parts, share.contiguous())
+    rows = minibatch_size // processes
+    batch = torch.stack([part.unflatten(0, (-1, rows)) for part in parts], 1)
+    return batch.flatten(0, 2)  # (minibatches, processes, rows) -> (batch,)
+
+
+def add(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes."""
+    if PartialState().num_processes > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by the first process's."""
+    if PartialState().num_processes > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
