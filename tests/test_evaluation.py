@@ -1,8 +1,23 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
-from utils.evaluation import accuracy, bootstrap, f1_per_class, macro_f1, reliability
+from utils.evaluation import (
+    accuracy,
+    bernoulli_kl,
+    best_of_n_kl,
+    bootstrap,
+    distinct,
+    f1_per_class,
+    independent_judge,
+    macro_f1,
+    minimal_kl,
+    perplexity,
+    reliability,
+)
+from utils.models import language_model
+from utils.profiles import TABLE
 
 
 def test_f1_equals_scikit_learn():
@@ -40,3 +55,56 @@ def test_reliability_by_hand():
     assert was == pytest.approx([0.5, 1.0])
     assert counts.tolist() == [2, 2]
     assert error == pytest.approx(0.05)
+
+
+def test_minimal_kl_between_the_extremes():
+    rates = [0.2, 0.5, 0.8]
+    assert minimal_kl(rates, np.mean(rates)) == pytest.approx(0.0, abs=1e-9)
+    assert minimal_kl([0.25] * 5, 1.0) == pytest.approx(np.log(4), abs=1e-3)
+    costs = [minimal_kl(rates, share) for share in (0.6, 0.7, 0.8, 0.9)]
+    assert costs == sorted(costs)
+
+
+def test_no_other_way_to_a_share_is_cheaper_than_minimal_kl():
+    generator = np.random.default_rng(0)
+    rates = generator.uniform(0.05, 0.95, 40)
+    least = minimal_kl(rates, 0.85)
+    tilted = rates / (rates + (1 - rates) * np.exp(-3))
+    for _ in range(200):
+        other = np.clip(tilted + generator.normal(0, 0.05, 40), 1e-3, 1 - 1e-3)
+        other = np.clip(other + 0.85 - other.mean(), 1e-3, 1 - 1e-3)
+        if other.mean() >= 0.85:
+            assert bernoulli_kl(other, rates).mean() >= least - 1e-9
+
+
+def test_best_of_n_kl_equals_a_simulation():
+    n, draws = 4, 200_000
+    best = np.random.default_rng(0).random((draws, n)).max(1)  # density n u^(n-1) against 1
+    assert best_of_n_kl(n) == pytest.approx(np.mean(np.log(n * best ** (n - 1))), abs=5e-3)
+
+
+def test_distinct_by_hand():
+    assert distinct(["a b c", "a b d"]) == 0.75
+    assert distinct(["a"]) == 0.0
+
+
+def test_perplexity_ignores_padding_and_counts_the_end(texts):
+    settings = TABLE["lab"].policy
+    model, tokenizer = language_model(settings, texts, "cpu")
+    some = [texts[0], texts[1]]
+    ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in some]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in ids:  # one by one, no padding at all
+            total += float(model(torch.tensor([row]), labels=torch.tensor([row])).loss) * (
+                len(row) - 1
+            )
+            count += len(row) - 1
+    assert perplexity(model, tokenizer, some) == pytest.approx(np.exp(total / count), rel=1e-4)
+
+
+def test_the_judge_learns_and_is_another_architecture(texts):
+    labels = [2, 0, 1, 0, 2, 0] * 20
+    judge = independent_judge(texts, labels)
+    assert accuracy(np.array(labels), judge.predict(texts)) == 1.0
+    assert not hasattr(judge, "parameters")

@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from utils.evaluation import perplexity
+from utils.frontier import Frontier, _with_positions, train_group_method
+from utils.models import language_model
+from utils.ppo import PPOConfig, PPOTrainer
+from utils.profiles import TABLE
+from utils.training import adapt_language_model
+
+LAB = TABLE["lab"]
+
+
+@pytest.fixture(scope="module")
+def adapted(texts, tmp_path_factory):
+    settings = replace(LAB.policy, adapt_epochs=12)
+    model, tokenizer = language_model(settings, texts, "cpu")
+    before = perplexity(model, tokenizer, texts)
+    folder = str(tmp_path_factory.mktemp("adapting"))
+    adapt_language_model(model, tokenizer, texts, texts[:6], settings, LAB, folder, seed=0)
+    return model, tokenizer, before
+
+
+def test_adapting_learns_the_texts_and_their_end(adapted, texts):
+    model, tokenizer, before = adapted
+    assert perplexity(model, tokenizer, texts) < before / 20
+    text = texts[0]
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        following = model(ids).logits[0, -1].argmax()
+    assert following == tokenizer.eos_token_id  # padding is the same token and was not learned
+
+
+def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
+    model, tokenizer, _ = adapted
+    ids = torch.tensor([tokenizer(texts[0])["input_ids"]])
+    padded = torch.cat([torch.full((1, 3), tokenizer.eos_token_id), ids], 1)
+    mask = torch.cat([torch.zeros(1, 3), torch.ones_like(ids)], 1).long()
+    hook = model.register_forward_pre_hook(_with_positions, with_kwargs=True)
+    with torch.no_grad():
+        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        shifted = model(input_ids=padded, attention_mask=mask).logits[:, 3:]
+        hook.remove()
+        wrong = model(input_ids=padded, attention_mask=mask).logits[:, 3:]
+    torch.testing.assert_close(alone, shifted, atol=1e-4, rtol=1e-4)
+    assert (alone - wrong).abs().max() > 1e-2  # what the hook is for
+
+
+@pytest.mark.parametrize("method", ["RLOO", "GRPO"])
+def test_group_methods_start_from_and_measure_against_the_adapted_policy(
+    adapted, texts, method, tmp_path
+):
+    model, tokenizer, _ = adapted
+    run = replace(LAB.group, steps=6, batch_size=16, generations=4, learning_rate=0.0)
+    config = PPOConfig(batch_size=16, minibatch_size=16, max_new_tokens=6)
+    prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
+
+    def long_texts(found):
+        return [float(len(text)) for text in found]
+
+    contender = PPOTrainer(model, tokenizer, long_texts, prompts, config, progress=False)
+
+    class Judge:
+        def predict(self, found):
+            import numpy as np
+
+            return np.zeros(len(found))
+
+    frontier = Frontier(Judge(), prompts * 4)
+    train_group_method(method, contender, prompts, run, LAB, str(tmp_path), frontier)
+    assert frontier.last(method).kl == pytest.approx(0.0, abs=1e-5)  # nothing was learned
+    assert len(frontier.points) == 6
+    assert set(frontier.rows()[0]) == {"method", "kl", "share", "step"}
