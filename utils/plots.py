@@ -236,7 +236,13 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     right = 1.08 * max([point.kl for point in points] + [floor[-1]])
     axes.plot(floor, shares, color="#555555", lw=1.5)
     axes.fill_between([0, *floor, right], [shares[0], *shares, 1.0], 1.0, color="#e6e6e6", lw=0)
-    axes.text(0.02 * right, 0.975, "impossible for any method", color="#555555", va="top")
+    axes.annotate(
+        "impossible for any method",
+        (0.4 * minimal_kl(base_rates, 0.9), 0.9),
+        (0.2 * right, 0.965),
+        color="#555555",
+        arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.8},
+    )
     for method, (colour, style) in METHOD_STYLES.items():
         path = [point for point in points if point.method == method]
         if not path:
