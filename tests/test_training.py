@@ -1,8 +1,11 @@
+import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+import utils.frontier as frontier_module
 from utils.evaluation import perplexity
 from utils.frontier import Frontier, _with_positions, train_group_method
 from utils.models import language_model
@@ -49,27 +52,36 @@ def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
 
 
 @pytest.mark.parametrize("method", ["RLOO", "GRPO"])
-def test_group_methods_start_from_and_measure_against_the_adapted_policy(
-    adapted, texts, method, tmp_path
-):
+def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_path, monkeypatch):
+    """TRL loads its reference by itself: it must be the adapted policy, not the untrained one."""
     model, tokenizer, _ = adapted
-    run = replace(LAB.group, steps=6, batch_size=16, generations=4, learning_rate=0.0)
+    run = replace(LAB.group, steps=2, batch_size=16, generations=4, learning_rate=0.0)
     config = PPOConfig(batch_size=16, minibatch_size=16, max_new_tokens=6)
-    prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
+    prompts = ["giảng viên", "thầy dạy", "phòng thực hành"] * 10
+    called = {}
 
-    def long_texts(found):
-        return [float(len(text)) for text in found]
+    def record(called_model, args, keywords):
+        called[id(called_model)] = called_model
+        return _with_positions(called_model, args, keywords)
 
-    contender = PPOTrainer(model, tokenizer, long_texts, prompts, config, progress=False)
+    monkeypatch.setattr(frontier_module, "_with_positions", record)
 
     class Judge:
         def predict(self, found):
-            import numpy as np
-
             return np.zeros(len(found))
 
-    frontier = Frontier(Judge(), prompts * 4)
+    def lengths(found):
+        return [float(len(text)) for text in found]
+
+    contender = PPOTrainer(
+        copy.deepcopy(model), tokenizer, lengths, prompts, config, progress=False
+    )
+    frontier = Frontier(Judge(), prompts)
     train_group_method(method, contender, prompts, run, LAB, str(tmp_path), frontier)
-    assert frontier.last(method).kl == pytest.approx(0.0, abs=1e-5)  # nothing was learned
-    assert len(frontier.points) == 6
+    assert len(called) == 2  # policy and reference
+    wanted = model.state_dict()
+    for each in called.values():
+        found = each.state_dict()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert frontier.last(method).kl == pytest.approx(0.0, abs=1e-5)
     assert set(frontier.rows()[0]) == {"method", "kl", "share", "step"}

@@ -117,14 +117,14 @@ _GPT2 = replace(
     adapt_learning_rate=5e-5,
 )
 _LAB_PPO = PPORun(
-    updates=140,
+    updates=120,
     batch_size=256,
     minibatch_size=64,
     epochs=2,
     learning_rate=5e-4,
     anneal=True,
     max_new_tokens=24,
-    kl_coef=0.08,
+    kl_coef=0.15,
     value_coef=0.1,
     kl_limit=100.0,
     precision="fp32",
@@ -135,8 +135,8 @@ _LAB_GROUP = GroupRun(
     batch_size=256,
     generations=8,
     learning_rate=5e-4,
-    rloo_kl_coef=0.08,
-    grpo_kl_coef=0.08,
+    rloo_kl_coef=0.15,
+    grpo_kl_coef=0.15,
 )
 _GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
 
