@@ -4,6 +4,7 @@ Which process this is, and how many there are, accelerate's PartialState knows; 
 and sends nothing.
 """
 
+import atexit
 from collections.abc import Iterable
 
 import torch
@@ -20,6 +21,8 @@ def join(device: torch.device, minibatch_size: int) -> int:
             f"PPOConfig.minibatch_size {minibatch_size} cannot be shared among "
             f"{state.num_processes} processes: make it a multiple of their number."
         )
+    if state.num_processes > 1:  # gloo's threads abort a process that leaves without goodbye
+        atexit.register(state.destroy_process_group)
     return state.process_index
 
 
