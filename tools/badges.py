@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BADGES = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
 OPEN, CLOSE = "<!-- badges -->", "<!-- /badges -->"
+BADGES = re.compile(f"{OPEN}.*?{CLOSE}", re.DOTALL)
 ASSIGNMENT = re.compile(r'^REPO, TAG = ".*?", ".*?"', re.MULTILINE)
 
 
@@ -35,10 +35,9 @@ def badges(repository: str, tag: str, notebook: str) -> str:
 def rewrite_notebook(path: Path, repository: str, tag: str) -> None:
     """Badges in the first cell, REPO and TAG in the set-up cell."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
+    own_lines = f"{OPEN}\n{badges(repository, tag, path.stem)}\n{CLOSE}"
     for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        own_lines = f"{OPEN}\n{badges(repository, tag, path.stem)}\n{CLOSE}"
-        source = BADGES.sub(lambda _, text=own_lines: text, source)
+        source = BADGES.sub(own_lines, "".join(cell["source"]))
         source = ASSIGNMENT.sub(f'REPO, TAG = "{repository}", "{tag}"', source)
         cell["source"] = source.splitlines(keepends=True)
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
