@@ -140,38 +140,29 @@ _LAB_GROUP = GroupRun(
 )
 _GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
 
-TABLE = {
-    "lab": Profile(
-        "lab",
-        "cpu",
-        "fp32",
-        offline=True,
-        reward_model=_STANDIN,
-        policy=_STANDIN_POLICY,
-        ppo=_LAB_PPO,
-        group=_LAB_GROUP,
-    ),
-    "t4": Profile(
-        "t4",
-        "cuda",
-        "fp16",
-        offline=False,
-        reward_model=_PHOBERT,
-        policy=_GPT2,
-        ppo=_T4_PPO,
-        group=_GPU_GROUP,
-    ),
-    "a100": Profile(
-        "a100",
-        "cuda",
-        "bf16",
-        offline=False,
-        reward_model=_PHOBERT,
-        policy=_GPT2,
-        ppo=replace(_T4_PPO, precision="bf16"),
-        group=_GPU_GROUP,
-    ),
-}
+_LAB = Profile(
+    "lab",
+    "cpu",
+    "fp32",
+    offline=True,
+    reward_model=_STANDIN,
+    policy=_STANDIN_POLICY,
+    ppo=_LAB_PPO,
+    group=_LAB_GROUP,
+)
+_T4 = Profile(
+    "t4",
+    "cuda",
+    "fp16",
+    offline=False,
+    reward_model=_PHOBERT,
+    policy=_GPT2,
+    ppo=_T4_PPO,
+    group=_GPU_GROUP,
+)
+_A100 = replace(_T4, name="a100", precision="bf16", ppo=replace(_T4_PPO, precision="bf16"))
+
+TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
 
 
 class ProfileError(ValueError):
