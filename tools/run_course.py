@@ -9,9 +9,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import artifacts, notebooks
 
-HEADLINES = {  # the figure of each notebook's metrics.json that the closing table shows
+HEADLINES = {
+    "00": (
+        "checks_passed",
+        "losses equal to the library's",
+    ),  # the figure of each notebook's metrics.json that the closing table shows
     "01": ("macro_f1", "macro F1"),
     "02": ("judge_negative_after", "negative by the judge"),
+    "03": ("perplexity_after", "held-out perplexity"),
+    "04": ("win_rate", "win rate over SFT"),
+    "05": ("orpo_preference_accuracy", "ORPO prefers right"),
+    "06": ("longer_wins", "longer answer is right"),
+    "07": ("win_rate", "win rate after the votes"),
+    "08": ("t5_accuracy_after", "T5 prefers natural"),
 }
 
 

@@ -15,10 +15,18 @@ from utils.evaluation import minimal_kl
 NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
 ACCENT, QUIET = "#35618f", "#d5dbe3"
 SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
-STAGES = {
-    "01": "feedback\n→ reward model",
-    "02": "PPO with\nthat reward",
+STAGES = {  # number -> what it makes, and where it stands in the picture
+    "00": ("the losses,\nby hand", (0, 1)),
+    "01": ("feedback\n→ reward", (1, 1)),
+    "02": ("PPO with\nthat reward", (2, 1)),
+    "07": ("your votes\n→ DPO", (3, 1)),
+    "08": ("T5, GPT-2,\nweb demo", (4, 1)),
+    "06": ("answers\n→ pairs", (0, 0)),
+    "03": ("SFT,\n4 bits", (1, 0)),
+    "04": ("DPO", (2, 0)),
+    "05": ("ORPO,\none stage", (3, 0)),
 }
+STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))
 
 
 def use_style() -> None:
@@ -47,31 +55,28 @@ def table(rows: pd.DataFrame | Sequence[dict], decimals: int = 2) -> Styler:
 
 
 def pipeline(here: str) -> Figure:
-    """The course's stages, with "you are here"."""
-    figure, axes = plt.subplots(figsize=(7.2, 1.5))
+    """The course's stages, this notebook's in colour."""
+    figure, axes = plt.subplots(figsize=(7.6, 1.9))
     axes.axis("off")
-    axes.set_xlim(-0.55, max(len(STAGES), 4) - 0.45)
-    axes.set_ylim(-0.75, 0.85)
-    for position, (number, label) in enumerate(STAGES.items()):
+    axes.set_xlim(-0.5, 4.5)
+    axes.set_ylim(-0.55, 1.75)
+    for number, (label, (x, y)) in STAGES.items():
         current = number == here
         axes.text(
-            position,
-            0,
+            x,
+            y,
             f"{number}  {label}",
             ha="center",
             va="center",
             color="white" if current else "black",
-            bbox={"boxstyle": "round,pad=0.55", "fc": ACCENT if current else QUIET, "ec": "none"},
+            bbox={"boxstyle": "round,pad=0.45", "fc": ACCENT if current else QUIET, "ec": "none"},
         )
-        if position:
-            axes.annotate(
-                "",
-                (position - 0.36, 0),
-                (position - 0.64, 0),
-                arrowprops={"arrowstyle": "->", "color": "#555555"},
-            )
         if current:
-            axes.text(position, 0.68, "you are here", ha="center", color=ACCENT, weight="bold")
+            axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
+    for start, end in STEPS:
+        (x, y), (x_end, _) = STAGES[start][1], STAGES[end][1]
+        arrow = {"arrowstyle": "->", "color": "#555555"}
+        axes.annotate("", (x_end - 0.4, y), (x + 0.4, y), arrowprops=arrow)
     return figure
 
 
