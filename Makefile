@@ -5,7 +5,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3 python; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done
 REPO ?=
 
-.PHONY: help setup course test lint jupyter notebooks bench badges clean
+.PHONY: help setup course test lint jupyter demo notebooks bench badges clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /	/'
 
@@ -37,8 +37,12 @@ bench: setup  ## PPO against TRL 1.12 and a plain loop; its quality over three s
 	$(PYTHON) benchmarks/ppo.py
 	$(PYTHON) benchmarks/ppo_quality.py
 
+demo: setup  ## open the web demo on this machine
+	$(PYTHON) tools/demo.py
+
 badges: setup  ## point every badge and clone URL at REPO=owner/name
 	@$(PYTHON) tools/badges.py "$(REPO)"
 
-clean:  ## remove the environment, caches and artifacts
-	rm -rf .venv .cache artifacts
+clean:  ## remove the environment, caches and artifacts; votes stay
+	rm -rf .venv .cache
+	find artifacts -mindepth 1 -maxdepth 1 ! -name 'votes.sqlite*' -exec rm -rf {} + 2>/dev/null || true

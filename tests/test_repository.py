@@ -120,13 +120,15 @@ def test_no_machine_path_no_token_no_pickle_in_tracked_files():
 
 def test_modules_import_only_from_floors_below():
     floors = [
-        {"text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
-        {"data", "preference_data", "instruction_families", "standins", "models", "training"},
-        {"losses", "reward", "mining", "sampling", "scoring", "shares", "checkpoints"},
+        {"sentences", "text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
+        {"hub", "data", "preference_data", "instruction_families", "instruction_data"},
+        {"standins", "chat_standins", "models", "training"},
+        {"losses", "reward", "mining", "agreement", "judging", "chat"},
+        {"sampling", "scoring", "shares", "checkpoints"},
         {"actor_critic"},
         {"ppo", "seq2seq_dpo", "evaluation", "frontier"},
-        {"plots", "widgets", "checks", "demo"},
-        {"exercises"},
+        {"plots", "widgets", "checks", "saved_models"},
+        {"demo", "exercises"},
         {"course"},
     ]
     level = {name: number for number, floor in enumerate(floors) for name in floor}

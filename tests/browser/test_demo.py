@@ -1,0 +1,134 @@
+"""The web demo as a visitor meets it: choose, ask, read, vote; and nothing leaves the machine."""
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.browser import screenshot
+from utils import artifacts, demo, preferences, saved_models, standins
+
+ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
+QUESTION = "giảng viên <script>document.title=1</script>"
+WRITING = 60_000  # ms that two answers may take on a busy machine
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return preferences.open_store(f"sqlite:///{tmp_path_factory.mktemp('votes') / 'v.sqlite'}")
+
+
+@pytest.fixture(scope="module")
+def address(texts, store, tmp_path_factory):
+    """The demo over two tiny GPT-2, served by this process."""
+    place = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
+    with artifacts.publish("02_gpt2_ppo_negative_feedback", place, metrics={}) as folder:
+        for seed, name in enumerate(("reference", "policy")):
+            source = standins.gpt2(texts, vocabulary=400, seed=seed)
+            AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder / name)
+            AutoTokenizer.from_pretrained(source).save_pretrained(folder / name)
+    page = demo.build(place, store)
+    yield demo.launch(page)
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def visit(browser_page, address):
+    """The page, opened; requests to anywhere else are noted and cut off."""
+    abroad, errors = [], []
+
+    def watch(route):
+        if urlsplit(route.request.url).hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            abroad.append(route.request.url)
+            route.abort()
+
+    browser_page.route("**/*", watch)
+    browser_page.on("pageerror", lambda error: errors.append(str(error)))
+    browser_page.goto(address)
+    expect(browser_page.locator("#prompt textarea")).to_be_visible()
+    yield browser_page
+    assert (abroad, errors) == ([], [])
+
+
+def choose(page, label, model):
+    """Choose a model; what the list offered."""
+    page.get_by_label(label).click()
+    options = page.get_by_role("option")
+    expect(options.first).to_be_visible()
+    offered = [option.get_attribute("aria-label") for option in options.all()]
+    page.get_by_role("option", name=model).click()
+    expect(page.get_by_label(label)).to_have_value(model)
+    expect(options).to_have_count(0)  # the list fades
+    return offered
+
+
+def ask(page, question):
+    page.locator("#prompt textarea").fill(question)
+    page.get_by_role("button", name="Gửi").click()
+
+
+def test_choose_ask_read_vote(visit, store, monkeypatch):
+    plain = saved_models.Loaded.text
+    monkeypatch.setattr(saved_models.Loaded, "text", lambda *seen: f"{ATTACK} {plain(*seen)}")
+    expect(visit.locator(".missing")).to_contain_text("chạy notebook 04 trước · run 04 first")
+    offered = choose(visit, "Mô hình 1", "GPT-2 nhận xét · PPO")
+    assert offered == ["GPT-2 nhận xét · gốc", "GPT-2 nhận xét · PPO"]
+    choose(visit, "Mô hình 2", "GPT-2 nhận xét · gốc")
+    visit.get_by_label("Tên người chấm").fill("Lan <b>đậm</b>")
+    expect(visit.locator("#vote-a")).to_be_disabled()
+
+    ask(visit, QUESTION)
+    expect(visit.locator("#said")).to_contain_text("Câu trả lời nào hay hơn?", timeout=WRITING)
+    shown = [visit.locator(f"#answer-{side} textarea").input_value() for side in "ab"]
+    assert all(text.startswith(ATTACK) and len(text) > len(ATTACK) for text in shown)
+    assert "ẩn" in visit.locator("#note-a").inner_text()
+    assert not any("PPO" in visit.locator(f"#note-{side}").inner_text() for side in "ab")
+    screenshot(visit, "demo-before-the-vote")
+
+    visit.locator("#vote-b").click()
+    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu", timeout=WRITING)
+    (vote,) = store.votes()
+    assert (vote.question, vote.choice, vote.source) == (QUESTION, "b", "demo")
+    assert vote.annotator == "Lan <b>đậm</b>"
+    assert [vote.answer_a, vote.answer_b] == [preferences.storable(text) for text in shown]
+    names = {"gpt2-base": "GPT-2 nhận xét · gốc", "gpt2-ppo": "GPT-2 nhận xét · PPO"}
+    for side, model in (("a", vote.model_a), ("b", vote.model_b)):
+        expect(visit.locator(f"#note-{side}")).to_contain_text(names[model])
+        figure = re.search(r"ngầm: (\S+)", visit.locator(f"#note-{side}").inner_text()).group(1)
+        assert re.fullmatch(r"[+-]\d+\.\d\d" if model == "gpt2-ppo" else "–", figure)
+    for choice in demo.CHOICES:
+        expect(visit.locator(f"#vote-{choice}")).to_be_disabled()
+    assert visit.title() == "So sánh hai mô hình"
+    assert visit.locator("img[src=x]").count() == 0
+    assert visit.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert visit.evaluate("document.documentElement.scrollHeight") <= 800  # nothing to scroll
+    screenshot(visit, "demo-after-the-vote")
+
+
+def test_a_prompt_that_is_empty_or_endless_gets_a_sentence(visit):
+    ask(visit, "   ")
+    expect(visit.locator("#said")).to_contain_text("Hãy nhập một câu hỏi.", timeout=WRITING)
+    ask(visit, "rất dài " * 300)
+    expect(visit.locator("#said")).to_contain_text("Câu hỏi quá dài", timeout=WRITING)
+    expect(visit.locator("#vote-a")).to_be_disabled()
+    screenshot(visit, "demo-too-long")
+    ask(visit, "phòng học")
+    expect(visit.locator("#vote-a")).to_be_enabled(timeout=WRITING)
+
+
+def test_it_can_be_used_by_keyboard_on_a_narrow_dark_screen(visit):
+    visit.emulate_media(color_scheme="dark")
+    visit.set_viewport_size({"width": 420, "height": 900})
+    visit.reload()
+    visit.locator("#prompt textarea").fill("thầy dạy")
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#vote-tie")).to_be_enabled(timeout=WRITING)
+    visit.locator("#vote-tie").focus()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu", timeout=WRITING)
+    assert visit.evaluate("document.documentElement.scrollWidth") <= 420
+    screenshot(visit, "demo-narrow-dark")

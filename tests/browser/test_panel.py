@@ -1,0 +1,212 @@
+"""The labelling panel in a real JupyterLab, voted on with a mouse and with a keyboard."""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import screenshot
+from utils.notebooks import ROOT
+from utils.preferences import open_store
+from utils.widgets import DOUBLE_CLICK
+
+ATTACK = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
+ATTACK += " $x$ và $$y$$"
+PAIRS = [
+    {
+        "item": "q1",
+        "question": "Vì sao bầu trời ban ngày có màu xanh?",
+        "first": "Vì không khí tán xạ ánh sáng xanh mạnh hơn ánh sáng đỏ: bước sóng càng ngắn thì "
+        "tán xạ càng nhiều. Ánh sáng xanh vì thế đến mắt ta từ mọi phía của bầu trời.",
+        "second": f"Vì bầu trời phản chiếu màu của biển. {ATTACK}",
+    },
+    {
+        "item": "q2",
+        "question": "Tại sao lá cây thường có màu xanh lục?",
+        "first": "Lá có chất diệp lục. Chất này hấp thụ ánh sáng đỏ và xanh lam, phản xạ ánh sáng "
+        "lục.\n\nMùa thu, diệp lục phân huỷ nên lá lộ ra màu vàng, màu cam.",
+        "second": "Do cây hút nước màu xanh từ trong đất.",
+    },
+    {
+        "item": "q3",
+        "question": "Vì sao nước đá nổi trên mặt nước?",
+        "first": "Nước đóng băng thì nở ra, nên khối lượng riêng của đá nhỏ hơn của nước.",
+        "second": "Vì đá lạnh hơn nước.",
+    },
+]
+CELLS = (
+    """import json
+from utils.preferences import open_store
+from utils.widgets import LabelPanel, side_by_side
+pairs = json.load(open("pairs.json"))""",
+    "LabelPanel(pairs, open_store(), seed=4, repeat_share=0)",
+    """rows = [{"price": "5 $ hay 6 $, $5 hay $6?", "before": pair["second"]} for pair in pairs]
+side_by_side(rows)""",
+)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a notebook in a JupyterLab of our own; ended after the test."""
+    home, settings = tmp_path / "home", tmp_path / "settings"
+    (settings / "labconfig").mkdir(parents=True)
+    home.mkdir()
+    news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (settings / "labconfig" / "page_config.json").write_text(json.dumps(news))
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, home / "panel.ipynb")
+    (home / "pairs.json").write_text(json.dumps(PAIRS), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
+            *(f"--ServerApp.root_dir={home}", f"--IdentityProvider.token={token}"),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "COURSE_VOTES": f"sqlite:///{tmp_path}/votes.sqlite",
+            "JUPYTER_CONFIG_DIR": str(settings),
+            "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        },
+        stdout=(tmp_path / "lab.log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text()[-2000:]
+                time.sleep(0.5)
+        yield f"{address}/doc/tree/panel.ipynb?token={token}"
+    finally:
+        server.terminate()  # ends its kernels too
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
+    page, unread = browser_page, 1000 * DOUBLE_CLICK + 50  # milliseconds
+    store = open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-Cell >> nth=1")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    panel = page.locator(".course-panel")
+    panel.wait_for(timeout=60_000)
+    question, answers = panel.locator(".course-question"), panel.locator(".course-answer div")
+    buttons = panel.locator("button.course-button")
+
+    # nobody votes without a name
+    expect(question).to_contain_text("Ghi tên")
+    expect(buttons.first).to_be_disabled()
+    panel.get_by_placeholder("tên của bạn").fill("Lan")
+    panel.get_by_placeholder("tên của bạn").press("Enter")
+    expect(question).to_have_text(PAIRS[0]["question"])
+    screenshot(page, "panel-first-pair")
+
+    # what a model wrote is shown, not run
+    both = answers.all_inner_texts()
+    assert sorted(both) == sorted([PAIRS[0]["first"], PAIRS[0]["second"]])
+    assert panel.locator("script, img, mjx-container").count() == 0
+    assert page.title() != "broken"
+
+    table = page.locator(".jp-RenderedHTML table")
+    expect(table.locator("tbody tr")).to_have_count(len(PAIRS))
+    expect(table).to_contain_text(ATTACK)
+    assert table.locator("script, img, mjx-container").count() == 0  # neither HTML nor formulas
+    expect(table.locator("td").first).to_have_text("5 $ hay 6 $, $5 hay $6?")
+
+    # a click is a row
+    buttons.filter(has_text="A tốt hơn").click()
+    expect(question).to_have_text(PAIRS[1]["question"])
+    (vote,) = store.votes()
+    assert (vote.item, vote.choice, vote.annotator, vote.source) == ("q1", "a", "Lan", "panel")
+    assert [vote.answer_a, vote.answer_b] == both
+    screenshot(page, "panel-second-pair")
+
+    # a letter and Enter is a row too, and the letter does not reach the notebook's own shortcuts
+    command = panel.get_by_placeholder("a / b / t / s / u")
+    command.click()
+    page.keyboard.type("b")
+    page.keyboard.press("Enter")
+    expect(question).to_have_text(PAIRS[2]["question"])
+    expect(command).to_have_value("")
+    expect(command).to_be_focused()
+    page.keyboard.type("u")
+    page.keyboard.press("Enter")
+    expect(question).to_have_text(PAIRS[1]["question"])
+    assert [(v.item, v.choice) for v in store.votes()] == [("q1", "a")]
+    page.keyboard.type("x")
+    page.keyboard.press("Enter")
+    expect(panel.locator(".course-note")).to_contain_text("không phải là lệnh")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == len(CELLS)
+
+    # Tab walks along the buttons in their order, Space presses one
+    buttons.first.focus()
+    labels = []
+    for _ in range(5):
+        labels.append(page.evaluate("document.activeElement.innerText").strip())
+        page.keyboard.press("Tab")
+    assert labels == ["A tốt hơn", "B tốt hơn", "Ngang nhau", "Bỏ qua", "Hoàn tác"]
+    page.wait_for_timeout(unread)
+    buttons.filter(has_text="Ngang nhau").focus()
+    screenshot(page, "panel-keyboard-focus")
+    page.keyboard.press("Space")
+    expect(question).to_have_text(PAIRS[2]["question"])
+    page.wait_for_timeout(unread)
+    buttons.filter(has_text="Hoàn tác").click()
+    expect(question).to_have_text(PAIRS[1]["question"])
+
+    # a double click is one vote, not one more on a pair that nobody has read
+    page.wait_for_timeout(unread)
+    buttons.filter(has_text="Ngang nhau").dblclick()
+    page.wait_for_timeout(unread)
+    expect(question).to_have_text(PAIRS[2]["question"])
+    buttons.filter(has_text="Bỏ qua").click()
+    expect(question).to_contain_text("Đã chấm xong")
+    expect(buttons.filter(has_text="A tốt hơn")).to_be_disabled()
+    assert [v.choice for v in store.votes("Lan")] == ["a", "tie", "skip"]
+
+    panel.locator("text=Tiêu chí chấm").click()
+    expect(panel.locator(".course-rubric li")).to_have_count(5)
+    screenshot(page, "panel-done-with-rubric")
+
+    # another person starts at the first pair; the first one, in a new kernel, where she stopped
+    panel.get_by_placeholder("tên của bạn").fill("Minh")
+    panel.get_by_placeholder("tên của bạn").press("Enter")
+    expect(question).to_have_text(PAIRS[0]["question"])
+    panel.get_by_placeholder("tên của bạn").fill("Lan")
+    panel.get_by_placeholder("tên của bạn").press("Enter")
+    expect(question).to_contain_text("Đã chấm xong")
+    page.wait_for_timeout(unread)
+    buttons.filter(has_text="Hoàn tác").click()
+    expect(question).to_have_text(PAIRS[2]["question"])
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    expect(question).to_contain_text("Ghi tên", timeout=60_000)
+    panel.get_by_placeholder("tên của bạn").fill("Lan")
+    panel.get_by_placeholder("tên của bạn").press("Enter")
+    expect(question).to_have_text(PAIRS[2]["question"])
+    expect(panel.locator(".course-count")).to_have_text("2 / 3")
+    assert [v.choice for v in store.votes()] == ["a", "tie"]

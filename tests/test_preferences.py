@@ -1,0 +1,448 @@
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sql
+
+from utils import preferences
+from utils.notebooks import ROOT
+from utils.preferences import (
+    TABLE,
+    Vote,
+    VoteError,
+    chosen_and_rejected,
+    open_store,
+    read_votes,
+    tally,
+    write_votes,
+)
+
+VOTE = Vote("q1", "Vì sao trời xanh?", "Do tán xạ.", "Do biển.", "a", annotator="An")
+AWKWARD = (
+    "nháy 'đơn' \"kép\" `ngược` \\ %s :name ; DROP TABLE votes; --",
+    "<script>alert(1)</script><img src=x onerror=alert(2)>",
+    "dòng một\n\ndòng hai\r\n\tdòng ba\u2028dòng bốn",
+    "🐢 👩‍🔬 e\u0301 ệ 漢字 \u202eđảo",
+    "",
+)
+PASSWORD = "p@ss word/Ố"  # must be escaped in a URL
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+
+
+def binary(name):
+    found = shutil.which(name)
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return found or (str(versions[-1]) if versions else None)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """The URL of a PostgreSQL of our own on loopback, with a password; gone after the tests."""
+    initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
+    if not (initdb and pg_ctl):
+        pytest.skip("PostgreSQL's initdb and pg_ctl are not installed.")
+    folder = Path(tempfile.mkdtemp(prefix="votes-"))  # short: a socket's path has 107 bytes
+    secret = folder / "password"
+    secret.write_text(PASSWORD, encoding="utf-8")
+    unprivileged = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        shutil.chown(secret, "postgres")
+        unprivileged = ["runuser", "-u", "postgres", "--"]
+
+    def run(*command):
+        done = subprocess.run(
+            [*unprivileged, *map(str, command)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,  # the server inherits it: a pipe would never close
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, f"{command[0]} failed"
+
+    data, port = folder / "data", free_port()
+    quick = ["-E", "UTF8", "--locale", "C", "-A", "scram-sha-256", "-U", "course", "--no-sync"]
+    run(initdb, "-D", data, *quick, f"--pwfile={secret}")
+    options = f"-p {port} -k {folder} -h 127.0.0.1"
+    run(pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "-t", "60", "start")
+    yield sql.URL.create(
+        "postgresql+psycopg", "course", PASSWORD, "127.0.0.1", port, "postgres"
+    ).render_as_string(hide_password=False)
+    run(pg_ctl, "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_store(request, tmp_path):
+    """The same test on both databases, from an empty table."""
+    if request.param == "sqlite":
+        return open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+    store = open_store(request.getfixturevalue("postgres"))
+    with store.engine.begin() as connection:
+        connection.execute(sql.delete(TABLE))
+    return store
+
+
+WRITER = """
+import sys
+from utils.preferences import Vote, open_store
+store = open_store()
+name, count = sys.argv[1], int(sys.argv[2])
+for number in range(count):
+    vote = Vote(f"{name}-{number}", "Q", "một " * 50, "hai " * 50, "b", annotator=name)
+    # long lines fill the pipe: the writer is never far ahead of its reader
+    print(store.add(vote).item.ljust(4000), flush=True)
+"""
+
+
+def writer(url, name, count):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, name, str(count)],
+        cwd=ROOT,
+        env={**os.environ, "COURSE_VOTES": url, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+# --- What goes in comes out ----------------------------------------------------------------------
+
+
+def test_a_vote_comes_back_as_it_was_stored(any_store):
+    confirmed = [
+        any_store.add(replace(VOTE, item=f"q{n}", question=text, answer_b=text, seed=2**40))
+        for n, text in enumerate(AWKWARD)
+    ]
+    assert any_store.votes() == confirmed
+    assert [vote.question for vote in confirmed] == list(AWKWARD)
+    assert len({vote.key for vote in confirmed}) == len(AWKWARD)
+    assert all(vote.voted_at.endswith("+00:00") for vote in confirmed)
+
+
+def test_what_sql_cannot_hold_is_marked_not_refused(any_store):
+    confirmed = any_store.add(replace(VOTE, answer_a="a\x00b\ud800c"))
+    assert confirmed.answer_a == "a\ufffdb\ufffdc"
+    assert any_store.votes() == [confirmed]
+
+
+def test_votes_are_found_by_annotator_and_source(any_store):
+    for annotator, source in (("An", "panel"), ("Bình", "panel"), ("An", "demo")):
+        any_store.add(replace(VOTE, item=f"{annotator} {source}", annotator=annotator))
+        any_store.add(
+            replace(VOTE, item=f"{annotator} {source}", annotator=annotator, source=source)
+        )
+    assert len(any_store.votes()) == 6
+    assert len(any_store.votes("An")) == 4
+    assert [v.item for v in any_store.votes("An", "demo")] == ["An demo"]
+    assert any_store.done("An") == {"An panel", "An demo"}
+    assert any_store.done("Bì") == set()
+
+
+def test_undo_takes_back_the_latest_and_deletes_nothing(any_store):
+    first = any_store.add(VOTE)
+    other = any_store.add(replace(VOTE, annotator="Bình"))
+    demo = any_store.add(replace(VOTE, item="q2", source="demo"))
+    second = any_store.add(replace(VOTE, item="q3"))
+    assert any_store.undo("An", source="demo") == demo
+    assert any_store.undo("An") == second
+    assert any_store.votes() == [first, other]
+    assert any_store.undo("An") == first
+    assert any_store.undo("An") is None
+    assert any_store.votes() == [other]
+    with any_store.engine.connect() as connection:
+        rows = connection.execute(sql.select(TABLE.c.withdrawn_at)).scalars().all()
+    assert len(rows) == 4 and rows.count(None) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"choice": "left"}, "choice is 'left': use one of a, b, tie, skip"),
+        ({"annotator": "  "}, "has no annotator"),
+        ({"item": ""}, "has no item"),
+    ],
+)
+def test_a_vote_that_says_nothing_is_refused(store, wrong, said):
+    with pytest.raises(VoteError, match=said):
+        store.add(replace(VOTE, **wrong))
+    assert store.votes() == []
+
+
+# --- Crashes and crowds --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confirmed_before", [1, 137, 700])
+def test_a_killed_writer_loses_no_confirmed_vote(tmp_path, confirmed_before):
+    path = tmp_path / "votes.sqlite"
+    process = writer(f"sqlite:///{path}", "An", 1000)
+    confirmed = [process.stdout.readline().strip() for _ in range(confirmed_before)]
+    process.send_signal(signal.SIGKILL)
+    confirmed += [line.strip() for line in process.stdout]
+    assert process.wait() == -signal.SIGKILL
+    assert confirmed_before <= len(confirmed) < 1000
+    store = open_store(f"sqlite:///{path}")
+    kept = [vote.item for vote in store.votes()]
+    assert kept[: len(confirmed)] == confirmed
+    assert len(kept) <= len(confirmed) + 1  # one may be committed and not yet reported
+    store.engine.dispose()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    store.add(VOTE)  # and the file takes the next vote
+
+
+def test_a_commit_is_on_disk_before_it_is_confirmed(store):
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+
+
+def test_eight_processes_write_at_once(new_url):
+    writers = [writer(new_url, f"người {number}", 50) for number in range(8)]
+    with ThreadPoolExecutor(8) as readers:
+        said = list(readers.map(lambda p: [line.strip() for line in p.stdout], writers))
+    assert [process.wait() for process in writers] == [0] * 8
+    votes = open_store(new_url).votes()
+    assert len(votes) == 400
+    assert {vote.item for vote in votes} == {item for items in said for item in items}
+    for number in range(8):  # each one's votes in the order they were cast
+        mine = [vote.item for vote in votes if vote.annotator == f"người {number}"]
+        assert mine == said[number]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request, tmp_path):
+    """A database in which there is no table yet: all writers try to make it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/a new folder/votes.sqlite"
+    url = request.getfixturevalue("postgres")
+    store = open_store(url)
+    with store.engine.begin() as connection:
+        TABLE.drop(connection)
+    store.engine.dispose()
+    return url
+
+
+def test_threads_share_a_store(any_store):
+    def ten(name):
+        for number in range(10):
+            any_store.add(replace(VOTE, item=f"{name}-{number}", annotator=name))
+        return any_store.undo(name).item
+
+    with ThreadPoolExecutor(20) as pool:
+        undone = list(pool.map(ten, [f"n{n}" for n in range(20)]))
+    assert undone == [f"n{n}-9" for n in range(20)]
+    assert len(any_store.votes()) == 180
+
+
+# --- Connections that drop -----------------------------------------------------------------------
+
+
+def drop_connections(store):
+    """What a restart of the server does to those who are connected."""
+    with sql.create_engine(store.engine.url, poolclass=sql.NullPool).begin() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+
+def test_a_connection_dropped_while_idle_is_renewed(postgres):
+    store = open_store(postgres)
+    before = len(store.votes())
+    drop_connections(store)
+    store.add(VOTE)
+    drop_connections(store)
+    assert len(store.votes()) == before + 1
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+def test_a_connection_dropped_in_the_middle_doubles_no_vote(postgres, monkeypatch, moment):
+    store = open_store(postgres)
+    while store.undo("An"):
+        pass
+    commit, drops = store.engine.dialect.do_commit, iter([True])
+
+    def broken_once(connection):
+        if not next(drops, False):
+            return commit(connection)
+        if moment == "after the commit":
+            commit(connection)
+        drop_connections(store)
+        return connection.execute("SELECT 1")  # fails as a commit on a dead connection does
+
+    monkeypatch.setattr(store.engine.dialect, "do_commit", broken_once)
+    confirmed = store.add(VOTE)
+    assert next(drops, None) is None
+    assert store.votes("An") == [confirmed]
+
+
+def test_a_lost_undo_takes_back_one_vote_only(postgres, monkeypatch):
+    store = open_store(postgres)
+    while store.undo("An"):
+        pass
+    first = store.add(VOTE)
+    second = store.add(replace(VOTE, item="q2"))
+    commit, commits = store.engine.dialect.do_commit, []
+
+    def broken_second(connection):
+        commit(connection)
+        commits.append(connection)
+        if len(commits) == 2:  # the first reads, the second withdraws
+            drop_connections(store)
+            connection.execute("SELECT 1")
+
+    monkeypatch.setattr(store.engine.dialect, "do_commit", broken_second)
+    assert store.undo("An") == second
+    assert len(commits) == 3
+    assert store.votes("An") == [first]
+
+
+def test_a_connection_that_stays_down_is_one_sentence(postgres, monkeypatch):
+    store = open_store(postgres)
+    before = len(store.votes())
+    monkeypatch.setattr(store.engine.dialect, "do_commit", lambda c: c.execute("nonsense"))
+    with pytest.raises(VoteError, match="nothing was confirmed"):
+        store.add(VOTE)
+    monkeypatch.undo()
+    assert len(store.votes()) == before
+
+
+def test_a_vote_that_arrives_twice_is_one_vote(any_store):
+    confirmed = any_store.add(VOTE)
+    assert any_store.add(confirmed) == confirmed
+    assert any_store.votes() == [confirmed]
+
+
+# --- Where the votes lie -------------------------------------------------------------------------
+
+
+def test_the_store_is_found_by_argument_then_environment_then_artifacts(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.delenv("COURSE_VOTES", raising=False)
+    open_store().add(VOTE)
+    assert (tmp_path / "artifacts" / "votes.sqlite").exists()
+    monkeypatch.setenv("COURSE_VOTES", f"sqlite:///{tmp_path}/class.sqlite")
+    assert open_store().votes() == []
+    assert (tmp_path / "class.sqlite").exists()
+    assert repr(open_store(f"sqlite:///{tmp_path}/mine.sqlite")) == "VoteStore(sqlite mine.sqlite)"
+
+
+SECRET = "s3cretword"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"mysql://an:{SECRET}@db/votes", "begins with mysql://"),
+        (f"postgresql://an:{SECRET}@db/votes", "begins with postgresql://"),
+        (f"postgresql+psycopg://an:{SECRET}@db:port/votes", "not a database URL"),
+        (f"an:{SECRET}@db", "not a database URL"),
+        (f"postgresql+psycopg://an:{SECRET}@127.0.0.1:1/votes", "127.0.0.1:1/votes cannot be"),
+        (f"postgresql+psycopg:///v?host=127.0.0.1&port=1&password={SECRET}", "cannot be reached"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///{folder}/file/votes.sqlite", "cannot be kept in"),
+        ("sqlite:///{folder}/file", "file is not a database"),
+        ("sqlite:///{folder}", "unable to open database file"),
+    ],
+)
+def test_a_wrong_url_is_one_sentence_without_the_password(tmp_path, url, said):
+    (tmp_path / "file").write_text("no folder and no database" * 100)
+    with pytest.raises(VoteError) as raised:
+        open_store(url.replace("{folder}", str(tmp_path)))
+    sentence = str(raised.value)
+    assert said in sentence
+    assert SECRET not in sentence and "\n" not in sentence and len(sentence) < 320
+    assert raised.value.__context__ is None or raised.value.__suppress_context__
+
+
+def test_a_wrong_password_is_not_repeated(postgres):
+    wrong = sql.make_url(postgres).set(password=SECRET).render_as_string(hide_password=False)
+    with pytest.raises(VoteError, match="password authentication failed") as raised:
+        open_store(wrong)
+    assert SECRET not in str(raised.value)
+    store = open_store(postgres)
+    assert PASSWORD not in repr(store)
+
+
+def test_postgresql_without_its_driver_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(VoteError, match=r"pip install \"psycopg\[binary\]\""):
+        open_store("postgresql+psycopg://an@127.0.0.1/votes")
+
+
+# --- To files and to training --------------------------------------------------------------------
+
+
+def test_an_export_comes_back_and_joins_another_store(store, tmp_path):
+    for number, text in enumerate(AWKWARD):
+        store.add(replace(VOTE, item=f"q{number}", answer_a=text, swapped=number % 2 == 0))
+    store.add(replace(VOTE, item="taken back"))
+    store.undo("An")
+    path = tmp_path / "new" / "votes.jsonl"
+    assert store.export(path) == len(AWKWARD)
+    assert read_votes(path) == store.votes()
+    assert all(json.loads(line) for line in path.read_bytes().split(b"\n")[:-1])
+    other = open_store(f"sqlite:///{tmp_path}/other.sqlite")
+    for _ in range(2):  # reading the same file again doubles nothing
+        for vote in read_votes(path):
+            other.add(vote)
+    assert other.votes() == store.votes()
+
+
+def test_a_failing_export_leaves_the_former_file(store, tmp_path, monkeypatch):
+    store.add(VOTE)
+    path = tmp_path / "votes.jsonl"
+    store.export(path)
+    former = path.read_bytes()
+    monkeypatch.setattr(preferences.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28)))
+    with pytest.raises(OSError):
+        write_votes([VOTE] * 3, path)
+    assert path.read_bytes() == former
+    assert [p.name for p in tmp_path.glob("*votes.jsonl*")] == ["votes.jsonl"]
+
+
+def test_the_data_set_prefers_what_the_annotator_preferred(store):
+    random.seed(3)
+    choices = [random.choice(preferences.CHOICES) for _ in range(40)]
+    for number, choice in enumerate(choices):
+        store.add(replace(VOTE, item=f"q{number}", choice=choice))
+    rows = store.dataset("An")
+    assert rows.column_names == ["prompt", "chosen", "rejected", "annotator", "item"]
+    decided = {f"q{n}": choice for n, choice in enumerate(choices) if choice in "ab"}
+    assert {row["item"] for row in rows} == set(decided)
+    for row in rows:
+        pair = ("Do tán xạ.", "Do biển.")
+        assert (row["chosen"], row["rejected"]) == (
+            pair if decided[row["item"]] == "a" else pair[::-1]
+        )
+    counts = tally(store.votes())
+    assert counts["votes"] == 40 and counts["pairs"] == len(rows)
+    assert counts["ties"] == choices.count("tie") and counts["skips"] == choices.count("skip")
+    assert chosen_and_rejected(replace(VOTE, choice="tie")) is None
+
+
+def test_an_empty_store_is_an_empty_data_set_with_its_columns(store):
+    rows = store.dataset()
+    assert len(rows) == 0 and "chosen" in rows.column_names
+    assert tally([]) == {"votes": 0, "pairs": 0, "ties": 0, "skips": 0}
