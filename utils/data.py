@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from utils.hub import load_hub_dataset
 from utils.notebooks import ROOT
 from utils.text import duplicate_key, normalise
 
@@ -178,7 +179,7 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
 
 def feedback_from_hub(report: Report) -> DatasetDict:
     """The real corpus, UIT-VSFC, from the Hub; never redistributed by this course."""
-    loaded = load_dataset(FEEDBACK_HUB_ID, revision=FEEDBACK_HUB_REVISION)
+    loaded = load_hub_dataset(FEEDBACK_HUB_ID, revision=FEEDBACK_HUB_REVISION)
 
     def clean(row: dict) -> dict:
         return {**row, "sentence": normalise(row["sentence"])}

@@ -8,15 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Value
 
 from utils.data import DataError, Report, read_text
+from utils.hub import load_hub_dataset
 from utils.notebooks import ROOT
 from utils.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
 TEST_EVERY = 10  # without a test split, every tenth row of train becomes one
 LONG = 400  # syllables of the question and its longer answer, above which a row is over-long
+WRITTEN = ROOT / "data" / "vi_alpaca_preference" / "written.jsonl"
 QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 
 
@@ -224,7 +226,7 @@ def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, 
 
 def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
     """The real data set, from the Hub."""
-    loaded = load_dataset(source.hub_id)
+    loaded = load_hub_dataset(source.hub_id)
     report.notes.append(f"Read from the Hub: {source.hub_id}.")
     rows = {}
     for split in SPLITS:
@@ -280,6 +282,13 @@ def load_human_like(offline: bool = True, *, limit: int = LONG, quiet: bool = Fa
     COURSE_HUMAN_LIKE_DATA chooses as COURSE_PREFERENCE_DATA does for `load_preferences`.
     """
     return _load(HUMAN_LIKE, offline, limit, quiet)
+
+
+def hand_written(questions: Iterable[str], path: Path = WRITTEN) -> list[bool]:
+    """Which questions are of the shipped rows written by hand; none of other data."""
+    lines = read_text(path, Report()).splitlines()
+    known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
+    return [_key(question) in known for question in questions]
 
 
 def science_questions(path: Path = QUESTIONS) -> list[str]:

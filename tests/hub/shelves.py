@@ -1,0 +1,113 @@
+"""What the loopback Hub serves: stand-ins under the real names, the shipped samples as parquet."""
+
+import itertools
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset
+
+from tests.hub.server import Repository
+from utils import chat_standins, data, preference_data, profiles, standins
+
+CHAT = profiles.TABLE["t4"].chat
+GATED = {CHAT.llama: CHAT.llama_copy, CHAT.labelled: CHAT.labelled_copy}  # name -> ungated copy
+
+
+def shrunk(source: Path, target: Path, **sizes: int) -> Path:
+    """The same tokenizer and architecture with other sizes and fresh weights."""
+    weights = "*.safetensors"
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(weights, "manifest.json"))
+    config = transformers.AutoConfig.from_pretrained(source)
+    settings = {**config.to_dict(), **sizes}
+    settings.pop("layer_types", None)  # one entry a layer: follows from the number of layers
+    transformers.set_seed(0)
+    model = getattr(transformers, config.architectures[0])
+    model(type(config)(**settings)).save_pretrained(target)
+    return target
+
+
+def end_soon(folder: Path, odds: float) -> None:
+    """Let a GPT-2 end its text after a token with probability `odds`, so that it writes little."""
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder)
+    end, body = model.config.eos_token_id, model.transformer
+    with torch.no_grad():  # the last dimension speaks of the end and of nothing else
+        body.wte.weight[:, -1] = 0
+        body.wte.weight[end] = 0
+        body.wte.weight[end, -1] = 1
+        body.ln_f.weight[-1] = 0
+        body.ln_f.bias[-1] = math.log(odds / (1 - odds) * model.config.vocab_size)
+    model.save_pretrained(folder)
+
+
+def write_parquet(rows: Sequence[dict], features: object, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    Dataset.from_dict(columns, features=features).to_parquet(path)
+
+
+def data_sets(folder: Path, rows: int) -> list[Repository]:
+    """The three data sets in the layouts of the Hub, `rows` a split at most."""
+    shelves = []
+    feedback = data.load_feedback(quiet=True)
+    place = folder / "feedback"
+    for split, content in feedback.items():
+        kept = content.select(range(min(rows, len(content))))
+        write_parquet(list(kept), data.FEATURES, place / "default" / split / "0000.parquet")
+    name, revision = data.FEEDBACK_HUB_ID, data.FEEDBACK_HUB_REVISION
+    shelves.append(Repository(name, place, "dataset", revision))
+    pairs = {
+        preference_data.PREFERENCES: preference_data.load_preferences(quiet=True),
+        preference_data.HUMAN_LIKE: preference_data.load_human_like(quiet=True),
+    }
+    for source, content in pairs.items():
+        place = folder / source.sample.name
+        # Human-Like has no test split on the Hub
+        for split in preference_data.SPLITS[: 1 if source.columns[0] == "prompt" else 2]:
+            kept = content[split].select(range(min(rows, len(content[split]))))
+            path = place / "data" / f"{split}-00000-of-00001.parquet"
+            write_parquet(list(kept), source.features, path)
+        (place / "README.md").write_text("---\nlicense: other\n---\n", encoding="utf-8")
+        shelves.append(Repository(source.hub_id, place, "dataset"))
+    return shelves
+
+
+def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
+    """Every model that the profiles name, very small, its words learned on `texts`."""
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"intermediate_size": 64}
+    phobert = shrunk(standins.phobert(texts), folder / "phobert", **small)
+    one_layer = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 1024}
+    gpt2 = shrunk(standins.gpt2(texts), folder / "gpt2", **one_layer)
+    brief = shutil.copytree(gpt2, folder / "gpt2-vietnamese")
+    end_soon(brief, odds=0.95)
+    small |= {"num_key_value_heads": 1, "max_position_embeddings": 4096}
+    talk = list(itertools.pairwise(texts[:100]))  # as questions and answers
+    llama = shrunk(chat_standins.llama(talk), folder / "llama", **small)
+    qwen = shrunk(chat_standins.qwen2(talk), folder / "qwen", **small)
+    tiny = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
+    t5 = shrunk(standins.t5(texts), folder / "t5", num_decoder_layers=1, **tiny)
+    places = {
+        "vinai/phobert-base": phobert,
+        "bkai-foundation-models/vietnamese-bi-encoder": phobert,
+        "NlpHUST/gpt2-vietnamese": brief,
+        "openai-community/gpt2": gpt2,
+        "google-t5/t5-small": t5,
+        CHAT.qwen: qwen,
+        **dict.fromkeys(GATED.values(), llama),
+    }
+    open_to_all = [Repository(name, place) for name, place in places.items()]
+    return open_to_all + [Repository(name, llama, gated=True) for name in GATED]
+
+
+def sentences(repositories: Sequence[Repository]) -> list[str]:
+    """The sentences of every data set served, to learn words from."""
+    found = []
+    for repository in repositories:
+        for path in sorted(repository.folder.rglob("*.parquet")):
+            columns = Dataset.from_parquet(str(path)).to_dict().values()
+            found += [text for column in columns for text in column if isinstance(text, str)]
+    return found
