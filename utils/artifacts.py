@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,6 +45,16 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _folder_of(name: str, place: Shelf) -> Path:
+    """The artifact's folder on the shelf, and never one beside it."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ArtifactError(
+            f"An artifact cannot be called {name!r}: take letters, digits, '_', '-' and '.' alone, "
+            "such as 01_phobert_reward_model."
+        )
+    return place.folder / name
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
 
@@ -78,13 +89,19 @@ def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
     return None
 
 
-def _swap(new: Path, final: Path) -> None:
-    """Put a finished folder in place; the former one stays until the new one stands."""
+def _swap(new: Path, final: Path, keep: Path | None = None) -> None:
+    """Put a finished folder in place; the former one stays until the new one stands.
+
+    Then it goes, or becomes `keep`.
+    """
     former = final.with_name(f".{final.name}.former")
     shutil.rmtree(former, ignore_errors=True)
     if final.exists():
         os.replace(final, former)
     os.replace(new, final)
+    if keep and former.exists():
+        shutil.rmtree(keep, ignore_errors=True)
+        os.replace(former, keep)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -104,13 +121,21 @@ def _copy(source: Path, final: Path) -> None:
 
 @contextmanager
 def publish(
-    name: str, place: Shelf, *, metrics: dict, inputs: dict[str, str] | None = None
+    name: str,
+    place: Shelf,
+    *,
+    metrics: dict,
+    inputs: dict[str, str] | None = None,
+    keep_former: bool = False,
 ) -> Iterator[Path]:
     """A temporary folder to fill; it becomes the artifact only when the block ends well.
+
+    With `keep_former` the one that it replaces stays beside it as `<name>.former`.
 
     >>> with publish("01_phobert_reward_model", place, metrics={"accuracy": 0.9}) as folder:
     ...     model.save_pretrained(folder / "model")
     """
+    final = _folder_of(name, place)
     place.folder.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.folder))
     try:
@@ -130,7 +155,7 @@ def publish(
         manifest = {"name": name, "inputs": inputs or {}, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         new.chmod(0o755)
-        _swap(new, place.folder / name)
+        _swap(new, final, final.with_name(f"{name}.former") if keep_former else None)
     except OSError as error:
         raise ArtifactError(
             f"Artifact {name} could not be saved ({error.strerror}): free some disk space and run "
@@ -139,12 +164,12 @@ def publish(
     finally:
         shutil.rmtree(new, ignore_errors=True)
     if place.drive:
-        _copy(place.folder / name, place.drive / name)
+        _copy(final, place.drive / name)
 
 
 def find(name: str, place: Shelf, inputs: dict[str, str] | None = None) -> tuple[Path | None, str]:
     """The artifact's folder, looked for locally, on Drive, then on the Hub; else why not."""
-    final = place.folder / name
+    final = _folder_of(name, place)
     _recover(final)
     reason = fault(final, inputs)
     if reason is None:

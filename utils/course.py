@@ -15,6 +15,7 @@ from pathlib import Path
 from utils import colab
 
 SEED = 20
+CONTINUE_WISH = "COURSE_CONTINUE"
 REPORTED = ("torch", "transformers", "trl", "peft", "datasets", "underthesea")
 
 
@@ -50,24 +51,44 @@ class Course:
             **{f"{k}_version": v for k, v in colab.installed_versions(REPORTED).items()},
         }
 
+    def adapter_to_start_from(self, first: Path, inputs: dict[str, str]) -> tuple[Path, str]:
+        """Where a training begins, and why: at `first`, or by choice at this notebook's own result.
+
+        COURSE_CONTINUE=1 chooses to go on from what an earlier run of this notebook handed over.
+        """
+        from utils import artifacts
+
+        found, _ = artifacts.find(self.notebook, self.place, inputs)
+        if found is None:
+            return first, f"starting from {first.name}"
+        if os.environ.get(CONTINUE_WISH) == "1":
+            return found, f"going on from an earlier run's {found.name} ({CONTINUE_WISH}=1)"
+        return first, (
+            f"{found.name} of an earlier run is there: this run starts anew from {first.name} and "
+            f"will keep it as {found.name}.former; {CONTINUE_WISH}=1 would go on from it."
+        )
+
     @contextmanager
     def hand_over(
-        self, metrics: dict[str, float], inputs: dict[str, str] | None = None
+        self,
+        metrics: dict[str, float],
+        inputs: dict[str, str] | None = None,
+        *,
+        keep_former: bool = False,
     ) -> Iterator[Path]:
         """A folder to save into; it becomes this notebook's artifact with metrics.json."""
         from utils import artifacts
 
-        everything = {**metrics, **self.facts()}
+        made = {"metrics": {**metrics, **self.facts()}, "inputs": inputs}
         with artifacts.publish(
-            self.notebook, self.place, metrics=everything, inputs=inputs
+            self.notebook, self.place, keep_former=keep_former, **made
         ) as folder:
             yield folder
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         print(f"Saved artifacts/{self.place.folder.name}/{self.notebook}:")
+        width = max(map(len, metrics), default=0)
         for name, value in metrics.items():
-            print(
-                f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}"
-            )
+            print(f"  {name:{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
 
 
 def peak_memory_mb() -> float:
@@ -102,6 +123,10 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # bitsandbytes' 4-bit product on a CPU; its gradient is checked in tests/test_models.py
+    warnings.filterwarnings("ignore", message=".*autograd kernel was not registered")
+    # an adapter is saved under its base's name, which is no folder to look into
+    warnings.filterwarnings("ignore", message="Could not find a config file in")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers

@@ -1,25 +1,40 @@
 """Load models and tokenizers the way the profile asks."""
 
+import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from datasets import DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PhobertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from utils import standins
+from utils import chat_standins, hub, standins
 from utils.data import SENTIMENTS
-from utils.profiles import Policy, RewardModel
+from utils.profiles import ChatModels, Policy, Profile, RewardModel
+from utils.sentences import CourseError
 
 STAND_IN = "stand-in"
 PHOBERT_V2 = "vinai/phobert-base-v2"
+CHAT_WISH = "COURSE_MODEL"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def local_or_hub(source: str) -> str:
+    """A folder of the user's own as it is, anything else from the Hub."""
+    return source if os.path.isdir(source) else str(hub.fetch(source))
 
 
 def sentiment_classifier(
@@ -34,6 +49,8 @@ def sentiment_classifier(
         print(
             f"{PHOBERT_V2} is under AGPL-3.0: who serves it must offer the source of the service."
         )
+    if settings.model_id != STAND_IN:
+        source = hub.fetch(source)
     tokenizer = PhobertTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
         source,
@@ -53,14 +70,120 @@ def language_model(
     COURSE_POLICY names another causal language model, for instance `gpt2`.
     """
     source = os.environ.get("COURSE_POLICY") or settings.model_id
-    if source == STAND_IN:
-        source = standins.gpt2(texts)
+    source = standins.gpt2(texts) if source == STAND_IN else local_or_hub(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
+
+
+class ModelError(CourseError, ValueError):
+    """A model that the course does not know."""
+
+
+def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
+    """What a chat stand-in has read before the lesson: the questions and answers of train."""
+    return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
+
+
+def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
+    """The folder of the chat model that COURSE_MODEL names (llama, qwen), and its name."""
+    wish = os.environ.get(CHAT_WISH, "").strip().lower() or "llama"
+    if wish not in ("llama", "qwen"):
+        raise ModelError(f"{CHAT_WISH}={wish} is not a model of this course: use llama or qwen.")
+    model_id = settings.llama if wish == "llama" else settings.qwen
+    if model_id == STAND_IN:
+        build = chat_standins.llama if wish == "llama" else chat_standins.qwen2
+        return str(build(base_documents(pairs))), f"{wish} {STAND_IN}"
+    folder = hub.fetch(model_id, settings.llama_copy if wish == "llama" else None)
+    return str(folder), hub.name_of(folder)
+
+
+def four_bits(profile: Profile) -> BitsAndBytesConfig:
+    """NF4 weights, with the scales in 8 bits; products in the profile's own precision."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[profile.precision],
+    )
+
+
+def chat_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, padded with a token of its own: padding must not look like an end of turn."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        reserved = "<|finetune_right_pad_id|>"  # Llama 3 keeps it for this
+        known = reserved in tokenizer.get_vocab()
+        tokenizer.pad_token = reserved if known else tokenizer.eos_token
+    return tokenizer
+
+
+def chat_model(
+    folder: str, profile: Profile, *, quantised: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A chat model in four bits, and its tokenizer."""
+    tokenizer = chat_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPES[profile.precision],
+        quantization_config=four_bits(profile) if quantised else None,
+        device_map={"": 0} if profile.device == "cuda" else None,
+        attn_implementation="sdpa",
+    )
+    model.config.use_cache = True
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.temperature = model.generation_config.top_p = None  # greedy by default
+    return model, tokenizer
+
+
+def lora(settings: ChatModels) -> LoraConfig:
+    """An adapter on all seven projections of a layer."""
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=PROJECTIONS,
+        task_type="CAUSAL_LM",
+    )
+
+
+BASE_NOTE = "base.json"  # which model an adapter belongs to
+
+
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base_name: str
+) -> None:
+    """The adapter, the tokenizer, and the name of the base instead of its place on this machine."""
+    for adapter in model.peft_config.values():
+        adapter.base_model_name_or_path = base_name
+    chosen = {"selected_adapters": ["default"], "save_embedding_layers": False}
+    model.save_pretrained(folder / "adapter", **chosen)
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # it names the base's place
+    tokenizer.save_pretrained(folder / "adapter")
+    (folder / BASE_NOTE).write_text(json.dumps({"base": base_name}) + "\n", encoding="utf-8")
+
+
+def load_adapter(
+    artifact: Path, base_folder: str, profile: Profile, *, trainable: bool = False
+) -> PeftModel:
+    """The base in four bits with a saved adapter on it."""
+    base, _ = chat_model(base_folder, profile)
+    adapter = str(artifact / "adapter")
+    return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+
+
+@contextmanager
+def speaking_as(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Within the block another adapter of the model is switched on."""
+    current = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(current)
 
 
 class WordDropout:
@@ -78,3 +201,35 @@ class WordDropout:
             return self.mask if drawn and token not in self.special else token
 
         return {**rows, "input_ids": [[hide(token) for token in ids] for ids in rows["input_ids"]]}
+
+
+# --- Notebook 07: the model that is voted on ------------------------------------------------------
+
+
+def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
+    """The folder and the name of the model whose answers are voted on."""
+    if settings.labelled == STAND_IN:
+        return chat_source(settings, pairs)
+    folder = hub.fetch(settings.labelled, settings.labelled_copy)
+    return str(folder), hub.name_of(folder)
+
+
+def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:
+    """The adapter that `made` finds for the stand-in; a real model answers as it came."""
+    return made() if settings.labelled == STAND_IN else Path(settings.labelled)
+
+
+def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel:
+    """A policy to train and, as its adapter "reference", what it is at the start.
+
+    `start` holds an adapter; where it holds none, both begin as the model without any.
+    """
+    if (start / "adapter").is_dir():
+        model = load_adapter(start, base_folder, profile, trainable=True)
+        model.load_adapter(str(start / "adapter"), "reference")
+    else:
+        base, _ = chat_model(base_folder, profile)
+        model = get_peft_model(base, lora(profile.chat))
+        model.add_adapter("reference", lora(profile.chat))  # lora_B is 0: it changes nothing yet
+    model.set_adapter("default")
+    return model

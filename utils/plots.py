@@ -275,3 +275,161 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     axes.legend(loc="lower right")
     axes.set_title(title)
     return axes
+
+
+def loss_and_pull(
+    places: Sequence[float],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    label: str,
+    title: str,
+) -> Figure:
+    """Each loss on the left, and minus its slope, how hard it pulls, on the right."""
+    figure, (left, right) = plt.subplots(1, 2)
+    colours = (ACCENT, METHOD_STYLES["RLOO"][0])
+    for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
+        left.plot(places, loss, color=colour, label=name)
+        right.plot(places, pull, color=colour, label=name)
+    for axes, text in ((left, "loss"), (right, "pull")):
+        axes.axvline(0, color=QUIET, lw=1, zorder=0)
+        axes.set_xlabel(label, fontsize=9)
+        axes.set_ylabel(text)
+    left.legend()
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def clip_curves(
+    ratios: Sequence[float],
+    losses: Sequence[Sequence[float]],
+    flat: Sequence[Sequence[bool]],
+    clip_range: float,
+    title: str,
+) -> Figure:
+    """PPO's loss for a good and a bad answer; where the gradient is zero it is red and dashed."""
+    figure, panels = plt.subplots(1, 2)
+    names = ("A = +1, a good answer", "A = −1, a bad answer")
+    for axes, name, loss, still in zip(panels, names, losses, flat, strict=True):
+        loss, still = np.asarray(loss), np.asarray(still)
+        axes.axvspan(1 - clip_range, 1 + clip_range, color="#f0f3f7", zorder=0)
+        axes.axvline(1.0, color=QUIET, lw=1)
+        axes.plot(ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label="pulls")
+        dead = np.where(still, loss, np.nan)
+        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label="gradient 0")
+        axes.set_title(name, fontsize=10, weight="normal")
+        axes.set_xlabel("ratio ρ: new / old probability", fontsize=9)
+        axes.set_ylabel("loss")
+        axes.legend()
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def pair_training(log: pd.DataFrame, title: str) -> Figure:
+    """A reward model's training loss on the left; validation accuracy and lead on the right."""
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="a batch")
+    smooth = log["loss"].rolling(20, min_periods=1).mean()
+    left.plot(log["step"], smooth, color=ACCENT, label="mean of 20 batches")
+    left.axhline(np.log(2), color=NEGATIVE, lw=1, ls=":", label="ln 2: no preference")
+    scores = log.dropna(subset="accuracy")
+    (accuracy,) = right.plot(scores["step"], scores["accuracy"], "o-", color=ACCENT, ms=4)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    twin = right.twinx()
+    twin.spines["right"].set_visible(True)
+    (lead,) = twin.plot(scores["step"], scores["lead"], "s--", color=METHOD_STYLES["RLOO"][0], ms=4)
+    right.legend([accuracy, lead], ["accuracy (left)", "mean lead d (right)"], loc="lower right")
+    left.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+    left.set_title("Training loss", fontsize=10, weight="normal")
+    right.set_title("Validation", fontsize=10, weight="normal")
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def small_multiples(
+    steps: Sequence[float], curves: Mapping[str, Sequence[float]], label: str, title: str
+) -> Figure:
+    """One small panel a curve, all over the same steps."""
+    figure, panels = plt.subplots(1, len(curves), figsize=(2.9 * len(curves), 2.7))
+    for axes, (name, values) in zip(np.atleast_1d(panels), curves.items(), strict=True):
+        axes.plot(steps, values, color=ACCENT, lw=1.4)
+        axes.set_title(name, fontsize=9, weight="normal")
+        axes.set_xlabel(label)
+        axes.margins(y=0.12)
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title: str) -> Figure:
+    """A DPO run: loss, both implicit rewards, margin, accuracy, KL; from the Trainer's log."""
+    figure, panels = plt.subplots(1, 5, figsize=(11.5, 2.6))
+    steps = log["step"]
+    panels[0].plot(steps, log["loss"], color=ACCENT)
+    panels[0].axhline(np.log(2), color=NEGATIVE, lw=1, ls=":")
+    panels[1].plot(steps, log["rewards/chosen"], color=POSITIVE, label="chosen")
+    panels[1].plot(steps, log["rewards/rejected"], color=NEGATIVE, label="rejected")
+    panels[1].axhline(0, color=QUIET, lw=1)
+    panels[1].legend(fontsize=8)
+    panels[2].plot(steps, log["rewards/margins"], color=ACCENT)
+    panels[3].plot(steps, log["rewards/accuracies"], color=ACCENT)
+    panels[3].axhline(0.5, color=QUIET, lw=1)
+    if kl:
+        panels[4].plot(*zip(*kl, strict=True), "o-", color=ACCENT, ms=4)
+    names = ("loss (dotted: ln 2)", "implicit rewards", "margin", "accuracy", "KL, nats an answer")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, fontsize=9, weight="normal")
+        axes.set_xlabel("step")
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
+    """Preference accuracy against KL, a point a run."""
+    _, axes = plt.subplots(figsize=(5.4, 3.2))
+    axes.scatter([0], [start], color=NEUTRAL)
+    axes.annotate("SFT", (0, start), (6, -10), textcoords="offset points")
+    axes.scatter(runs["KL"], runs["prefers chosen"], color=ACCENT)
+    for _, row in runs.iterrows():
+        place = (row["KL"], row["prefers chosen"])
+        axes.annotate(row["run"], place, (6, -10), textcoords="offset points")
+    axes.margins(x=0.18, y=0.2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("KL to the SFT model, nats an answer")
+    axes.set_ylabel("prefers the chosen answer")
+    axes.set_title(title)
+    return axes
+
+
+def loss_shapes(
+    places: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
+) -> Axes:
+    """Losses over one margin, each with its own line style."""
+    _, axes = plt.subplots(figsize=(6.0, 3.0))
+    colours = (ACCENT, "#7a5195", POSITIVE, "#b5762a")
+    for (name, values), colour, style in zip(
+        losses.items(), colours, ("-", "--", "-.", ":"), strict=False
+    ):
+        axes.plot(places, values, style, color=colour, label=name)
+    axes.axvline(0, color=QUIET, lw=1, zorder=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("loss")
+    axes.legend()
+    axes.set_title(title)
+    return axes
+
+
+def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
+    """Preference accuracy against likeness to the reference answers, a point a seed and way."""
+    _, axes = plt.subplots(figsize=(5.4, 3.2))
+    styles = (("o", ACCENT), ("s", "#b5762a"), ("^", NEUTRAL))
+    for (way, group), (mark, colour) in zip(runs.groupby("way"), styles, strict=False):
+        axes.scatter(
+            group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=way
+        )
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("chrF of the answers to the reference answers")
+    axes.set_ylabel("prefers the chosen answer")
+    axes.legend()
+    axes.margins(0.2)
+    axes.set_title(title)
+    return axes

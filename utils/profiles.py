@@ -66,6 +66,120 @@ class GroupRun:
 
 
 @dataclass(frozen=True)
+class PairMining:
+    """Notebook 06: the rejected answers, found among the answers to other questions."""
+
+    model_id: str  # a sentence encoder that reads segmented Vietnamese, or "tf-idf", made here
+    batch_size: int  # texts in one pass of the encoder
+    rows: int  # at most so many rows of train
+    candidates: int  # nearest answers looked at for each question
+    answer_ceiling: float  # likeness of two answers from which both may be right
+    question_ceiling: float  # likeness of two questions from which they ask the same
+
+
+@dataclass(frozen=True)
+class ChatModels:
+    """Notebooks 03 to 05 and 07: the models that answer questions."""
+
+    llama: str
+    llama_copy: str | None  # the same weights without a gate, for who has no access yet
+    qwen: str  # by COURSE_MODEL=qwen
+    labelled: str  # notebook 07 collects votes on its answers
+    labelled_copy: str | None
+    lora_rank: int
+    lora_alpha: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class SFTRun:
+    """Notebook 03: supervised fine-tuning on the chosen answers."""
+
+    rows: int  # at most so many of train: a T4 session ends before 65,000 do
+    epochs: float
+    batch_size: int  # packed rows
+    accumulation: int
+    learning_rate: float  # of the adapter: ten to a hundred times that of full fine-tuning
+    max_length: int  # tokens of a packed row
+    checkpointing: bool  # of activations: less memory, a third more time
+    save_steps: int
+
+
+@dataclass(frozen=True)
+class DPORun:
+    """Notebook 04: preferences on top of notebook 03's adapter."""
+
+    rows: int
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    beta: float
+    sft_weight: float  # of the supervised loss on chosen beside the preference loss; 0: plain DPO
+    max_length: int  # tokens of a prompt with one answer
+    checkpointing: bool
+    save_steps: int
+    held_out: int  # pairs of test for every judgement
+    sweep_betas: tuple[float, ...]
+    sweep_rows: int
+
+
+@dataclass(frozen=True)
+class SmallDPO:
+    """Notebook 08: SFT, then DPO, of a T5 and of a GPT-2 on Human-Like pairs."""
+
+    t5_id: str  # an encoder-decoder
+    gpt2_id: str
+    judge_pairs: int  # of train, for the style judge alone
+    train_pairs: int  # at most so many of the others
+    held_out: int  # pairs of test for every judgement
+    max_prompt_length: int  # tokens, the end included
+    max_answer_length: int
+    batch_size: int  # pairs, so twice as many answers
+    sft_epochs: int
+    t5_sft_learning_rate: float
+    gpt2_sft_learning_rate: float
+    dpo_epochs: int
+    t5_dpo_learning_rate: float
+    gpt2_dpo_learning_rate: float
+    beta: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Notebook 07: answers to vote on, and DPO on the votes."""
+
+    held_out: int  # questions nobody votes on, for every judgement
+    draws: int  # pairs of answers to each of the others
+    temperatures: tuple[float, float]  # of a pair's first and second answer
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    beta: float
+    max_length: int  # tokens of a question with one answer
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class ORPORun:
+    """Notebook 05: preferences and answers in one stage."""
+
+    rows: int
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    weight: float  # of the odds ratio, λ
+    max_length: int
+    checkpointing: bool
+    save_steps: int
+    sweep_weights: tuple[float, ...]
+    sweep_rows: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """What one kind of machine runs."""
 
@@ -77,6 +191,13 @@ class Profile:
     policy: Policy
     ppo: PPORun
     group: GroupRun
+    chat: ChatModels
+    sft: SFTRun
+    dpo: DPORun
+    orpo: ORPORun
+    pair_mining: PairMining
+    small_dpo: SmallDPO
+    labelling: Labelling
 
 
 _STANDIN = RewardModel(
@@ -140,6 +261,167 @@ _LAB_GROUP = GroupRun(
 )
 _GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
 
+_LAB_PAIRS = PairMining(
+    model_id="tf-idf",
+    batch_size=128,
+    rows=5_000,
+    candidates=60,
+    answer_ceiling=0.4,
+    question_ceiling=0.6,
+)
+# an encoder's likenesses are higher than those of TF-IDF; these ceilings are not measured
+_ENCODER_PAIRS = replace(
+    _LAB_PAIRS,
+    model_id="bkai-foundation-models/vietnamese-bi-encoder",
+    rows=70_000,
+    answer_ceiling=0.75,
+    question_ceiling=0.8,
+)
+
+_LAB_CHAT = ChatModels(
+    llama="stand-in",
+    llama_copy=None,
+    qwen="stand-in",
+    labelled="stand-in",
+    labelled_copy=None,
+    lora_rank=16,
+    lora_alpha=16,
+    max_new_tokens=48,
+)
+_GPU_CHAT = replace(
+    _LAB_CHAT,
+    llama="meta-llama/Llama-3.2-1B-Instruct",
+    llama_copy="unsloth/Llama-3.2-1B-Instruct",
+    qwen="Qwen/Qwen2.5-3B-Instruct",
+    labelled="meta-llama/Llama-3.1-8B-Instruct",
+    labelled_copy="unsloth/Meta-Llama-3.1-8B-Instruct",
+    max_new_tokens=256,
+)
+_LAB_SFT = SFTRun(
+    rows=2_000,  # a short course on purpose: notebook 04 must have something left to gain
+    epochs=1,
+    batch_size=4,
+    accumulation=1,
+    learning_rate=2e-3,
+    max_length=256,
+    checkpointing=False,
+    save_steps=50,
+)
+_GPU_SFT = replace(
+    _LAB_SFT, rows=8_000, accumulation=4, learning_rate=2e-4, max_length=1024, checkpointing=True
+)
+_LAB_DPO = DPORun(
+    rows=4_000,
+    epochs=1,
+    batch_size=16,
+    accumulation=1,
+    learning_rate=1e-3,
+    beta=0.1,
+    sft_weight=1.0,
+    max_length=56,
+    checkpointing=False,
+    save_steps=50,
+    held_out=443,
+    sweep_betas=(0.03, 0.1, 0.3),
+    sweep_rows=480,
+)
+_GPU_DPO = replace(
+    _LAB_DPO,
+    rows=4_000,
+    batch_size=4,
+    accumulation=4,
+    learning_rate=2e-5,
+    sft_weight=0.0,
+    max_length=768,
+    checkpointing=True,
+    sweep_rows=1_000,
+)
+_LAB_ORPO = ORPORun(
+    rows=4_000,
+    epochs=2,
+    batch_size=16,
+    accumulation=1,
+    learning_rate=1e-3,
+    weight=0.3,
+    max_length=56,
+    checkpointing=False,
+    save_steps=50,
+    sweep_weights=(0.0, 0.3, 1.0),
+    sweep_rows=500,
+)
+_GPU_ORPO = replace(
+    _LAB_ORPO,
+    batch_size=4,
+    accumulation=4,
+    learning_rate=1e-4,
+    max_length=768,
+    checkpointing=True,
+    sweep_rows=1_000,
+)
+
+_LAB_SMALL = SmallDPO(
+    t5_id="stand-in",
+    gpt2_id="stand-in",
+    judge_pairs=60,
+    train_pairs=220,
+    held_out=60,
+    max_prompt_length=40,
+    max_answer_length=80,
+    batch_size=16,
+    sft_epochs=12,
+    t5_sft_learning_rate=3e-3,
+    gpt2_sft_learning_rate=2e-3,
+    dpo_epochs=5,
+    t5_dpo_learning_rate=3e-4,
+    gpt2_dpo_learning_rate=3e-4,
+    beta=0.1,
+    max_new_tokens=60,
+)
+# models of English, as the Hub's pairs are English; for Vietnamese ones set
+# COURSE_T5=VietAI/vit5-base (MIT) and COURSE_POLICY=NlpHUST/gpt2-vietnamese
+_GPU_SMALL = replace(
+    _LAB_SMALL,
+    t5_id="google-t5/t5-small",
+    gpt2_id="openai-community/gpt2",
+    judge_pairs=500,
+    train_pairs=4_000,
+    held_out=500,
+    max_prompt_length=128,
+    max_answer_length=256,
+    batch_size=8,
+    sft_epochs=1,
+    t5_sft_learning_rate=3e-4,
+    gpt2_sft_learning_rate=5e-5,
+    dpo_epochs=1,
+    t5_dpo_learning_rate=5e-5,
+    gpt2_dpo_learning_rate=1e-5,
+    max_new_tokens=128,
+)
+
+_LAB_LABELLING = Labelling(
+    held_out=40,
+    draws=3,
+    temperatures=(0.4, 0.8),
+    epochs=3,
+    batch_size=16,
+    accumulation=1,
+    learning_rate=1e-3,
+    beta=0.1,
+    max_length=256,
+    checkpointing=False,
+)
+_GPU_LABELLING = replace(
+    _LAB_LABELLING,
+    draws=1,
+    temperatures=(0.6, 1.1),
+    epochs=2,
+    batch_size=2,
+    accumulation=4,
+    learning_rate=2e-5,
+    max_length=512,
+    checkpointing=True,
+)
+
 _LAB = Profile(
     "lab",
     "cpu",
@@ -149,6 +431,13 @@ _LAB = Profile(
     policy=_STANDIN_POLICY,
     ppo=_LAB_PPO,
     group=_LAB_GROUP,
+    chat=_LAB_CHAT,
+    sft=_LAB_SFT,
+    dpo=_LAB_DPO,
+    orpo=_LAB_ORPO,
+    pair_mining=_LAB_PAIRS,
+    small_dpo=_LAB_SMALL,
+    labelling=_LAB_LABELLING,
 )
 _T4 = Profile(
     "t4",
@@ -159,8 +448,22 @@ _T4 = Profile(
     policy=_GPT2,
     ppo=_T4_PPO,
     group=_GPU_GROUP,
+    chat=_GPU_CHAT,
+    sft=_GPU_SFT,
+    dpo=_GPU_DPO,
+    orpo=_GPU_ORPO,
+    pair_mining=_ENCODER_PAIRS,
+    small_dpo=_GPU_SMALL,
+    labelling=_GPU_LABELLING,
 )
-_A100 = replace(_T4, name="a100", precision="bf16", ppo=replace(_T4_PPO, precision="bf16"))
+_A100 = replace(
+    _T4,
+    name="a100",
+    precision="bf16",
+    ppo=replace(_T4_PPO, precision="bf16"),
+    sft=replace(_GPU_SFT, rows=30_000, batch_size=8, accumulation=2, checkpointing=False),
+    dpo=replace(_GPU_DPO, rows=16_000, batch_size=16, accumulation=1),
+)
 
 TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
 

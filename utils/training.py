@@ -1,7 +1,11 @@
 """What the Trainer-based notebooks share: precision flags and a quiet progress line."""
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -16,6 +20,7 @@ from transformers import (
 )
 
 from utils.profiles import Policy, Profile
+from utils.sentences import CourseError
 
 
 def precision_arguments(profile: Profile) -> dict[str, bool]:
@@ -100,3 +105,82 @@ class EpochLines(TrainerCallback):
         print(
             f"epoch {state.epoch:.0f}/{args.num_train_epochs:.0f}  {training}validation: {scores}"
         )
+
+
+def last_checkpoint(folder: str) -> str | None:
+    """The newest checkpoint that was saved whole; torn ones are removed.
+
+    The Trainer writes trainer_state.json last: where it can be read, the rest is there.
+    """
+    steps = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*")}
+    for _, path in sorted(steps.items(), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        return str(path)
+    return None
+
+
+def float32_adapters(model: PreTrainedModel) -> None:
+    """Keep what is trained in 32 bits: TRL casts adapters to bf16, which a T4 cannot scale."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+RUN_MARK = "run.json"
+
+
+def _same_run(trainer: Trainer, global_batch: int) -> bool:
+    """Whether the checkpoints in the trainer's folder are of this very run; the mark is renewed."""
+    arguments, rows = trainer.args, trainer.train_dataset
+    names = ("num_train_epochs", "max_steps", "learning_rate", "seed", "max_length", "beta")
+    mark = {name: getattr(arguments, name, None) for name in names}
+    ends = [{k: v for k, v in rows[at].items() if "ids" in k} for at in (0, len(rows) - 1)]
+    mark |= {"batch": global_batch, "rows": len(rows), "ends": ends}
+    path = Path(arguments.output_dir) / RUN_MARK
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(mark))
+    except (OSError, ValueError):
+        same = False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mark), encoding="utf-8")
+    return same
+
+
+def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int) -> Trainer:
+    """Train `build(batch_size, accumulation)`, from its last checkpoint if this run was cut off.
+
+    Checkpoints of other rows or settings are removed. When memory does not suffice, half the
+    batch and twice the accumulation give the same steps.
+    """
+    start: dict[str, torch.Tensor] = {}
+    while True:
+        trainer = build(batch_size, accumulation)
+        float32_adapters(trainer.model)
+        learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+        start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
+        if not _same_run(trainer, batch_size * accumulation):
+            for old in Path(trainer.args.output_dir).glob("checkpoint-*"):
+                shutil.rmtree(old)
+        found = last_checkpoint(trainer.args.output_dir)
+        if found:
+            print(f"going on from {Path(found).name.replace('-', ' ')}")
+        try:
+            trainer.train(resume_from_checkpoint=found)
+            return trainer
+        except torch.OutOfMemoryError as error:
+            if batch_size == 1:
+                raise CourseError(
+                    "One row alone does not fit into this device's memory: lower max_length in "
+                    "utils/profiles.py, or take a smaller model."
+                ) from error
+            batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
+            print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
+        for name, values in start.items():  # the next try, and its reference, begin here again
+            learned[name].data.copy_(values)
+        del trainer, learned
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,141 @@
+"""`fit`: a run cut off goes on as if nothing had happened; scarce memory halves the batch."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import chat_worker as worker
+from utils.sentences import CourseError
+from utils.training import fit, last_checkpoint
+
+WORKER = Path(worker.__file__)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_killed_three_times_the_losses_and_weights_are_those_of_a_whole_run(kind, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COURSE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, str(WORKER), kind, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert ends == [-signal.SIGKILL] * 3 + [0]
+    assert "going on from checkpoint" in done.stdout  # what a killed run printed is lost
+    whole, killed = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("whole", "killed"))
+    assert whole["steps"] == killed["steps"] == worker.STEPS
+    assert killed["losses"] == pytest.approx(whole["losses"], abs=1e-6)
+    assert whole["losses"][-1] < whole["losses"][0]  # something was learned
+    wanted, found = (load_file(tmp_path / f"{n}.safetensors") for n in ("whole", "killed"))
+    assert wanted.keys() == found.keys()
+    for name, weights in wanted.items():
+        torch.testing.assert_close(found[name], weights, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def whole_checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return path
+
+
+@pytest.mark.parametrize("damage", [None, "", '{"global_step": 1'])
+def test_a_torn_checkpoint_is_removed_and_passed_over(tmp_path, damage):
+    good, torn = whole_checkpoint(tmp_path, 9), whole_checkpoint(tmp_path, 12)
+    state = torn / "trainer_state.json"
+    if damage is None:
+        state.unlink()
+    else:
+        state.write_text(damage)
+    assert last_checkpoint(str(tmp_path)) == str(good)
+    assert not torn.exists() and good.exists()
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps_not_the_last_by_name(tmp_path):
+    whole_checkpoint(tmp_path, 90), whole_checkpoint(tmp_path, 100)
+    assert last_checkpoint(str(tmp_path)).endswith("checkpoint-100")
+    assert last_checkpoint(str(tmp_path / "none")) is None
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return worker.stand_in()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return worker.pairs()["train"]
+
+
+def runs_out_above(limit: int, trainer, step: int = 0):
+    """The trainer, without memory for batches above the limit from the given step on."""
+    training_step = trainer.training_step
+
+    def scarce(*arguments, **keywords):
+        if trainer.args.per_device_train_batch_size > limit and trainer.state.global_step >= step:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return training_step(*arguments, **keywords)
+
+    trainer.training_step = scarce
+    return trainer
+
+
+def run(kind, folder, data, out, limit, step=0, **changes):
+    """Losses and the sizes that were tried."""
+    model = worker.adapted(folder)
+    if kind == "dpo":
+        model = worker.shaken(model)
+    tried = []
+
+    def build(*sizes):
+        tried.append(sizes)
+        trainer = worker.MAKERS[kind](model, folder, data, out, *sizes, **changes)
+        return runs_out_above(limit, trainer, step)
+
+    trainer = fit(build, worker.BATCH, 1)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, tried
+
+
+@pytest.mark.parametrize(  # at once, before the first checkpoint, and after one
+    ("kind", "step"), [("sft", 0), ("dpo", 0), ("sft", 2), ("sft", 5), ("dpo", 5)]
+)
+def test_out_of_memory_halves_the_batch_and_the_steps_stay_the_same(
+    kind, step, folder, data, tmp_path, capsys
+):
+    changes = {"max_steps": 8}
+    wanted, tried = run(kind, folder, data, tmp_path / "roomy", worker.BATCH, **changes)
+    assert tried == [(4, 1)]
+    capsys.readouterr()
+    found, tried = run(kind, folder, data, tmp_path / "scarce", 2, step, **changes)
+    assert tried == [(4, 1), (2, 2)]
+    assert "out of memory: batch 2, accumulation 2 from here on" in capsys.readouterr().out
+    assert len(found) == len(wanted) == 8
+    assert found == pytest.approx(wanted, abs=2e-3)
+    if kind == "dpo":
+        assert found[0] == pytest.approx(math.log(2), abs=1e-4)  # the reference is the start
+
+
+def test_one_row_that_does_not_fit_is_one_sentence(folder, data, tmp_path):
+    with pytest.raises(CourseError, match=r"^One row alone does not fit .* smaller model\.$"):
+        run("sft", folder, data, tmp_path, 0, max_steps=2)
+
+
+def test_what_is_trained_stays_in_32_bits(folder, data, tmp_path):
+    model = worker.adapted(folder)
+
+    def build(*sizes):
+        trainer = worker.sft_trainer(model, folder, data, tmp_path, *sizes, max_steps=1)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+        return trainer
+
+    fit(build, 2, 1)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}

@@ -1,0 +1,22 @@
+"""Build the lab's chat stand-in before the notebooks, as a real profile downloads its model."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main() -> None:
+    """Pre-train it unless the cache has it; say how long that took."""
+    from utils import models, profiles
+    from utils.preference_data import load_preferences
+
+    begin = time.perf_counter()
+    pairs = load_preferences(offline=True, quiet=True)
+    _, name = models.chat_source(profiles.TABLE["lab"].chat, pairs)
+    print(f"[stand-ins] {name}: ready after {time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Which of two answers is better: a judge that learned nothing, only likeness to a reference."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Judge = Callable[[str, str, str, str], float]  # question, first, second, reference -> 1, ½ or 0
+
+
+def _grams(text: str, n: int) -> Counter[str]:
+    squeezed = "".join(text.lower().split())
+    return Counter(squeezed[start : start + n] for start in range(len(squeezed) - n + 1))
+
+
+def chrf(answer: str, reference: str, orders: int = 6, beta: float = 2.0) -> float:
+    """chrF: F-score of the letter runs two texts share, 0 to 1; recall counts beta² times.
+
+    >>> chrf("hà nội", "hà nội"), chrf("xyz", "hà nội")
+    (1.0, 0.0)
+    """
+    precisions, recalls = [], []
+    for n in range(1, orders + 1):
+        said, wanted = _grams(answer, n), _grams(reference, n)
+        if not said or not wanted:
+            continue
+        shared = sum((said & wanted).values())
+        precisions.append(shared / sum(said.values()))
+        recalls.append(shared / sum(wanted.values()))
+    if not precisions:
+        return 0.0
+    precision, recall = float(np.mean(precisions)), float(np.mean(recalls))
+    if precision + recall == 0:
+        return 0.0
+    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+
+
+def likeness_judge(tie: float = 0.01) -> Judge:
+    """The answer more like the reference wins; closer than `tie` is a draw."""
+
+    def judge(question: str, first: str, second: str, reference: str) -> float:
+        lead = chrf(first, reference) - chrf(second, reference)
+        return 0.5 if abs(lead) < tie else float(lead > 0)
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Duels:
+    """One result a question: 1 the first model's answer won, ½ tie, 0 it lost."""
+
+    results: np.ndarray
+    longer: np.ndarray  # syllables by which the first model's answer is longer
+    disagreed: int  # questions on which the order of the answers changed the verdict
+
+    @property
+    def win_rate(self) -> float:
+        """Share won, ties counted half."""
+        return float(self.results.mean())
+
+    @property
+    def ties(self) -> float:
+        """Share of draws."""
+        return float(np.mean(self.results == 0.5))
+
+    @property
+    def length_controlled(self) -> float:
+        """The win rate between answers of equal length, by a logistic fit on the difference."""
+        return length_controlled(self.results, self.longer)
+
+
+def duels(
+    questions: Sequence[str],
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[str],
+    judge: Judge,
+) -> Duels:
+    """Every pair judged in both orders; a verdict that depends on the order is a tie."""
+    results, disagreed = [], 0
+    for question, a, b, reference in zip(questions, first, second, references, strict=True):
+        forward, backward = judge(question, a, b, reference), 1 - judge(question, b, a, reference)
+        disagreed += forward != backward
+        results.append(forward if forward == backward else 0.5)
+    longer = [len(a.split()) - len(b.split()) for a, b in zip(first, second, strict=True)]
+    return Duels(np.array(results), np.array(longer, dtype=float), disagreed)
+
+
+def length_controlled(results: np.ndarray, longer: np.ndarray, penalty: float = 1e-3) -> float:
+    """P(win) at equal length: logistic regression of the result on the difference in length.
+
+    >>> round(length_controlled(np.array([1.0, 0.0] * 50), np.array([3.0, -3.0] * 50)), 2)
+    0.5
+    """
+    scale = longer.std() or 1.0
+    columns = np.stack([np.ones_like(longer), longer / scale], 1)
+    weights = np.zeros(2)
+    for _ in range(50):  # Newton's steps on the penalised likelihood
+        p = 1 / (1 + np.exp(-np.clip(columns @ weights, -30, 30)))
+        gradient = columns.T @ (p - results) + penalty * len(results) * weights
+        curvature = (columns * (p * (1 - p))[:, None]).T @ columns
+        curvature += penalty * len(results) * np.eye(2)
+        weights -= np.linalg.solve(curvature, gradient)
+    return float(1 / (1 + np.exp(-weights[0])))
