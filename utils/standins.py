@@ -7,9 +7,11 @@ given, in seconds to a minute, kept under .cache/ with a manifest, and the same 
 import hashlib
 import json
 import os
+import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -171,3 +173,71 @@ def gpt2(texts: Sequence[str], *, vocabulary: int = 2000, seed: int = 0) -> Path
         GPT2LMHeadModel(config).save_pretrained(folder)
 
     return _cached(f"gpt2-{vocabulary}-{seed}", texts, build)
+
+
+_TONES = ("", *"\u0300\u0301\u0303\u0309\u0323")  # the five marks of Vietnamese, and none
+
+
+def _unigram(texts: Sequence[str], vocabulary: int) -> list[tuple[str, float]]:
+    """T5's pieces with their log-frequencies: special ones first, single letters always there.
+
+    The trainer for Unigram adds up in hash order and finds other pieces in every process; here
+    byte-pair merges find them, and only their scores are Unigram's.
+    """
+    vowels = "aăâeêioôơuưy"
+    toned = [normalize("NFC", vowel + tone) for vowel in vowels for tone in _TONES]
+    letters = {
+        *"".join(toned),
+        *"".join(toned).upper(),
+        *"đĐ",
+        *string.digits,
+        *string.ascii_letters,
+        *string.punctuation,
+    }
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, show_progress=False, initial_alphabet=sorted(letters)
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    counts = Counter({piece: 1 for piece in tokenizer.get_vocab()})
+    for text in texts:
+        counts.update(tokenizer.encode(text).tokens)
+    total = sum(counts.values())
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    pieces = [(piece, float(np.log(count / total))) for piece, count in ranked]
+    return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces]
+
+
+def t5(texts: Sequence[str], *, vocabulary: int = 1500, seed: int = 0) -> Path:
+    """A T5 of 2 + 2 layers x 128 with Unigram pieces; only its word vectors know the texts."""
+
+    def build(folder: Path) -> None:
+        from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+        sentinels = 10
+        pieces = _unigram(texts, vocabulary)
+        pieces += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(sentinels))]
+        tokenizer = T5Tokenizer(vocab=pieces, extra_ids=sentinels)
+        tokenizer.save_pretrained(folder)
+        config = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=tokenizer.pad_token_id,  # as T5 has it
+        )
+        torch.manual_seed(seed)
+        model = T5ForConditionalGeneration(config)
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        vectors = _word_vectors(encoded, len(tokenizer), config.d_model)
+        known = vectors.abs().sum(1) > 0
+        with torch.no_grad():
+            model.shared.weight[known] = vectors[known]  # of variance 1, as T5 draws its own
+        model.save_pretrained(folder)
+
+    return _cached(f"t5-{vocabulary}-{seed}", texts, build)

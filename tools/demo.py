@@ -1,0 +1,46 @@
+"""Serve the web demo over the models that the notebooks of this profile have saved."""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils import artifacts, profiles
+
+
+def main() -> None:
+    """Build the page, say where it is, serve it until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
+    parser.add_argument(
+        "--share", action="store_true", help="a public link through gradio's tunnel"
+    )
+    arguments = parser.parse_args()
+    profile = profiles.choose()
+    if profile.offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no word of what the CPU lacks
+    import transformers
+
+    from utils import demo
+
+    transformers.logging.disable_progress_bar()
+    page = demo.build(artifacts.shelf(profile.name))
+    try:
+        address = demo.launch(page, host=arguments.host, port=arguments.port, share=arguments.share)
+    except OSError:
+        port = arguments.port or "7860-7959"
+        sys.exit(f"The demo cannot listen on {arguments.host}:{port}: choose another --port.")
+    print(f"The demo of profile {profile.name} is at {address} (Ctrl-C ends it).", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    main()
