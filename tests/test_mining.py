@@ -1,4 +1,6 @@
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,12 +8,15 @@ import pytest
 from utils.mining import (
     Controls,
     MiningError,
+    check_unit_rows,
+    embed,
     longer_wins,
     mine,
     nearest,
     report,
     text_vectors,
 )
+from utils.profiles import TABLE
 
 
 def unit_rows(rows, columns, seed):
@@ -32,6 +37,75 @@ def test_of_equal_documents_the_first_wins():
     documents = np.repeat(unit_rows(3, 8, 2), 40, axis=0)  # forty copies of each of three
     indices, _ = nearest(documents[[0, 40, 80]], documents, 5)
     assert indices.tolist() == [[0, 1, 2, 3, 4], [40, 41, 42, 43, 44], [80, 81, 82, 83, 84]]
+
+
+@pytest.mark.parametrize(("count", "k"), [(2000, 3), (1999, 60), (700, 699), (64, 64), (1, 1)])
+def test_nearest_is_exact_whatever_the_groups(count, k):
+    # few different values, so that most similarities are tied, and the best stand at the end
+    documents = unit_rows(7, 4, 3)[np.arange(count) % 7]
+    documents[-1] = documents[0]
+    queries = unit_rows(5, 4, 4)
+    indices, similarities = nearest(queries, documents, k)
+    whole = queries @ documents.T
+    assert np.array_equal(indices, np.argsort(-whole, axis=1, kind="stable")[:, :k])
+    assert np.array_equal(similarities, np.take_along_axis(whole, indices, axis=1))
+
+
+def test_rows_that_are_not_unit_are_named_and_zeros_may_stay():
+    rows = unit_rows(4, 8, 5)
+    rows[1] = 0
+    check_unit_rows(rows, "the answers")
+    rows[2] *= 3
+    with pytest.raises(MiningError, match=r"1 of 4 rows of the answers .*row 3 has 3\b"):
+        check_unit_rows(rows, "the answers")
+    with pytest.raises(MiningError, match="of the documents"):
+        nearest(unit_rows(2, 8, 6), rows, 2)
+    with pytest.raises(MiningError, match="of the queries"):
+        nearest(rows, unit_rows(2, 8, 6), 2)
+    rows[2] = np.nan
+    with pytest.raises(MiningError, match="row 3 has nan"):
+        mine(["a?", "b?", "c?", "d?"], list("abcd"), vectors=(unit_rows(4, 8, 7), rows))
+
+
+LAB, REAL = (TABLE[name].pair_mining for name in ("lab", "t4"))
+
+
+def test_the_labs_embedding_of_a_list_is_that_of_its_parts_together():
+    questions, answers = TEXTS[:2], TEXTS[2:]
+    asked, answered = text_vectors(questions, answers)
+    assert np.array_equal(embed(TEXTS, LAB, "cpu"), np.vstack([asked, answered]))
+
+
+def test_an_encoder_reads_segmented_text_and_gives_unit_rows(monkeypatch):
+    asked = {}
+
+    class Encoder:
+        def __init__(self, name, device):
+            asked.update(name=name, device=device)
+
+        def encode(self, texts, batch_size, normalize_embeddings, **_):
+            asked.update(texts=texts, batch_size=batch_size, unit=normalize_embeddings)
+            return np.eye(len(texts))
+
+    monkeypatch.setitem(
+        sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Encoder)
+    )
+    rows = embed(["giảng viên nhiệt tình", "thầy hòa nhã"], REAL, "cuda")
+    assert rows.dtype == np.float32 and rows.shape == (2, 2)
+    assert asked == {
+        "name": REAL.model_id,
+        "device": "cuda",
+        "texts": ["giảng_viên nhiệt_tình", "thầy hoà nhã"],
+        "batch_size": REAL.batch_size,
+        "unit": True,
+    }
+
+
+def test_a_missing_encoder_package_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MiningError, match="pip install sentence-transformers") as caught:
+        embed(TEXTS, REAL, "cpu")
+    assert REAL.model_id in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_k_beyond_the_documents_is_refused():

@@ -15,8 +15,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from utils.text import duplicate_key
+from utils.profiles import PairMining
+from utils.text import duplicate_key, segment_all
 
+TF_IDF = "tf-idf"  # the lab's embedding, made here; any other identifier is an encoder's
 DIMENSIONS = 4096
 # Entries are multiples of 1/4096, rounded down: a product of two unit rows is then a sum of
 # multiples of 2 ** -24 up to 1, exact in float32 in whatever order a processor adds them up.
@@ -88,6 +90,45 @@ def text_vectors(*groups: Sequence[str], dimensions: int = DIMENSIONS) -> list[n
     return vectors
 
 
+def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray:
+    """Unit rows for texts: TF-IDF in the lab, a Vietnamese sentence encoder elsewhere.
+
+    How rare a feature is, is counted over these texts: give questions and answers together.
+    """
+    if settings.model_id == TF_IDF:
+        return text_vectors(texts)[0]
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise MiningError(
+            f"The encoder {settings.model_id} needs the package sentence-transformers, which is "
+            "not installed: run `pip install sentence-transformers`, or use COURSE_PROFILE=lab."
+        ) from None
+    encoder = SentenceTransformer(settings.model_id, device=device)
+    rows = encoder.encode(
+        segment_all(texts),  # it learned from words joined by underscores
+        batch_size=settings.batch_size,
+        normalize_embeddings=True,
+        convert_to_numpy=True,
+        show_progress_bar=False,
+    )
+    return rows.astype(np.float32)
+
+
+def check_unit_rows(rows: np.ndarray, what: str) -> None:
+    """Stops when a row is not of unit length: its dot products are no cosines.
+
+    A row of nothing but zeros may stay: a text without any letter is like no other.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    wrong = np.flatnonzero(~((lengths == 0) | (np.abs(lengths - 1) <= 0.02)))
+    if len(wrong):
+        raise MiningError(
+            f"{len(wrong)} of {len(rows)} rows of {what} are not of unit length (row "
+            f"{wrong[0] + 1} has {lengths[wrong[0]]:.3g}): divide each row by its length first."
+        )
+
+
 def nearest(
     queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -96,16 +137,30 @@ def nearest(
     Rows must have unit length. Works through blocks of queries, so that memory holds one block
     of similarities at a time; of equal ones the document that stands first wins.
     """
-    if not 1 <= k <= len(documents):
-        raise ValueError(f"k={k}: choose 1 to {len(documents)}, the number of documents.")
+    check_unit_rows(queries, "the queries")
+    check_unit_rows(documents, "the documents")
+    return _nearest(queries, documents, k, block)
+
+
+def _nearest(
+    queries: np.ndarray, documents: np.ndarray, k: int, block: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    count = len(documents)
+    if not 1 <= k <= count:
+        raise ValueError(f"k={k}: choose 1 to {count}, the number of documents.")
     indices = np.empty((len(queries), k), dtype=np.int64)
     similarities = np.empty((len(queries), k), dtype=np.float32)
+    held = np.empty((min(block, len(queries)), count), dtype=np.float32)
+    # The documents form at least k groups. The best of each group are so many similarities, so
+    # the k-th best of these is not above the k-th best of all, and nearly all others are below it.
+    groups = min(count, max(8 * k, count // 64))
     for start in range(0, len(queries), block):
-        found = queries[start : start + block] @ documents.T  # (block, documents)
-        # the k-th value is the same everywhere, the order in which partition leaves ties is not
-        kth = np.partition(found, -k, axis=1)[:, -k]
-        for row, (values, limit) in enumerate(zip(found, kth, strict=True), start):
-            near = np.flatnonzero(values >= limit)
+        part = queries[start : start + block]
+        found = np.matmul(part, documents.T, out=held[: len(part)])  # (block, documents)
+        grouped = found[:, : count // groups * groups].reshape(len(part), -1, groups)
+        floors = np.partition(grouped.max(axis=1), -k, axis=1)[:, -k]
+        for row, (values, floor) in enumerate(zip(found, floors, strict=True), start):
+            near = np.flatnonzero(values >= floor)
             order = near[np.argsort(-values[near], kind="stable")[:k]]
             indices[row], similarities[row] = order, values[order]
     return indices, similarities
@@ -140,8 +195,10 @@ def mine(
     values = values or [None] * n
     strata = strata or [""] * n
     asked, answered = vectors or text_vectors(questions, answers)
+    check_unit_rows(asked, "the questions")
+    check_unit_rows(answered, "the answers")
     keys = [duplicate_key(answer) for answer in answers]
-    indices, similarities = nearest(asked, answered, min(controls.candidates, n))
+    indices, similarities = _nearest(asked, answered, min(controls.candidates, n))
 
     def right_too(row: int, other: int) -> bool:
         """May the other row's answer be right for this row's question?"""
@@ -174,7 +231,7 @@ def mine(
         near = list(zip(indices[row].tolist(), similarities[row].tolist(), strict=True))
         choices = fair(row, near, controls.band, controls.max_uses)
         if not choices:  # search them all, and give up the band, then the limit on uses
-            every, at = nearest(asked[row : row + 1], answered, n)
+            every, at = _nearest(asked[row : row + 1], answered, n)
             near = list(zip(every[0].tolist(), at[0].tolist(), strict=True))
             choices = (
                 fair(row, near, controls.band, controls.max_uses)

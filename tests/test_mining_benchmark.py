@@ -1,0 +1,51 @@
+"""The search runs at the size of the real data, and the committed figures say so."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import mining as benchmark
+from utils.notebooks import ROOT
+
+SIZE = benchmark.Size(
+    300, 16, candidates=4, block=64, naive_rows=20, part=128, rounds=2, peak_side=32
+)
+
+
+@pytest.fixture(scope="module")
+def committed():
+    path = ROOT / "benchmarks" / "mining.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_tiny_run_measures_what_the_committed_one_did(committed):
+    found = benchmark.measure(SIZE)
+    assert set(found) == set(committed) - {"machine", "versions"}
+    assert found["same_as_naive"] == 1
+    assert found["seconds"] <= found["slowest_seconds"]
+    assert found["gflops"] == pytest.approx(2 * 300**2 * 16 / found["seconds"] / 1e9, rel=0.5)
+    assert found["whole_matrix_mb"] == round(300 * 300 * 4 / 2**20, 1)
+
+
+def test_the_row_by_row_loop_is_the_sorted_whole():
+    queries, documents = benchmark.unit_rows(6, 8, 0), benchmark.unit_rows(40, 8, 1)
+    assert np.allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-6)
+    indices, likenesses = benchmark.row_by_row(queries, documents, 5)
+    whole = queries.astype(np.float64) @ documents.T.astype(np.float64)
+    assert np.array_equal(indices, np.argsort(-whole, axis=1)[:, :5])
+    assert np.allclose(likenesses, -np.sort(-whole, axis=1)[:, :5], atol=1e-6)
+
+
+def test_the_real_size_takes_minutes_and_a_small_part_of_the_memory(committed):
+    assert committed["rows"] >= 65_000
+    assert committed["dimensions"] == 768
+    assert committed["machine"]["threads"] <= 2
+    assert committed["slowest_seconds"] < 1800  # however busy the machine was
+    assert committed["seconds"] < 300
+    assert committed["mine_seconds"] < 600
+    assert max(committed["peak_mb"], committed["mine_peak_mb"]) < 24 * 1024 / 10
+    assert committed["whole_matrix_mb"] > 10 * committed["peak_mb"]
+    assert 0.4 < committed["share_of_matmul_peak"] <= 1
+    assert committed["times_faster_than_naive"] > 5
+    assert committed["same_as_naive"] > 0.999
