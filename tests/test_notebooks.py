@@ -2,16 +2,27 @@
 
 import json
 import re
+from collections.abc import Iterator
 
+import nbformat
 import pytest
 
 from utils import notebooks
-from utils.notebooks import FOLDER
+from utils.checks import judge_of
+from utils.notebooks import FOLDER, ROOT, code_hash
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
 SECTIONS = ("Read your curves", "Break it", "xercises", "🐢", "🐕", "🦁", "Quiz", "Hand over")
 SECTIONS += ("What we simplified", "References", "not measured")
+DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md"]
+# a name such as UserWarning:, a log line, a traceback; not the English word
+NOISE = re.compile(r"\b\w+Warning\b|^\s*(WARNING|ERROR)\b|Traceback \(most recent", re.MULTILINE)
+MACHINE = re.compile(
+    r"(?<![\w.:/])/(work|root|home|tmp|opt|usr|var|mnt|content|kaggle|Users|farm)/[\w.-]"
+    r"|\b[A-Z]:\\\\?Users|site-packages|\b0x[0-9a-f]{8,}"
+)
+FIGURES = re.compile(r"not measured|(about |≈ ?|< ?)?\d+(\.\d+)?( (min|s|MB|GB))?( \([^)]*\))?")
 
 
 def cells(path, kind):
@@ -21,6 +32,15 @@ def cells(path, kind):
 
 def source(cell):
     return "".join(cell["source"])
+
+
+def texts(path) -> Iterator[tuple[str, str]]:
+    """(cell's first words, text) of all that the outputs say; pictures left out."""
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
+            for said in (output.get("text", ""), *data.values()):
+                yield source(cell)[:60], said if isinstance(said, dict) else "".join(said)
 
 
 @NUMBERED
@@ -68,16 +88,132 @@ def test_the_setup_cell_is_the_same_everywhere_and_short(path):
     assert f'start("{path.stem[:2]}")' in setup
 
 
+def dead_links(path, prose: str) -> list[str]:
+    """Relative targets, of Markdown and of HTML, where nothing lies."""
+    prose = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", prose)
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)\s]+)[^)]*\)", prose)
+    targets += re.findall(r"""(?:src|href)=["'](?!https?:|#|data:|mailto:)([^"']+)""", prose)
+    targets += re.findall(r"(?m)^\[[^\]]+\]:\s+(?!https?:|#)(\S+)", prose)
+    return [target for target in targets if not (path.parent / target.split("#")[0]).exists()]
+
+
 @NUMBERED
 def test_relative_links_are_alive(path):
     prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", prose):
-        assert (FOLDER / target.split("#")[0]).exists(), target
+    assert dead_links(path, prose) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=["README", "data cards"])
+def test_relative_links_of_the_documents_are_alive(path):
+    assert dead_links(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_dead_link_is_seen(tmp_path):
+    prose = "[a](gone.md#x) [b](https://x.org) `[c](code.md)` <img src='no.png'>\n[d]: lost.md\n"
+    assert dead_links(tmp_path / "x.md", prose) == ["gone.md#x", "no.png", "lost.md"]
+
+
+@NUMBERED
+def test_the_code_is_not_newer_than_its_outputs(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    made_of = notebook["metadata"].get("course", {}).get("outputs_of")
+    assert made_of == code_hash(notebook), "run it again: tools/run_course.py NN --write"
+
+
+@NUMBERED
+def test_outputs_hold_no_warning_and_no_place_on_a_machine(path):
+    for cell, said in texts(path):
+        for pattern in (NOISE, MACHINE):
+            found = pattern.search(str(said))
+            assert not found, f"{cell}: {found.group()}"
+
+
+@pytest.mark.parametrize(
+    ("said", "pattern"),
+    [
+        ("x.py:3: UserWarning: beware", NOISE),
+        ("  WARNING root", NOISE),
+        ("Traceback (most recent call last)", NOISE),
+        ("saved to /home/an/course/x", MACHINE),
+        ("File '/tmp/ipykernel_3/1.py'", MACHINE),
+        ("<Styler at 0x7f2a00305b50>", MACHINE),
+        (r"C:\Users\an", MACHINE),
+    ],
+)
+def test_noise_is_seen(said, pattern):
+    assert pattern.search(said)
+    assert not pattern.search("A warning: https://x.org/home/y, data/tmp/z and 3/4 of 10")
+
+
+def profile_rows(path) -> list[list[str]]:
+    """The cells of the table profile -> model, minutes, memory, its head left out."""
+    lines = [line for line in source(cells(path, "markdown")[0]).splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@NUMBERED
+def test_the_table_of_profiles_has_figures_or_says_not_measured(path):
+    rows = profile_rows(path)
+    assert [re.search(r"\w+", row[0]).group() for row in rows] == ["lab", "t4", "a100"]
+    for row in rows:
+        for figure in row[2:]:
+            assert FIGURES.fullmatch(figure), f"{row[0]}: {figure}"
+
+
+def test_placeholders_are_no_figures():
+    for figure in ("not measured", "1.8 (2 cores)", "0.9 GB", "12", "about 3 min"):
+        assert FIGURES.fullmatch(figure)
+    for figure in ("LAB_MINUTES", "@MIN@ (2 cores)", "", "?", "soon", "… GB"):
+        assert not FIGURES.fullmatch(figure)
+
+
+@NUMBERED
+def test_every_exercise_has_its_judge_and_a_folded_solution(path):
+    code = "\n".join(source(cell) for cell in cells(path, "code"))
+    prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
+    asked = set(re.findall(r"""check\(["'](\d\d\.\d+)["']""", code))
+    assert len(asked) >= 3
+    for name in asked:
+        assert name[:2] == path.stem[:2]
+        assert callable(judge_of(name))
+    assert prose.count("<details>") >= len(asked)
+    assert prose.count("<details>") == prose.count("</details>")
+
+
+@NUMBERED
+def test_cells_have_names_of_their_own_and_no_leftovers(path):
+    everything = cells(path, "code") + cells(path, "markdown")
+    names = [cell["id"] for cell in everything]
+    assert len(set(names)) == len(names)
+    for cell in everything:
+        assert source(cell).strip(), cell["id"]
+        assert not {"execution", "widgets", "collapsed"} & set(cell["metadata"]), cell["id"]
+    too_long = [
+        line for cell in cells(path, "code") for line in source(cell).split("\n") if len(line) > 112
+    ]
+    assert too_long == []
+
+
+def test_cleaning_notes_whose_outputs_they_are(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell('REPO, TAG = "a", "b"\nx')]
+    )
+    shown = nbformat.v4.new_output("display_data", {"text/plain": "<Styler at 0x7f2a00305b50>"})
+    notebook.cells[0].outputs = [shown]
+    notebook.metadata["widgets"] = {}
+    notebooks.clean(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
+    assert notebook.cells[0].outputs[0]["data"]["text/plain"] == "<Styler>"
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    saved = json.loads((tmp_path / "x.ipynb").read_text(encoding="utf-8"))
+    assert saved["metadata"]["course"]["outputs_of"] == code_hash(saved)
+    saved["cells"][0]["source"] = ['REPO, TAG = "c", "d"\n', "x"]  # what `make badges` rewrites
+    assert saved["metadata"]["course"]["outputs_of"] == code_hash(saved)
+    saved["cells"][0]["source"] = ['REPO, TAG = "c", "d"\n', "y"]
+    assert saved["metadata"]["course"]["outputs_of"] != code_hash(saved)
 
 
 def test_a_failing_notebook_is_reported_not_raised(tmp_path, monkeypatch):
-    import nbformat
-
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("raise KeyError(x)")]
     )

@@ -1,4 +1,4 @@
-"""Colab and Kaggle: install what their image lacks and nothing else, restart at most once."""
+"""Colab and Kaggle: install what their image lacks, move nothing else, restart at most once."""
 
 import importlib.metadata
 import os
@@ -15,6 +15,7 @@ from utils.notebooks import ROOT
 PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
 NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
+NEEDED += ("SQLAlchemy", "gradio", "psutil")
 TORCHAO_FLOOR = (0, 16)  # PEFT raises ImportError for an older one
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
 
@@ -61,6 +62,18 @@ def to_install(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[
     ]
 
 
+def to_keep(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Constraints that hold the protected packages, and those that fit already, where they are.
+
+    Without them datasets' newest version moves huggingface_hub, which the image's others pin.
+    """
+    return [
+        f"{name}=={version}"
+        for name, version in installed.items()
+        if name in PROTECTED or (name in NEEDED and satisfied(version, wanted[name]))
+    ]
+
+
 def installed_versions(names: Sequence[str]) -> dict[str, str]:
     """The versions of the named packages that are installed, without importing any."""
     found = {}
@@ -90,24 +103,32 @@ def prepare() -> None:
     """On Colab and Kaggle make the packages fit; elsewhere, and the second time, do nothing."""
     if not hosted():
         return
-    installed = installed_versions([*NEEDED, *PROTECTED, "torchao"])
-    if "torchao" in installed and numbers(installed["torchao"]) < TORCHAO_FLOOR:
+    before = installed_versions([*NEEDED, *PROTECTED, "torchao"])
+    if "torchao" in before and numbers(before["torchao"]) < TORCHAO_FLOOR:
         _pip("uninstall", "-y", "torchao")
-    missing = to_install(installed, requirements())
+    wanted = requirements()
+    missing = to_install(before, wanted)
     if not missing:
         return
     print(f"Installing {', '.join(missing)} …", flush=True)
-    kept = [f"{name}=={installed[name]}" for name in PROTECTED if name in installed]
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(kept), encoding="utf-8")
+        constraints.write_text("\n".join(to_keep(before, wanted)), encoding="utf-8")
         _pip("install", "-c", str(constraints), *missing)
     importlib.invalidate_caches()
-    stale = [name for name in NEEDED if name in sys.modules and name in " ".join(missing)]
-    if stale and not RESTARTED.exists():
-        RESTARTED.touch()
-        print(f"{', '.join(stale)} was already loaded: the runtime restarts once; run all again.")
-        _restart()
+    after = installed_versions(NEEDED)
+    moved = [name for name in NEEDED if before.get(name) != after.get(name)]
+    loaded = [name for name in moved if name.lower() in sys.modules]
+    if not loaded:
+        return
+    if RESTARTED.exists():
+        raise RuntimeError(
+            f"{', '.join(loaded)} was loaded before it was replaced, and the runtime has restarted "
+            "once already: choose Runtime > Restart session, then run all cells."
+        )
+    RESTARTED.touch()
+    print(f"{', '.join(loaded)} was already loaded: the runtime restarts once; run all again.")
+    _restart()
 
 
 def _restart() -> None:

@@ -1,9 +1,10 @@
 """Run a notebook from start to end without a browser."""
 
+import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,11 +119,19 @@ def execute(
     return Execution(path.stem, time.perf_counter() - started, error, memory.peak_mb)
 
 
+def code_hash(notebook: Mapping) -> str:
+    """What a notebook's code says, but for REPO and TAG, which `make badges` rewrites."""
+    sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    code = re.sub(r"(?m)^REPO, TAG = .*$", "", "\n\n".join(sources))
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
 def clean(notebook: object) -> None:
-    """Take out what must not be committed: timings, widget state, kernel particulars."""
+    """Take out what must not be committed: timings, widget state, addresses; note whose outputs."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
+        "course": {"outputs_of": code_hash(notebook)},
     }
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         cell.metadata.pop("execution", None)
@@ -131,6 +140,8 @@ def clean(notebook: object) -> None:
         for output in cell.outputs:
             if output.get("execution_count"):
                 output["execution_count"] = count
+            if plain := output.get("data", {}).get("text/plain"):
+                output["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", plain)
             stream = output.output_type == "stream"
             if stream and merged and merged[-1].get("name") == output.name:
                 merged[-1]["text"] += output["text"]

@@ -1,0 +1,553 @@
+"""Nothing that a file, a model or a visitor says is run, and nothing secret leaves the machine."""
+
+import ast
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from utils import artifacts, plots, widgets
+from utils.artifacts import ArtifactError, Shelf
+from utils.notebooks import FOLDER, ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import audit
+
+ATTACK = """<script>alert(1)</script><img src=x onerror=alert(2)>"'&</td></div><b onclick='x()'>"""
+
+
+# --- Sources -------------------------------------------------------------------------------------
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every program and notebook of the course, parsed; the tests themselves left out."""
+    found = {}
+    for folder in ("utils", "tools", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        text = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", "\n".join(code))
+        found[path.name] = ast.parse(text)
+    return found
+
+
+def dangers(tree: ast.AST) -> list[str]:
+    """Calls that run what a file or a repository says."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg}
+        last = name.rpartition(".")[2]
+        pickles = name in {"torch.load", "load"} and options.get("weights_only") != "True"
+        if name == "load":  # safetensors and yaml have one of that name: only torch's is meant
+            pickles = False
+        risks = {
+            "runs a repository's code": options.get("trust_remote_code", "False") != "False",
+            "may unpickle": pickles or options.get("allow_pickle", "False") != "False",
+            "unpickles": last in {"read_pickle", "Unpickler"}
+            or re.fullmatch(r"(c?[pP]ickle|dill|cloudpickle|joblib|marshal|shelve)\.\w+", name),
+            "may fetch a pickle": options.get("use_safetensors", "True") == "False",
+            "writes a pickle": name in {"torch.save", "joblib.dump"},
+            "runs text": name in {"eval", "exec", "os.system", "os.popen"},
+            "runs a shell": options.get("shell", "False") != "False",
+            "may build any object": name == "yaml.load",
+        }
+        found += [f"line {node.lineno}: {name} {risk}" for risk, there in risks.items() if there]
+    return found
+
+
+@pytest.mark.parametrize("where", trees())
+def test_nothing_runs_what_it_reads(where):
+    assert dangers(trees()[where]) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=wish)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "pickle.loads(body)",
+        "joblib.load(path)",
+        "pd.read_pickle(path)",
+        "AutoModel.from_pretrained(name, use_safetensors=False)",
+        "subprocess.run(line, shell=True)",
+        "eval(text)",
+        "yaml.load(text)",
+    ],
+)
+def test_each_danger_is_seen(line):
+    assert len(dangers(ast.parse(line))) == 1
+
+
+def test_what_is_harmless_passes():
+    harmless = "model.eval(); torch.load(p, weights_only=True); np.load(p); json.load(file)"
+    assert dangers(ast.parse(harmless)) == []
+
+
+def test_the_switch_for_foreign_code_is_named_nowhere():
+    """Nor in a dict that becomes keywords."""
+    for where, tree in trees().items():
+        constants = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        assert "trust_remote_code" not in constants, where
+
+
+# --- Secrets -------------------------------------------------------------------------------------
+
+SECRET = re.compile(
+    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[A-Za-z0-9_-]{32,}"
+    rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abp]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    rb"|://[^/\s:@\"'{}<>]+:(?!password|\*\*\*)[^/\s:@\"'{}<>]{6,}@"
+)
+TEXTS = {".json", ".jsonl", ".txt", ".csv", ".md", ".log", ".ipynb", ".yaml", ".yml", ".html", ""}
+
+
+def committed() -> list[Path]:
+    """What git knows, or would take up."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def written() -> list[Path]:
+    """What runs have left: artifacts and the programs' logs."""
+    places = [ROOT / "artifacts", ROOT / ".ci" / "output", ROOT / ".cache" / "logs"]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    return [path for path in files if path.suffix in TEXTS]
+
+
+def secrets_in(content: bytes) -> list[bytes]:
+    own = os.environ.get("HF_TOKEN", "").strip().encode()
+    found = [match.group()[:12] for match in SECRET.finditer(content)]
+    return found + ([b"HF_TOKEN's own value"] if len(own) > 8 and own in content else [])
+
+
+@pytest.mark.parametrize("files", [committed, written])
+def test_no_token_in_any_file(files):
+    found = {}
+    for path in files():
+        if inside := secrets_in(path.read_bytes()):
+            found[path.relative_to(ROOT).as_posix()] = inside
+    assert found == {}
+
+
+def test_tokens_are_seen(monkeypatch):
+    for start, body in (
+        ("hf_", "a1B2" * 8),
+        ("ghp_", "Z9" * 18),
+        ("-----BEGIN RSA ", "PRIVATE KEY"),
+    ):
+        assert secrets_in((start + body).encode())
+    assert secrets_in(b"postgresql://an:geheim" + b"nis@host/votes")
+    assert not secrets_in(b"postgresql+psycopg://user:password@host/database hf_token HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "a-token-of-mine")
+    assert secrets_in(b"x a-token-of-mine y")
+
+
+def test_a_notebook_never_shows_a_token():
+    """Neither by printing the variable nor by a login form in the outputs."""
+    for where, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("print"):
+                assert "token()" not in ast.unparse(node) and "HF_TOKEN'" not in ast.unparse(
+                    node
+                ), where
+
+
+# --- HTML ----------------------------------------------------------------------------------------
+
+TAG = re.compile(r"</?[a-z][a-z0-9]*[\s>/]")
+# plain text of our own that is a field of a constant table
+TRUSTED = {"entry.notebook"}
+SCOPES = (ast.FunctionDef, ast.Module, ast.GeneratorExp, ast.ListComp, ast.SetComp)
+NUMBERS = {"int", "float", "bool"}
+SINKS = {"HTML", "Markdown", "Latex"}
+NUMERIC = re.compile(r"[+,]?(\.\d+)?[defg%]|,|0\d+")
+
+
+class Html:
+    """Whether what stands between tags in one module is escaped, a number or our own constant."""
+
+    def __init__(self, tree: ast.Module, numbers: set[str] = frozenset()) -> None:
+        self.tree, self.numbers = tree, numbers
+        self.parents = {c: n for n in ast.walk(tree) for c in ast.iter_child_nodes(n)}
+        self.functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+        self.asked: set[tuple] = set()
+
+    def scopes(self, node: ast.AST):
+        while node in self.parents:
+            node = self.parents[node]
+            if isinstance(node, SCOPES):
+                yield node
+
+    def safe(self, node: ast.expr) -> bool:
+        """True for escaped text, numbers, constants and what is put together of these."""
+        if ast.unparse(node) in TRUSTED:
+            return True
+        match node:
+            case ast.Constant():
+                return True
+            case ast.JoinedStr():
+                return all(map(self.safe, node.values))
+            case ast.FormattedValue(format_spec=ast.JoinedStr(values=[ast.Constant(value=form)])):
+                return bool(NUMERIC.fullmatch(form)) or self.safe(node.value)
+            case ast.FormattedValue() | ast.Starred():
+                return self.safe(node.value)
+            case ast.IfExp():
+                return self.safe(node.body) and self.safe(node.orelse)
+            case ast.BoolOp():
+                return all(map(self.safe, node.values))
+            case ast.BinOp():
+                return self.safe(node.left) and self.safe(node.right)
+            case ast.Compare():
+                return True
+            case ast.Tuple() | ast.List() | ast.Set():
+                return all(map(self.safe, node.elts))
+            case ast.Dict():
+                return all(map(self.safe, node.values))
+            case ast.GeneratorExp() | ast.ListComp() | ast.SetComp():
+                return self.safe(node.elt)
+            case ast.Subscript():
+                return self.safe(node.value)
+            case ast.Attribute():
+                return node.attr in self.numbers
+            case ast.Call():
+                return self._call(node)
+            case ast.Name():
+                return self._name(node)
+        return False
+
+    def _call(self, call: ast.Call) -> bool:
+        name = ast.unparse(call.func)
+        if name in {"escape", "html.escape", "len", "int", "float", "round", "sum"}:
+            return True
+        if name.endswith(".join") and len(call.args) == 1:
+            return self.safe(call.func.value) and self.safe(call.args[0])
+        if name in {"sorted", "list", "set", "reversed"}:
+            return all(map(self.safe, call.args))
+        function = self.functions.get(name)
+        if function is None:
+            return False
+        returned = [n.value for n in ast.walk(function) if isinstance(n, ast.Return) and n.value]
+        return bool(returned) and all(map(self.safe, returned))
+
+    def _name(self, name: ast.Name) -> bool:
+        if (name.id, id(self.parents.get(name))) in self.asked:
+            return True  # a name that is made of itself, as in x += "…"
+        self.asked.add((name.id, id(self.parents.get(name))))
+        for scope in self.scopes(name):
+            given = list(self._assigned(scope, name.id))
+            if given:
+                return all(map(self.safe, given))
+            if isinstance(scope, ast.FunctionDef):
+                names = [a.arg for a in (*scope.args.args, *scope.args.kwonlyargs)]
+                if name.id in names:
+                    return self._parameter(scope, name.id)
+        return False
+
+    def _assigned(self, scope: ast.AST, name: str):
+        for node in ast.walk(scope):
+            pairs = []
+            if isinstance(node, ast.Assign):
+                pairs = [(target, node.value) for target in node.targets]
+            elif isinstance(node, ast.AugAssign | ast.AnnAssign) and node.value is not None:
+                pairs = [(node.target, node.value)]
+            elif isinstance(node, ast.For | ast.comprehension):
+                pairs = [(node.target, node.iter)]
+            for target, value in pairs:
+                if isinstance(target, ast.Name) and target.id == name:
+                    yield value
+                places = [getattr(e, "id", None) for e in getattr(target, "elts", [])]
+                if name in places:
+                    # position by position where the value shows them
+                    whole = isinstance(value, ast.Tuple) and len(value.elts) == len(places)
+                    yield value.elts[places.index(name)] if whole else value
+
+    def _parameter(self, function: ast.FunctionDef, name: str) -> bool:
+        """A parameter: a number by its annotation, or safe wherever this module passes it."""
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        own = next(a for a in arguments if a.arg == name)
+        if own.annotation is not None and ast.unparse(own.annotation) in NUMBERS:
+            return True
+        if not function.name.startswith("_"):
+            return False  # called from anywhere
+        place, passed = function.args.args.index(own), []
+        for call in ast.walk(self.tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == function.name:
+                passed += call.args[place : place + 1]
+                passed += [k.value for k in call.keywords if k.arg == name]
+        return bool(passed) and all(map(self.safe, passed))
+
+    def holes(self) -> list[str]:
+        """Text between tags, or handed to HTML(…), that is not safe."""
+        found = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.JoinedStr):
+                constants = [v.value for v in node.values if isinstance(v, ast.Constant)]
+                if any(map(TAG.search, constants)):
+                    found += [v for v in node.values if not self.safe(v)]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in SINKS:
+                content = node.args[:1] + [k.value for k in node.keywords if k.arg == "value"]
+                found += [value for value in content if not self.safe(value)]
+        return sorted({f"line {node.lineno}: {ast.unparse(node)}" for node in found})
+
+
+def numeric_fields() -> set[str]:
+    """Attributes that the course's dataclasses declare as numbers, and a widget's."""
+    found = {"value"}
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) in NUMBERS:
+                found.add(ast.unparse(node.target))
+    return found | {"total"}
+
+
+@pytest.mark.parametrize("where", trees())
+def test_whatever_stands_between_tags_is_escaped(where):
+    assert Html(trees()[where], numeric_fields()).holes() == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "HTML(text)",
+        "HTML(f'<b>{text}</b>')",
+        "def shown(text):\n    return f'<td>{text}</td>'",
+        "def _cell(text):\n    return f'<td>{text}</td>'\nHTML(_cell(answer))",
+        "rows = ''.join(f'<li>{point}</li>' for point in rubric)",
+        "body = '<b>' + answer\nHTML(body)",
+        "gr.HTML(value=model.answer)",
+        "page = f'<a href={link}>x</a>'",
+    ],
+)
+def test_unescaped_text_is_seen(program):
+    assert Html(ast.parse(program)).holes()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "HTML(f'<b>{escape(text)}</b>')",
+        "def _cell(text):\n    return f'<td>{html.escape(text)}</td>'\nHTML(_cell(answer))",
+        "COLOUR = '#fff'\nHTML(f'<b style=\"color:{COLOUR}\">{len(rows)}</b>')",
+        "rows = ''.join(f'<li>{escape(point)}</li>' for point in rubric)\nHTML('<ul>' + rows)",
+        "print(f'{a} < {b}')",
+        "HTML(f'<b>{share:.1%}</b>')",
+    ],
+)
+def test_escaped_text_passes(program):
+    assert Html(ast.parse(program)).holes() == []
+
+
+class Seen(HTMLParser):
+    """The tags and attributes that a browser would see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_harmless(markup: str) -> None:
+    seen = Seen(markup)
+    assert not {"script", "img", "iframe", "object", "a"} & set(seen.tags), seen.tags
+    assert not [name for name in seen.attributes if name.startswith("on") or name == "src"]
+    assert ATTACK in html.unescape(seen.text) or ATTACK in seen.text
+
+
+def test_answers_side_by_side_are_text():
+    shown = widgets.Shown("x", ATTACK, ATTACK, ATTACK, "", "", False)
+    assert_harmless(widgets.pair_html(shown))
+    assert_harmless(widgets.side_by_side([{ATTACK: ATTACK}]).data)
+    assert_harmless(widgets._note_html(ATTACK))
+
+
+def test_a_table_of_texts_is_text():
+    assert_harmless(plots.table([{ATTACK: ATTACK}]).to_html())
+    assert_harmless(plots.table([{"answer": ATTACK}]).to_html())
+
+
+def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
+    from utils.preferences import open_store
+
+    pair = {"item": ATTACK, "question": ATTACK, "first": ATTACK, "second": ATTACK}
+    store = open_store(f"sqlite:///{tmp_path / 'votes.sqlite'}")
+    panel = widgets.LabelPanel([pair], store, annotator=ATTACK, rubric=[ATTACK])
+    assert_harmless(panel.view.value)
+    assert panel.counter.value.count("<") == 2
+    panel.command_field.value = ATTACK
+    assert "<script" not in panel.note.value
+    for choice in ("a", "undo"):
+        panel._act(choice)
+        assert "<script" not in panel.note.value
+
+
+def test_the_demo_shows_models_and_visitors_as_text():
+    demo = pytest.importorskip("utils.demo")
+    assert_harmless(demo._said(ATTACK, ATTACK))
+    entry = demo.MODELS[0]
+    assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
+    from dataclasses import replace
+
+    answer = demo.Answer(text=ATTACK, tokens=3, reward=None)
+    assert_harmless(demo._note(replace(entry, label=ATTACK), answer, False))
+
+
+# --- File names ----------------------------------------------------------------------------------
+
+ESCAPES = [
+    "../evil",
+    "a/b",
+    "/etc/evil",
+    "..",
+    ".",
+    "",
+    ".hidden",
+    "a\\b",
+    "C:evil",
+    "a\0b",
+    "~x\n",
+]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
+    place = Shelf(tmp_path / "artifacts" / "lab", drive=tmp_path / "drive")
+    (tmp_path / "artifacts").mkdir()
+    for attempt in (
+        lambda: artifacts.find(name, place),
+        lambda: artifacts.require(name, place, build=lambda: None),
+        lambda: artifacts.upload(name, place, "an/repo"),
+        lambda: artifacts.publish(name, place, metrics={}).__enter__(),
+    ):
+        with pytest.raises(ArtifactError, match="cannot be called"):
+            attempt()
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert left == ["artifacts"]
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
+    place = Shelf(tmp_path / "lab")
+    (tmp_path / "secret.txt").write_text("x")
+    with artifacts.publish("honest", place, metrics={}):
+        pass
+    manifest = place.folder / "honest" / "manifest.json"
+    listing = json.loads(manifest.read_text())
+    listing["files"]["../../secret.txt"] = {
+        "bytes": 1,
+        "sha256": artifacts._hash(tmp_path / "secret.txt"),
+    }
+    manifest.write_text(json.dumps(listing))
+    assert "missing" in artifacts.fault(place.folder / "honest")
+
+
+def test_an_export_of_votes_stays_where_it_is_asked_for(tmp_path):
+    """Hostile names in votes are content, never part of a path."""
+    from utils.preferences import Vote, read_votes, write_votes
+
+    vote = Vote("../../x", ATTACK, "/etc/passwd", "..", "a", annotator="../evil")
+    assert write_votes([vote], tmp_path / "out" / "votes.jsonl") == 1
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()] == [
+        "out/votes.jsonl"
+    ]
+    assert read_votes(tmp_path / "out" / "votes.jsonl") == [vote]
+
+
+# --- The audit of what is installed --------------------------------------------------------------
+
+
+def test_the_audit_knows_version_and_licence_of_every_locked_package():
+    found = audit.packages(audit.LOCK.read_text(encoding="utf-8"))
+    assert {"torch", "trl", "gradio"} <= {package.name for package in found}
+    assert [p.name for p in found if p.licence == "unknown" or p.installed != p.locked] == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "free"),
+    [
+        ("MIT", True),
+        ("BSD License", True),
+        ("Apache License, Version 2.0", True),
+        ("Apache-2.0 OR GPL-3.0-only", True),
+        ("MIT AND (GPL-3.0 OR BSD-3-Clause)", True),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", False),
+        ("LGPL-3.0-only", False),
+        ("GNU General Public License v3 (GPLv3)", False),
+        ("AGPL-3.0", False),
+        ("unknown", False),
+    ],
+)
+def test_licences_that_are_not_permissive_are_flagged(terms, free):
+    assert audit.permissive(terms) is free
+    assert (audit.Package("x", "1", "1", terms).note == "") is free
+
+
+def answering(tmp_path, monkeypatch, script: str) -> tuple[list[str], str]:
+    """The audit with a uv that only says what the script prints."""
+    program = tmp_path / "uv"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setitem(sys.modules, "uv", None)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return audit.vulnerabilities()
+
+
+def test_known_vulnerabilities_are_named(tmp_path, monkeypatch):
+    flaw = {"id": "CVE-2026-1", "fix_versions": ["2.1"]}
+    bad = {"name": "left", "version": "2.0", "vulns": [flaw]}
+    good, unknown = (
+        {"name": "right", "version": "1", "vulns": []},
+        {"name": "x", "skip_reason": "-"},
+    )
+    answer = json.dumps({"dependencies": [bad, good, unknown]})
+    findings, scope = answering(tmp_path, monkeypatch, f"echo '{answer}'; exit 1")
+    assert findings == ["left 2.0: CVE-2026-1, mended in 2.1"]
+    assert scope == "2 of 3 packages looked up"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'ConnectionError: no route' >&2; exit 1", "no route"),
+        (
+            'echo \'{"dependencies": [{"name": "x", "skip_reason": "-"}]}\'',
+            "no vulnerability service",
+        ),
+        ("exit 0", "said nothing"),
+        ("sleep 5", "no answer within 1 seconds"),
+    ],
+)
+def test_without_a_network_the_audit_reports_and_does_not_fail(tmp_path, monkeypatch, script, said):
+    monkeypatch.setattr(audit, "TIMEOUT", 1)
+    findings, scope = answering(tmp_path, monkeypatch, script)
+    assert findings == [] and scope.startswith("not looked up") and said in scope
+
+
+def test_without_uv_the_audit_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uv", None)
+    monkeypatch.setenv("PATH", "")
+    audit.main()
+    out = capsys.readouterr().out
+    assert "not looked up: uv" in out and "psycopg" in out.split("to look at:")[1]
