@@ -15,11 +15,13 @@ setup:  ## make or mend .venv
 	$$python tools/bootstrap.py
 
 course: setup  ## set up, then run every notebook in the lab profile
+	@$(PYTHON) tools/build_standins.py
 	@$(PYTHON) tools/run_course.py
 
 test: setup  ## set up, then run every test, the notebooks included
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) tools/build_standins.py
 	$(PYTHON) -m pytest tests
 	COURSE_PROFILE=lab $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
 
@@ -33,9 +35,12 @@ jupyter: setup  ## open the course in JupyterLab
 notebooks: setup  ## run every notebook in the lab profile and keep the outputs
 	@$(PYTHON) tools/run_course.py --write
 
-bench: setup  ## PPO against TRL 1.12 and a plain loop; its quality over three seeds
+bench: setup  ## PPO against TRL 1.12, its quality over seeds; SFT, DPO and pair search
 	$(PYTHON) benchmarks/ppo.py
 	$(PYTHON) benchmarks/ppo_quality.py
+	$(PYTHON) benchmarks/sft.py
+	$(PYTHON) benchmarks/dpo.py
+	$(PYTHON) benchmarks/mining.py
 
 demo: setup  ## open the web demo on this machine
 	$(PYTHON) tools/demo.py

@@ -1,0 +1,282 @@
+"""What the benchmarks of notebooks 03 and 04 share: models, rows, turns, peaks of memory."""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch  # noqa: E402
+
+from benchmarks.ppo import machine  # noqa: E402
+from utils import models  # noqa: E402
+from utils.preference_data import load_preferences  # noqa: E402
+from utils.profiles import TABLE, Profile  # noqa: E402
+
+SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, tied
+    "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128_256, True),
+    "Llama-3.2-3B": (28, 3072, 8192, 24, 8, 128_256, True),
+    "Llama-3.1-8B": (32, 4096, 14_336, 32, 8, 128_256, False),
+    "tiny": (2, 64, 128, 4, 2, 600, True),  # to see that the program runs
+}
+Run = Callable[[], dict[str, float]]  # one training: its scores
+
+
+def quiet() -> None:
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+# --- The lab: the stand-in and the shipped pairs -------------------------------------------------
+
+
+def lab(rows: int, held_out: int) -> tuple[str, object, object]:
+    """The stand-in's folder, rows to train on, held-out rows."""
+    pairs = load_preferences(offline=True)
+    folder, _ = models.chat_source(TABLE["lab"].chat, pairs)
+    train = pairs["train"].shuffle(seed=0).select(range(rows))
+    return folder, train, pairs["test"].select(range(held_out))
+
+
+# --- CUDA: real architectures with random weights, lengths like those of real data ---------------
+
+
+def word_tokenizer(vocabulary: int) -> object:
+    """One word a token, so that lengths are what they are said to be."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, vocabulary)}
+    backend = Tokenizer(kinds.WordLevel(words, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<end>", pad_token="<pad>", padding_side="right"
+    )
+
+
+def random_words(count: int, median: float, spread: float, vocabulary: int, seed: int) -> list[str]:
+    """Texts of log-normal length."""
+    numbers = random.Random(seed)
+    lengths = [max(3, round(numbers.lognormvariate(0, spread) * median)) for _ in range(count)]
+    return [" ".join(f"w{numbers.randrange(2, vocabulary)}" for _ in range(n)) for n in lengths]
+
+
+def random_llama(shape: str, profile: Profile) -> torch.nn.Module:
+    """An architecture in four bits, layer by layer: 8B in 16 bits need not fit on the device."""
+    import bitsandbytes as bnb
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, width, inner, heads, groups, vocabulary, tied = SHAPES[shape]
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    dtype = models.DTYPES[profile.precision]
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+            packed = bnb.nn.Linear4bit(
+                layer.in_features,
+                layer.out_features,
+                bias=False,
+                compute_dtype=dtype,
+                quant_type="nf4",
+            )
+            packed.weight = bnb.nn.Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, packed.to(profile.device))
+    model.is_loaded_in_4bit = True
+    return model.to(profile.device)
+
+
+# --- Turns and peaks -----------------------------------------------------------------------------
+
+
+def interleaved(
+    runs: dict[str, Callable[[], Run]], rounds: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Seconds and CPU seconds of each round of each method, in rotating order; the last scores.
+
+    CPU seconds stand still while another job has the machine. What a method prepares before its
+    clock starts (loading a model) is in the outer function.
+    """
+    names = list(runs)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
+    scores = {}
+    for turn in range(rounds):
+        for place in range(len(names)):
+            name = names[(turn + place) % len(names)]
+            train = runs[name]()
+            begin, worked = time.perf_counter(), time.process_time()
+            trained = train()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - begin)
+            cpu_seconds[name].append(time.process_time() - worked)
+            scores[name] = trained
+            print(f"  {name}: {seconds[name][-1]:.1f} s, CPU {cpu_seconds[name][-1]:.1f} s")
+    return seconds, cpu_seconds, scores
+
+
+def report_of(
+    runs: dict[str, Callable[[], Run]],
+    rounds: int,
+    device: str,
+    rows: int,
+    tokens: int,
+    peak: Callable[[str], float],
+) -> dict:
+    """Speeds, peaks and scores of every method; how many times faster ours is than each other."""
+    seconds, cpu_seconds, scores = interleaved(runs, rounds, device)
+    found: dict = {"rows": rows, "tokens": tokens, "rounds": rounds}
+    for name in runs:
+        middle = statistics.median(seconds[name])
+        found[name] = {
+            "pairs_per_second": round(rows / middle, 2),
+            "tokens_per_second": round(tokens / middle, 1),
+            "peak_mb": peak(name),
+            "seconds": [round(value, 2) for value in seconds[name]],
+            "cpu_seconds": [round(value, 2) for value in cpu_seconds[name]],
+            **{key: round(value, 4) for key, value in scores[name].items()},
+        }
+    for other in list(runs)[1:]:
+        for label, spent in (("ratio", seconds), ("cpu_ratio", cpu_seconds)):
+            each = [b / a for a, b in zip(spent["ours"], spent[other], strict=True)]
+            found[f"{label}_to_{other}"] = round(statistics.median(each), 2)
+            found[f"{label}s_to_{other}"] = [round(value, 2) for value in each]
+    return found
+
+
+def print_peak(prepare: Callable[[], Run], device: str) -> None:
+    """Train once; the highest memory in MB: above the loaded model on a CPU, in all on CUDA."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        prepare()()
+        print(torch.cuda.max_memory_allocated() / 1e6)
+        return
+    import psutil
+
+    train = prepare()
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # restart the high-water mark
+    train()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM"))
+    print((int(peak.split()[1]) * 1024 - before) / 1e6)
+
+
+def peak_of(program: str, arguments: Sequence[str]) -> float:
+    """What a fresh process of the same program prints last."""
+    command = [sys.executable, program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"The memory run {arguments} failed: {done.stderr.strip()[-2000:]}")
+    return round(float(done.stdout.split()[-1]), 1)
+
+
+def arguments(description: str, methods: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
+    parser.add_argument("--out", type=Path, help="default: the JSON beside this program")
+    parser.add_argument("--note", default="", help="goes into the JSON: what else ran meanwhile")
+    parser.add_argument("--peak-of", choices=methods, help=argparse.SUPPRESS)
+    parser.add_argument("--shape", choices=SHAPES, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", choices=TABLE, default="t4", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main(
+    program: str,
+    description: str,
+    methods: Sequence[str],
+    lab_task: Callable[[bool, str], dict],
+    cuda_task: Callable[[str, Profile, int, str], dict],
+    runs_of: Callable[[dict], dict[str, Callable[[], Run]]],
+) -> None:
+    """Every task of a device: measure it, its peaks in fresh processes, and write the JSON."""
+    asked = arguments(description, methods)
+    quiet()
+    tasks = [("lab", None, None)]
+    if asked.device == "cuda":
+        shapes = ["tiny"] if asked.quick else ["Llama-3.2-1B"]
+        tasks = [(f"{s} {name}", s, name) for s in shapes for name in ("t4", "a100")]
+    report: dict = {"device": asked.device}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def make(shape: str | None, profile: str | None) -> dict:
+            if shape is None:
+                return lab_task(asked.quick, folder)
+            return cuda_task(shape, TABLE[profile], 32 if asked.quick else 256, folder)
+
+        if asked.peak_of:
+            task = make(asked.shape, asked.profile)
+            return print_peak(runs_of(task)[asked.peak_of], asked.device)
+        for label, shape, profile in tasks:
+            extra = ["--device", asked.device, *(["--quick"] if asked.quick else [])]
+            extra += ["--shape", shape, "--profile", profile] if shape else []
+
+            def peak(method: str, extra: list[str] = extra) -> float:
+                return peak_of(program, [*extra, "--peak-of", method])
+
+            task = make(shape, profile)
+            rounds = 1 if asked.quick else 3
+            size = (task["profile"].device, len(task["rows"]), task["tokens"])
+            report[label] = report_of(runs_of(task), rounds, *size, peak)
+        if asked.device == "cuda" and not asked.quick:  # the bound that a T4 sets
+            for shape in ("Llama-3.2-3B", "Llama-3.1-8B"):
+                extra = ["--device", "cuda", "--shape", shape, "--profile", "t4"]
+                report[f"{shape} t4 peak_mb"] = peak_of(program, [*extra, "--peak-of", "ours"])
+    if asked.device == "cpu":
+        report["cuda"] = "not measured"
+    write(report, asked, program)
+
+
+def write(report: dict, asked: argparse.Namespace, program: str) -> None:
+    import bitsandbytes
+    import peft
+    import transformers
+    import trl
+
+    libraries = (torch, transformers, trl, peft, bitsandbytes)
+    report["machine"] = machine(asked.device)
+    report["note"] = asked.note or "nothing else ran"
+    report["versions"] = {library.__name__: library.__version__ for library in libraries}
+    out = asked.out or Path(program).with_suffix(".json")
+    if asked.device == "cuda" and out.exists():  # beside what the CPU measured
+        report = json.loads(out.read_text(encoding="utf-8")) | {"cuda": report}
+    out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

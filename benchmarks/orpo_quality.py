@@ -1,0 +1,144 @@
+"""Notebook 05's comparison over three seeds: SFT + DPO in two stages against ORPO in one.
+
+Both ways see the same pairs from the same base, each chosen answer twice: once in SFT and once in
+DPO, or in two passes of ORPO. Seeds change the order of the rows and the start
+of the adapter. Writes orpo_quality.json beside this file.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from utils import course, profiles  # noqa: E402
+
+SEEDS = (1, 2, 3)
+
+
+def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # noqa: ANN201
+    """A policy trained one way on the rows; the base comes fresh from its folder."""
+    from peft import get_peft_model
+    from transformers import PrinterCallback
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    from utils import chat, models
+    from utils.orpo import ORPOTrainer
+    from utils.training import float32_adapters, precision_arguments
+
+    course.set_seed(seed)
+    policy = get_peft_model(models.chat_model(folder, profile)[0], models.lora(profile.chat))
+    shared = {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        **precision_arguments(profile),
+    }
+    stages = ["orpo"] if way == "ORPO" else ["sft", "dpo"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage in stages:
+            run = {"sft": profile.sft, "dpo": profile.dpo, "orpo": profile.orpo}[stage]
+            sizes = {"per_device_train_batch_size": run.batch_size, "output_dir": scratch}
+            sizes |= {"num_train_epochs": run.epochs, "learning_rate": run.learning_rate}
+            sizes |= {"max_length": run.max_length, **shared}
+            if stage == "sft":
+                arguments = SFTConfig(packing=True, **sizes)
+                trainer = SFTTrainer(policy, arguments, train_dataset=chat.sft_rows(rows))
+            else:
+                sizes |= {"train_sampling_strategy": "sequential"}
+                data = chat.preference_rows(rows)
+                if stage == "dpo":
+                    kinds = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, run.sft_weight]}
+                    arguments = DPOConfig(
+                        beta=run.beta, precompute_ref_log_probs=True, **kinds, **sizes
+                    )
+                    trainer = DPOTrainer(
+                        policy, args=arguments, train_dataset=data, processing_class=tokenizer
+                    )
+                else:
+                    arguments = DPOConfig(beta=run.weight, **sizes)
+                    trainer = ORPOTrainer(
+                        policy, args=arguments, train_dataset=data, processing_class=tokenizer
+                    )
+            trainer.remove_callback(PrinterCallback)
+            float32_adapters(trainer.model)
+            trainer.train()
+            policy = trainer.model
+    return policy
+
+
+def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
+    """Preference accuracy, likeness of answers, KL to the base."""
+    import torch
+
+    from utils import chat
+    from utils.judging import chrf
+
+    logps = [chat.answer_logps(policy, tokenizer, test["question"], test[side])[0].numpy()
+             for side in ("chosen", "rejected")]  # fmt: skip
+    said = chat.reply(policy, tokenizer, test["question"], max_new_tokens=limit)
+    drawn = chat.reply(
+        policy, tokenizer, test["question"][:100], max_new_tokens=limit, temperature=1.0
+    )
+    texts, asked = [r.text for r in drawn], test["question"][:100]
+    ours, _ = chat.answer_logps(policy, tokenizer, asked, texts)
+    with torch.no_grad(), policy.disable_adapter():
+        base, _ = chat.answer_logps(policy, tokenizer, asked, texts)
+    likeness = [chrf(r.text, wanted) for r, wanted in zip(said, test["chosen"], strict=True)]
+    return {
+        "preference_accuracy": float(np.mean(logps[0] > logps[1])),
+        "chrf": float(np.mean(likeness)),
+        "kl": float((ours - base).mean()),
+    }
+
+
+def main() -> None:
+    """Three seeds a way, interleaved."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=1200)
+    parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")
+    arguments = parser.parse_args()
+    course._quiet()
+    from utils import chat, models
+    from utils.preference_data import load_preferences
+
+    profile = profiles.TABLE["lab"]
+    pairs = load_preferences(offline=True, quiet=True)
+    folder, name = models.chat_source(profile.chat, pairs)
+    tokenizer = models.chat_tokenizer(folder)
+    runs = []
+    for seed in SEEDS:
+        drawn = pairs["train"].shuffle(seed=seed).select(range(arguments.pairs))
+        rows = chat.fitting(
+            drawn, tokenizer, profile.orpo.max_length, profile.orpo.batch_size, seed
+        )
+        for way in ("SFT + DPO", "ORPO"):
+            begin = time.perf_counter()
+            policy = train_way(way, rows, seed, folder, profile, tokenizer)
+            seconds = time.perf_counter() - begin
+            figures = judge(policy, tokenizer, pairs["test"], profile.chat.max_new_tokens)
+            runs.append({"way": way, "seed": seed, **figures, "train_seconds": seconds})
+            print(runs[-1], flush=True)
+    result = {
+        "profile": "lab",
+        "model": name,
+        "pairs": arguments.pairs,
+        "machine": f"{platform.machine()}, CPU, 2 cores",
+        "peak_memory_mb": round(course.peak_memory_mb()),
+        "runs": runs,
+    }
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Notebook 03: labels, the size of an adapter, packing."""
+
+from collections.abc import Callable
+
+from utils.checks import Verdict, exercise
+
+_PROMPT, _ANSWER = [7, 8, 9], [4, 5, 2]  # 2 ends the turn
+
+
+@exercise("03.1")
+def _labels(attempt: Callable[[list[int], list[int]], list[int]]) -> Verdict:
+    """`attempt(prompt_ids, answer_ids) -> labels` of the whole row."""
+    answer = list(attempt(list(_PROMPT), list(_ANSWER)))
+    if answer == [-100, -100, -100, 4, 5, 2]:
+        return None
+    if answer == [*_PROMPT, *_ANSWER]:
+        return "the prompt is learned too: its labels must be -100."
+    if answer == [-100, -100, -100, 4, 5, -100]:
+        return "the end of the turn is masked: the model would never stop."
+    if answer == [4, 5, 2]:
+        return "labels run over the whole row: one for every token of the prompt as well."
+    if answer == [-100, -100, 4, 5, 2, -100] or answer == [-100, -100, 4, 5, 2]:
+        return "do not shift: the model shifts labels itself."
+    if len(answer) == 6 and answer[3:] == [4, 5, 2] and -100 not in answer[:3]:
+        return "cross-entropy skips the value -100 and no other."
+    return "for prompt 7 8 9 and answer 4 5 2 the labels are -100 -100 -100 4 5 2."
+
+
+@exercise("03.2")
+def _trained(attempt: Callable[[list[tuple[int, int]], int], int]) -> Verdict:
+    """`attempt(shapes, rank) -> parameters`."""
+    shapes, rank = [(64, 32), (16, 64)], 4
+    wanted = 4 * (64 + 32) + 4 * (16 + 64)
+    answer = int(attempt(list(shapes), rank))
+    if answer == wanted:
+        return None
+    if answer == 64 * 32 + 16 * 64:
+        return "that is the size of the frozen weights: LoRA trains A (r, in) and B (out, r)."
+    if answer == wanted // 2 or answer in (4 * (64 + 16), 4 * (32 + 64)):
+        return "you counted only one of the two matrices A and B."
+    if answer == (64 + 32) + (16 + 64):
+        return "multiply by the rank."
+    return f"for weights 64x32 and 16x64 at rank 4 it is {wanted}, yours is {answer}."
+
+
+@exercise("03.3")
+def _pack(attempt: Callable[[list[int], int], list[list[int]]]) -> Verdict:
+    """`attempt(lengths, limit) -> packs` of row numbers."""
+    lengths, limit = [4, 8, 1, 4, 2, 1], 10
+    packs = [list(pack) for pack in attempt(list(lengths), limit)]
+    rows = sorted(row for pack in packs for row in pack)
+    if rows != list(range(len(lengths))):
+        if any(row in (4, 8) for row in rows) or len(rows) != len(set(rows)):
+            return "give row numbers, each once, not lengths."
+        return "every row must be in exactly one pack."
+    if any(sum(lengths[row] for row in pack) > limit for pack in packs):
+        return f"a pack is longer than the limit of {limit}."
+    if len(packs) == 2:
+        return None
+    if packs == [[0], [1, 2], [3, 4, 5]]:
+        return "you filled packs in order of arrival: take the longest rows first."
+    if all(len(pack) == 1 for pack in packs):
+        return "every row has a pack of its own: put a row where there is still room."
+    return f"these rows fit into 2 packs of 10, you need {len(packs)}."
