@@ -90,7 +90,7 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
     drawn = chat.reply(
         policy, tokenizer, test["question"][:100], max_new_tokens=limit, temperature=1.0
     )
-    texts, asked = [r.text for r in drawn], test["question"][:100]
+    texts, asked = [r.ids for r in drawn], test["question"][:100]
     ours, _ = chat.answer_logps(policy, tokenizer, asked, texts)
     with torch.no_grad(), policy.disable_adapter():
         base, _ = chat.answer_logps(policy, tokenizer, asked, texts)

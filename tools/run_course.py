@@ -21,7 +21,7 @@ HEADLINES = {
     "05": ("orpo_preference_accuracy", "ORPO prefers right"),
     "06": ("longer_wins", "longer answer is right"),
     "07": ("win_rate", "win rate after the votes"),
-    "08": ("t5_accuracy_after", "T5 prefers natural"),
+    "08": ("t5_natural_after", "T5 natural, by the judge"),
 }
 
 

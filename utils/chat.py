@@ -61,8 +61,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
-    """The answer and the token that ends a turn."""
-    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    """The answer, the token that ends a turn, and what the template writes after it."""
+    rendered = tokenizer.apply_chat_template(
+        [*asked("?"), *answered(answer)], tokenize=False, **TEMPLATE
+    )
+    start = tokenizer.apply_chat_template(
+        asked("?"), add_generation_prompt=True, tokenize=False, **TEMPLATE
+    )
+    return tokenizer(rendered[len(start) :], add_special_tokens=False)["input_ids"]
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -76,13 +82,16 @@ def answer_logps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
-    answers: Sequence[str],
+    answers: Sequence[str | list[int]],
     batch_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
-    """ln π(answer | question), summed over the answer and its end; and its tokens: both (rows,)."""
+    """ln π(answer | question), summed over the answer and its end; and its tokens: both (rows,).
+
+    An answer is a text, or the tokens that a model has written.
+    """
     model.eval()
     prompts = [prompt_ids(tokenizer, question) for question in questions]
-    replies = [answer_ids(tokenizer, answer) for answer in answers]
+    replies = [answer_ids(tokenizer, a) if isinstance(a, str) else a for a in answers]
     tokens = torch.tensor([len(reply) for reply in replies])
     logps = torch.empty(len(replies))
     for rows in _batches(
@@ -136,7 +145,12 @@ class Reply:
 
     text: str
     ended: bool  # by its own end token, not by the limit
-    tokens: int
+    ids: list[int]  # its tokens, the end included
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were written."""
+        return len(self.ids)
 
 
 @torch.inference_mode()
@@ -175,7 +189,7 @@ def reply(
                 ended = tokenizer.eos_token_id in ids_said
                 kept = ids_said[: ids_said.index(tokenizer.eos_token_id)] if ended else ids_said
                 text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-                replies[row] = Reply(text, ended, len(kept) + ended)
+                replies[row] = Reply(text, ended, ids_said[: len(kept) + ended])
     return replies
 
 
@@ -196,8 +210,8 @@ def sampled_kl(
     replies = reply(
         model, tokenizer, questions, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed
     )
-    texts = [said.text for said in replies]
-    ours, _ = answer_logps(model, tokenizer, questions, texts)
+    written = [said.ids for said in replies]
+    ours, _ = answer_logps(model, tokenizer, questions, written)
     with speaking_as(model, reference):
-        theirs, _ = answer_logps(model, tokenizer, questions, texts)
+        theirs, _ = answer_logps(model, tokenizer, questions, written)
     return ours - theirs

@@ -42,9 +42,12 @@ class Course:
 
     def facts(self) -> dict[str, object]:
         """Where and when a result was made: goes into every metrics.json."""
+        import torch
+
         return {
             "profile": self.profile.name,
             "seed": self.seed,
+            "threads": torch.get_num_threads(),  # sums in another order give other last digits
             "wall_seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "python": sys.version.split()[0],
@@ -121,9 +124,10 @@ def _quiet() -> None:
     """Keep the libraries' chatter out of a lesson; errors still show."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's bar over the reference's log-probabilities
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # bitsandbytes' 4-bit product on a CPU; its gradient is checked in tests/test_models.py
+    # bitsandbytes' 4-bit product on a CPU; its gradient is checked in tests/test_chat_models.py
     warnings.filterwarnings("ignore", message=".*autograd kernel was not registered")
     # an adapter is saved under its base's name, which is no folder to look into
     warnings.filterwarnings("ignore", message="Could not find a config file in")

@@ -312,7 +312,7 @@ _GPU_SFT = replace(
 )
 _LAB_DPO = DPORun(
     rows=4_000,
-    epochs=1,
+    epochs=1.25,
     batch_size=16,
     accumulation=1,
     learning_rate=1e-3,
@@ -327,6 +327,7 @@ _LAB_DPO = DPORun(
 )
 _GPU_DPO = replace(
     _LAB_DPO,
+    epochs=1,
     rows=4_000,
     batch_size=4,
     accumulation=4,
@@ -402,10 +403,10 @@ _LAB_LABELLING = Labelling(
     held_out=40,
     draws=3,
     temperatures=(0.4, 0.8),
-    epochs=3,
+    epochs=2,
     batch_size=16,
     accumulation=1,
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     beta=0.1,
     max_length=256,
     checkpointing=False,
@@ -414,7 +415,6 @@ _GPU_LABELLING = replace(
     _LAB_LABELLING,
     draws=1,
     temperatures=(0.6, 1.1),
-    epochs=2,
     batch_size=2,
     accumulation=4,
     learning_rate=2e-5,

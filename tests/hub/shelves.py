@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -86,8 +87,9 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
     end_soon(brief, odds=0.95)
     small |= {"num_key_value_heads": 1, "max_position_embeddings": 4096}
     talk = list(itertools.pairwise(texts[:100]))  # as questions and answers
-    llama = shrunk(chat_standins.llama(talk), folder / "llama", **small)
-    qwen = shrunk(chat_standins.qwen2(talk), folder / "qwen", **small)
+    with patch.object(chat_standins, "_pretrain"):  # their weights are thrown away here
+        llama = shrunk(chat_standins.llama(talk), folder / "llama", **small)
+        qwen = shrunk(chat_standins.qwen2(talk), folder / "qwen", **small)
     tiny = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
     t5 = shrunk(standins.t5(texts), folder / "t5", num_decoder_layers=1, **tiny)
     places = {
