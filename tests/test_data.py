@@ -50,7 +50,7 @@ def test_hub_has_the_schema_of_the_sample(monkeypatch, folder):
         return DatasetDict({split: Dataset.from_dict(rows) for split in data.SPLITS})
 
     monkeypatch.setenv("COURSE_FEEDBACK_DATA", "hub")
-    monkeypatch.setattr(data, "load_dataset", hub)
+    monkeypatch.setattr(data, "load_hub_dataset", hub)
     loaded = load_feedback(quiet=True)
     assert asked == [("uitnlp/vietnamese_students_feedback", "refs/convert/parquet")]
     assert loaded["train"].features == data.FEATURES

@@ -51,7 +51,9 @@ def table(rows: pd.DataFrame | Sequence[dict], decimals: int = 2) -> Styler:
     """A table for reading: no row numbers, text on the left, few decimals."""
     frame = pd.DataFrame(rows)
     left = [{"selector": "th, td", "props": "text-align: left; white-space: normal"}]
-    return frame.style.hide().format(precision=decimals).set_table_styles(left)
+    plain = {"escape": "html"}  # what a model or a user wrote is text, never a page's source
+    styled = frame.style.hide().format(precision=decimals, **plain).format_index(axis=1, **plain)
+    return styled.set_table_styles(left)
 
 
 def pipeline(here: str) -> Figure:

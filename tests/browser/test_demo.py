@@ -12,7 +12,7 @@ from utils import artifacts, demo, preferences, saved_models, standins
 
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 QUESTION = "giảng viên <script>document.title=1</script>"
-WRITING = 60_000  # ms that two answers may take on a busy machine
+PATIENCE = 60_000  # ms that a page or two answers may take on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def address(texts, store, tmp_path_factory):
 def visit(browser_page, address):
     """The page, opened; requests to anywhere else are noted and cut off."""
     abroad, errors = [], []
+    expect.set_options(timeout=PATIENCE)
 
     def watch(route):
         if urlsplit(route.request.url).hostname == "127.0.0.1":
@@ -51,6 +52,7 @@ def visit(browser_page, address):
     browser_page.goto(address)
     expect(browser_page.locator("#prompt textarea")).to_be_visible()
     yield browser_page
+    expect.set_options(timeout=None)
     assert (abroad, errors) == ([], [])
 
 
@@ -82,7 +84,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     expect(visit.locator("#vote-a")).to_be_disabled()
 
     ask(visit, QUESTION)
-    expect(visit.locator("#said")).to_contain_text("Câu trả lời nào hay hơn?", timeout=WRITING)
+    expect(visit.locator("#said")).to_contain_text("Câu trả lời nào hay hơn?")
     shown = [visit.locator(f"#answer-{side} textarea").input_value() for side in "ab"]
     assert all(text.startswith(ATTACK) and len(text) > len(ATTACK) for text in shown)
     assert "ẩn" in visit.locator("#note-a").inner_text()
@@ -90,7 +92,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     screenshot(visit, "demo-before-the-vote")
 
     visit.locator("#vote-b").click()
-    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu", timeout=WRITING)
+    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu")
     (vote,) = store.votes()
     assert (vote.question, vote.choice, vote.source) == (QUESTION, "b", "demo")
     assert vote.annotator == "Lan <b>đậm</b>"
@@ -111,13 +113,13 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
 
 def test_a_prompt_that_is_empty_or_endless_gets_a_sentence(visit):
     ask(visit, "   ")
-    expect(visit.locator("#said")).to_contain_text("Hãy nhập một câu hỏi.", timeout=WRITING)
+    expect(visit.locator("#said")).to_contain_text("Hãy nhập một câu hỏi.")
     ask(visit, "rất dài " * 300)
-    expect(visit.locator("#said")).to_contain_text("Câu hỏi quá dài", timeout=WRITING)
+    expect(visit.locator("#said")).to_contain_text("Câu hỏi quá dài")
     expect(visit.locator("#vote-a")).to_be_disabled()
     screenshot(visit, "demo-too-long")
     ask(visit, "phòng học")
-    expect(visit.locator("#vote-a")).to_be_enabled(timeout=WRITING)
+    expect(visit.locator("#vote-a")).to_be_enabled()
 
 
 def test_it_can_be_used_by_keyboard_on_a_narrow_dark_screen(visit):
@@ -126,9 +128,9 @@ def test_it_can_be_used_by_keyboard_on_a_narrow_dark_screen(visit):
     visit.reload()
     visit.locator("#prompt textarea").fill("thầy dạy")
     visit.keyboard.press("Enter")
-    expect(visit.locator("#vote-tie")).to_be_enabled(timeout=WRITING)
+    expect(visit.locator("#vote-tie")).to_be_enabled()
     visit.locator("#vote-tie").focus()
     visit.keyboard.press("Enter")
-    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu", timeout=WRITING)
+    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu")
     assert visit.evaluate("document.documentElement.scrollWidth") <= 420
     screenshot(visit, "demo-narrow-dark")
