@@ -106,8 +106,8 @@ def measure(size: Size) -> dict[str, object]:
     naive_whole = naive_seconds / size.naive_rows * size.rows
     return {
         **asdict(size),
-        "seconds": round(fastest, 2),
-        "slowest_seconds": round(slowest, 2),
+        "seconds": round(fastest, 4),
+        "slowest_seconds": round(slowest, 4),
         "gflops": round(speed, 1),
         "matmul_peak_gflops": round(max(rates), 1),
         "share_of_matmul_peak": round(speed / max(rates), 3),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from accelerate import PartialState
@@ -20,6 +21,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import tiny_ppo
+from utils import artifacts
 from utils.notebooks import ROOT
 
 FOLDER = ROOT / "configs" / "accelerate"
@@ -32,18 +34,21 @@ def main(kind: str, out: Path) -> None:
     from tests import chat_worker
 
     torch.set_num_threads(1)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     folder, rows = chat_worker.stand_in(), chat_worker.pairs(6 * ROWS)["train"]
-    model = chat_worker.adapted(folder)
+    model, changes = chat_worker.adapted(folder), {"save_strategy": "no"}
     if kind == "dpo":
         chat_worker.shaken(model)
+        # TRL keeps them in a temporary folder of the first process, where the others look in vain
+        changes["precompute_ref_log_probs"] = False
     trainer = chat_worker.MAKERS[kind](
         model,
         folder,
         rows,
         out.parent / f"checkpoints-{out.stem}",
-        ROWS // PartialState().num_processes,
+        ROWS // processes,
         1,
-        save_strategy="no",
+        **changes,
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -116,27 +121,28 @@ def test_two_nodes_share_the_processes_and_find_each_other():
     second = arguments("two_nodes", "--machine_rank", "1", "--main_process_ip", "10.1.2.3")
     prepare_multi_gpu_env(second)
     assert (second.nnodes, second.nproc_per_node, second.node_rank) == ("2", "4", 1)
-    assert (second.master_addr, second.master_port) == ("10.1.2.3", "29500")
+    assert second.rdzv_endpoint == "10.1.2.3:29500"
 
 
 # --- Two processes and one -----------------------------------------------------------------------
 
 
-def start(out: Path, program: list, *options: str) -> subprocess.Popen:
+def start(out: Path | str, program: list, *options: str, **environment: str) -> subprocess.Popen:
     """A program under `accelerate launch`, without options alone; without a GPU it takes gloo."""
     launcher = ["-m", "accelerate.commands.launch", *options] if options else []
     return subprocess.Popen(
         [sys.executable, *launcher, *map(str, program), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def finish(process: subprocess.Popen) -> None:
+def finish(process: subprocess.Popen) -> str:
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said[-3000:]
+    return said
 
 
 def options_of(name: str, *more: str) -> list[str]:
@@ -152,8 +158,9 @@ def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) == 6
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    # sums in another order; on four-bit weights TRL rounds what it trains to bf16 besides
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
 
 
 def test_ppo_on_two_machines_equals_one(tmp_path):
@@ -177,6 +184,38 @@ def test_ppo_on_two_machines_equals_one(tmp_path):
     for alone, together in zip(one["history"], two["history"], strict=True):
         for figure in set(alone) - {"seconds"}:
             assert together[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-5), figure
+
+
+STAGE = [
+    'from utils.course import start\ncourse = start("99")',
+    "import os, pathlib, torch\nfrom accelerate import PartialState\nstate = PartialState()",
+    "total = torch.tensor(1.0 + state.process_index)\ntorch.distributed.all_reduce(total)",
+    "print('said once')\nwith course.hand_over({'total': total.item()}) as folder:\n"
+    "    (folder / 'who.txt').write_text(str(state.process_index))",
+    "seen = course.require('99_tiny') / 'who.txt'\n"
+    "pathlib.Path(os.environ['SEEN'], str(state.process_index)).write_text(seen.read_text())",
+]
+
+
+def test_a_notebook_in_two_processes_speaks_and_hands_over_once(tmp_path):
+    for name in ("utils", "tools", "notebooks", "seen"):
+        (tmp_path / name).mkdir()
+    for path in (ROOT / "utils").glob("*.py"):
+        (tmp_path / "utils" / path.name).write_bytes(path.read_bytes())
+    program = tmp_path / "tools" / "run_stage.py"
+    program.write_bytes((ROOT / "tools" / "run_stage.py").read_bytes())
+    cells = [nbformat.v4.new_code_cell(source) for source in STAGE]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "99_tiny.ipynb")
+    place = {"COURSE_ARTIFACTS": str(tmp_path / "artifacts"), "SEEN": str(tmp_path / "seen")}
+    options = options_of("ddp", "--num_processes", "2", "--main_process_port", "0")
+    said = finish(start("99", [program], *options, **place))
+    assert said.count("said once") == said.count("Saved artifacts/lab/99_tiny") == 1
+    shelf = tmp_path / "artifacts" / "lab"
+    assert artifacts.fault(shelf / "99_tiny") is None
+    assert [path.name for path in shelf.iterdir()] == ["99_tiny"]
+    assert json.loads((shelf / "99_tiny" / "metrics.json").read_text())["total"] == 3.0
+    # both went on with what the first had written
+    assert {p.name: p.read_text() for p in (tmp_path / "seen").iterdir()} == {"0": "0", "1": "0"}
 
 
 if __name__ == "__main__":

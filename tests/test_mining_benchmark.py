@@ -9,7 +9,7 @@ from benchmarks import mining as benchmark
 from utils.notebooks import ROOT
 
 SIZE = benchmark.Size(
-    300, 16, candidates=4, block=64, naive_rows=20, part=128, rounds=2, peak_side=32
+    4000, 64, candidates=4, block=512, naive_rows=20, part=1024, rounds=2, peak_side=256
 )
 
 
@@ -24,8 +24,8 @@ def test_a_tiny_run_measures_what_the_committed_one_did(committed):
     assert set(found) == set(committed) - {"machine", "versions"}
     assert found["same_as_naive"] == 1
     assert found["seconds"] <= found["slowest_seconds"]
-    assert found["gflops"] == pytest.approx(2 * 300**2 * 16 / found["seconds"] / 1e9, rel=0.5)
-    assert found["whole_matrix_mb"] == round(300 * 300 * 4 / 2**20, 1)
+    assert found["gflops"] == pytest.approx(2 * 4000**2 * 64 / found["seconds"] / 1e9, rel=0.5)
+    assert found["whole_matrix_mb"] == round(4000 * 4000 * 4 / 2**20, 1)
 
 
 def test_the_row_by_row_loop_is_the_sorted_whole():
