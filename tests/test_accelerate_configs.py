@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 from accelerate import PartialState
@@ -21,7 +20,6 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import tiny_ppo
-from utils import artifacts
 from utils.notebooks import ROOT
 
 FOLDER = ROOT / "configs" / "accelerate"
@@ -184,38 +182,6 @@ def test_ppo_on_two_machines_equals_one(tmp_path):
     for alone, together in zip(one["history"], two["history"], strict=True):
         for figure in set(alone) - {"seconds"}:
             assert together[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-5), figure
-
-
-STAGE = [
-    'from utils.course import start\ncourse = start("99")',
-    "import os, pathlib, torch\nfrom accelerate import PartialState\nstate = PartialState()",
-    "total = torch.tensor(1.0 + state.process_index)\ntorch.distributed.all_reduce(total)",
-    "print('said once')\nwith course.hand_over({'total': total.item()}) as folder:\n"
-    "    (folder / 'who.txt').write_text(str(state.process_index))",
-    "seen = course.require('99_tiny') / 'who.txt'\n"
-    "pathlib.Path(os.environ['SEEN'], str(state.process_index)).write_text(seen.read_text())",
-]
-
-
-def test_a_notebook_in_two_processes_speaks_and_hands_over_once(tmp_path):
-    for name in ("utils", "tools", "notebooks", "seen"):
-        (tmp_path / name).mkdir()
-    for path in (ROOT / "utils").glob("*.py"):
-        (tmp_path / "utils" / path.name).write_bytes(path.read_bytes())
-    program = tmp_path / "tools" / "run_stage.py"
-    program.write_bytes((ROOT / "tools" / "run_stage.py").read_bytes())
-    cells = [nbformat.v4.new_code_cell(source) for source in STAGE]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "99_tiny.ipynb")
-    place = {"COURSE_ARTIFACTS": str(tmp_path / "artifacts"), "SEEN": str(tmp_path / "seen")}
-    options = options_of("ddp", "--num_processes", "2", "--main_process_port", "0")
-    said = finish(start("99", [program], *options, **place))
-    assert said.count("said once") == said.count("Saved artifacts/lab/99_tiny") == 1
-    shelf = tmp_path / "artifacts" / "lab"
-    assert artifacts.fault(shelf / "99_tiny") is None
-    assert [path.name for path in shelf.iterdir()] == ["99_tiny"]
-    assert json.loads((shelf / "99_tiny" / "metrics.json").read_text())["total"] == 3.0
-    # both went on with what the first had written
-    assert {p.name: p.read_text() for p in (tmp_path / "seen").iterdir()} == {"0": "0", "1": "0"}
 
 
 if __name__ == "__main__":

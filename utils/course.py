@@ -124,6 +124,7 @@ def _quiet() -> None:
     """Keep the libraries' chatter out of a lesson; errors still show."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # notebooks 00 and 05 say it in words
     os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's bar over the reference's log-probabilities
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -211,7 +211,7 @@ def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
             with gr.Column(scale=1, min_width=285):
                 models = [
                     gr.Dropdown(choices, value=keys[0], label="Mô hình 1 · Model 1"),
-                    gr.Dropdown(choices, value=keys[-1], label="Mô hình 2 · Model 2"),
+                    gr.Dropdown(choices, value=keys[:2][-1], label="Mô hình 2 · Model 2"),
                 ]
                 blind = gr.Checkbox(True, label="Giấu tên đến khi bình chọn · Blind")
                 annotator = gr.Textbox("khách", label="Tên người chấm · Your name", max_lines=1)
