@@ -79,9 +79,17 @@ def test_a_layers_gradients_on_the_cpu_are_those_of_the_weights_it_stands_for(fo
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(folder, checkpointing):
+@pytest.mark.parametrize("asked_before", [False, True], ids=["fresh", "after an evaluation"])
+def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(
+    folder, checkpointing, asked_before
+):
+    """Also once the model has answered in between, where bitsandbytes would drop the gradient."""
     model = worker.shaken(worker.adapted(folder)).train()
     plain = dequantised(model)
+    if asked_before:
+        with torch.inference_mode():
+            model.eval()(input_ids=torch.arange(10, 30)[None])
+        model.train()
     if checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable()

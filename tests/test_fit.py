@@ -104,7 +104,7 @@ def run(kind, folder, data, out, limit, step=0, **changes):
 
 
 @pytest.mark.parametrize(  # at once, before the first checkpoint, and after one
-    ("kind", "step"), [("sft", 0), ("dpo", 0), ("sft", 2), ("sft", 5), ("dpo", 5)]
+    ("kind", "step"), [(kind, step) for kind in ("sft", "dpo") for step in (0, 2, 5)]
 )
 def test_out_of_memory_halves_the_batch_and_the_steps_stay_the_same(
     kind, step, folder, data, tmp_path, capsys

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from datasets import DatasetDict
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -121,6 +122,18 @@ def chat_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Keep four-bit weights as they are on a CPU, whatever the model is asked in between.
+
+    On a CPU with bf16 instructions bitsandbytes repacks a layer when it first answers in eval mode,
+    for a kernel that rounds to bf16 and has no backward pass. Training after that goes on without
+    an error: the gradient just ends at every four-bit layer.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def chat_model(
     folder: str, profile: Profile, *, quantised: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -133,6 +146,7 @@ def chat_model(
         device_map={"": 0} if profile.device == "cuda" else None,
         attn_implementation="sdpa",
     )
+    keep_gradients(model)
     model.config.use_cache = True
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.temperature = model.generation_config.top_p = None  # greedy by default
