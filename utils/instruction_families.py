@@ -65,7 +65,7 @@ SYNONYMS = _pairs(
     chấm dứt=kết thúc, buồn bã=buồn rầu, im lặng=lặng thinh, hiền lành=hiền hậu,
     thông minh=sáng dạ, biếng nhác=lười nhác, qua đời=từ trần, nói dối=nói xạo,
     thu hoạch=gặt hái, ngăn nắp=gọn ghẽ, mênh mông=bao la, khổng lồ=to tướng, cố gắng=nỗ lực,
-    lo lắng=lo âu, phụ nữ=đàn bà, nam giới=đàn ông, thế giới=hoàn cầu, bệnh viện=nhà thương,
+    lo lắng=lo âu, phụ nữ=nữ giới, nam giới=đàn ông, thế giới=hoàn cầu, bệnh viện=nhà thương,
     nhà văn=văn sĩ, rực rỡ=chói lọi"""
 )
 CAPITALS = _pairs(
@@ -93,7 +93,7 @@ CONTINENTS = {
 }
 SOUNDS = _pairs(
     """chó=gâu gâu, mèo=meo meo, gà trống=ò ó o, gà con=chiêm chiếp, vịt=cạc cạc, lợn=ụt ịt,
-    bò=ụm bò, ếch=ộp ộp, chim cu=cúc cu, ngựa=hí hí, ong=vo ve, dế=ri ri, quạ=quạ quạ,
+    bò=ụm bò, ếch=ộp ộp, chim cu=cúc cu, ngựa=hí hí, dế=ri ri, quạ=quạ quạ,
     chuột=chít chít, dê=be be, tắc kè=tắc kè"""
 )
 COLOURS = _pairs(
@@ -111,15 +111,15 @@ MEASURE_WORDS = {
     "chiếc": "thuyền, lá, nhẫn, xe đạp, máy bay, đũa, vòng, khăn",
     "bức": "tranh, ảnh, tượng, thư, tường",
     "tờ": "giấy, báo, lịch, đơn, tiền",
-    "cây": "bút, tre, bưởi, nến, cột cờ, kem, xoài",
+    "cây": "bút, tre, bàng, nến, thông, kem, đa",
     "ngôi": "nhà, chùa, sao, trường, làng, đền",
     "bông": "hoa hồng, hoa cúc, lúa, hoa sen, hoa hướng dương",
     "quả": "cam, bóng, trứng, đồi, na, mít, ổi",
-    "hạt": "gạo, cát, mưa, đậu, ngô, tiêu",
-    "giọt": "sương, nước mắt, mồ hôi, mực",
-    "cuộn": "len, chỉ, phim, giấy vệ sinh",
-    "bài": "hát, thơ, văn, toán",
-    "dòng": "sông, suối, kẻ, chữ",
+    "hạt": "gạo, cát, thóc, đậu, ngô, tiêu",
+    "giọt": "sương, nước mắt, mồ hôi, máu",
+    "cuộn": "len, chỉ, băng dính, giấy vệ sinh",
+    "bài": "vè, thơ, văn, toán",
+    "dòng": "sông, suối, thác, nước",
     "tấm": "ảnh thẻ, ván, vải, bản đồ, thiệp",
 }
 KINDS_OF_THINGS = {
@@ -148,7 +148,7 @@ JOBS = _pairs(
     nhà văn=viết truyện, ngư dân=đánh bắt cá tôm, thợ xây=xây nhà cửa,
     thủ thư=trông coi và cho mượn sách, thợ điện=lắp và sửa đường dây điện,
     kiến trúc sư=thiết kế nhà cửa, nha sĩ=chăm sóc và chữa răng, thợ rèn=rèn đồ sắt,
-    bưu tá=đưa thư và bưu phẩm, thợ làm bánh=làm bánh, người phiên dịch=dịch lời nói,
+    bưu tá=đưa thư và bưu phẩm, thợ làm bánh=làm bánh, phiên dịch viên=dịch lời nói,
     nhà báo=viết tin tức, vận động viên=tập luyện và thi đấu thể thao"""
 )
 USES = _pairs(
@@ -337,7 +337,7 @@ def _number_tables() -> dict[str, tuple[Facts, list[Phrasing]]]:
             [
                 Phrasing("{0} {1} bằng bao nhiêu {3}?", "{0} {1} bằng {2} {3}.", 2),
                 Phrasing("Đổi giúp em {0} {1} ra {3}.", "{0} {1} đổi ra được {2} {3} em nhé.", 2),
-                Phrasing("Cho hỏi {0} {1} có mấy {3} ạ?", "Dạ, {0} {1} có {2} {3} ạ.", 2),
+                Phrasing("Cho hỏi {0} {1} có bao nhiêu {3} ạ?", "Dạ, {0} {1} có {2} {3} ạ.", 2),
             ],
         ),
         "ngày trong tuần": (
@@ -386,7 +386,7 @@ def _number_tables() -> dict[str, tuple[Facts, list[Phrasing]]]:
             [
                 Phrasing("Từ “{0}” có mấy chữ cái?", "Từ “{0}” có {1} chữ cái."),
                 Phrasing("Viết “{0}” cần bao nhiêu chữ cái?", "Viết “{0}” cần {1} chữ cái."),
-                Phrasing("Bé đánh vần “{0}” có mấy chữ cái nào?", "Dạ, “{0}” có {1} chữ cái ạ."),
+                Phrasing("Bé đếm xem “{0}” có mấy chữ cái nào?", "Dạ, “{0}” có {1} chữ cái ạ."),
             ],
         ),
         "đếm tiếng": (
@@ -436,7 +436,7 @@ TABLES: dict[str, tuple[Facts, list[Phrasing]]] = {
             Phrasing("{1} là thủ đô của nước nào?", "{1} là thủ đô của {0}.", 0),
             Phrasing("Cho em hỏi {0} có thủ đô tên gì ạ?", "Dạ, thủ đô của {0} tên là {1} ạ."),
             Phrasing(
-                "Thành phố {1} là trung tâm chính trị của quốc gia nào vậy bạn?",
+                "Thành phố {1} là thủ đô của quốc gia nào vậy bạn?",
                 "Thành phố {1} là thủ đô của {0} bạn nhé.",
                 0,
             ),
@@ -519,7 +519,7 @@ TABLES: dict[str, tuple[Facts, list[Phrasing]]] = {
         [
             Phrasing("Công việc của {0} là gì?", "Công việc của {0} là {1}."),
             Phrasing("Nghề nào chuyên {1}?", "Nghề chuyên {1} là {0}.", 0),
-            Phrasing("Hằng ngày {0} làm gì hả mẹ?", "Hằng ngày, {0} {1} con ạ."),
+            Phrasing("Hằng ngày {0} làm gì hả mẹ?", "Hằng ngày, {0} {1}, con ạ."),
         ],
     ),
     "công dụng": (
@@ -610,7 +610,7 @@ def _ordered() -> Iterator[Instruction]:
     forms = [
         ("Xếp các số {0} từ bé đến lớn.", "Từ bé đến lớn: {0}.", False),
         ("Sắp xếp {0} theo thứ tự giảm dần giúp em.", "Thứ tự giảm dần là {0} em nhé.", True),
-        ("Viết {0} theo thứ tự tăng dần ạ.", "Dạ, thứ tự tăng dần là {0} ạ.", False),
+        ("Viết giúp em {0} theo thứ tự tăng dần ạ.", "Dạ, thứ tự tăng dần là {0} ạ.", False),
     ]
     triples = list(itertools.permutations(range(1, 21), 3))
     seen: set[frozenset[int]] = set()
@@ -643,9 +643,9 @@ def _counted() -> Iterator[Instruction]:
             "gà, vịt, lợn, bò, dê, thỏ, ngan, trâu",
         ),
         (
-            "Trong cặp của bé có {0}. Bé mang mấy món ạ?",
+            "Trong cặp của bé có {0}. Bé mang mấy món nhỉ?",
             "Dạ, bé mang {0} món ạ.",
-            "bút, thước, vở, tẩy, kéo, màu, sách, hồ",
+            "bút, thước, vở, tẩy, kéo, hộp màu, sách, hồ dán",
         ),
     ]
     number = 0

@@ -321,7 +321,7 @@ _LAB_DPO = DPORun(
     max_length=56,
     checkpointing=False,
     save_steps=50,
-    held_out=443,
+    held_out=500,  # all of the shipped test split
     sweep_betas=(0.03, 0.1, 0.3),
     sweep_rows=480,
 )
