@@ -148,7 +148,6 @@ def options_of(name: str, *more: str) -> list[str]:
     return ["--config_file", str(CONFIGS[name]), *more]
 
 
-@pytest.mark.skip(reason="gloo now and then aborts when the two processes leave: issue 6")
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
     """Notebooks 03 and 04: 4-bit base, adapter, TRL's trainer; losses and weights of each step."""

@@ -1,3 +1,4 @@
+import doctest
 import math
 from functools import partial
 
@@ -17,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from utils import standins
+from utils import seq2seq_dpo, standins
 from utils.seq2seq_dpo import (
     COLUMNS,
     REFERENCE,
@@ -137,6 +138,11 @@ def test_shift_right_is_t5s_own(tokenizer):
     labels = torch.tensor([[5, 0, 6, 1], [7, 1, 0, 0]])
     expected = tiny(tokenizer).prepare_decoder_input_ids_from_labels(labels)
     assert torch.equal(shift_right(labels, start=0), expected)
+
+
+def test_the_examples_in_the_docstrings():
+    found = doctest.testmod(seq2seq_dpo, extraglobs={"torch": torch})
+    assert found.attempted >= 2 and found.failed == 0
 
 
 # --- Log-probabilities ---------------------------------------------------------------------------
