@@ -30,7 +30,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
 
     from utils import chat, models
     from utils.orpo import ORPOTrainer
-    from utils.training import float32_adapters, precision_arguments
+    from utils.training import float32_adapters, precision_arguments, unrounded
 
     course.set_seed(seed)
     policy = get_peft_model(models.chat_model(folder, profile)[0], models.lora(profile.chat))
@@ -49,7 +49,8 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
         for stage in stages:
             run = {"sft": profile.sft, "dpo": profile.dpo, "orpo": profile.orpo}[stage]
             sizes = {"per_device_train_batch_size": run.batch_size, "output_dir": scratch}
-            sizes |= {"num_train_epochs": run.epochs, "learning_rate": run.learning_rate}
+            passes = 2 if stage == "orpo" else 1
+            sizes |= {"num_train_epochs": passes, "learning_rate": run.learning_rate}
             sizes |= {"max_length": run.max_length, **shared}
             if stage == "sft":
                 arguments = SFTConfig(packing=True, **sizes)
@@ -62,12 +63,11 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
                     arguments = DPOConfig(
                         beta=run.beta, precompute_ref_log_probs=True, **kinds, **sizes
                     )
-                    trainer = DPOTrainer(
-                        policy, args=arguments, train_dataset=data, processing_class=tokenizer
-                    )
                 else:
                     arguments = DPOConfig(beta=run.weight, **sizes)
-                    trainer = ORPOTrainer(
+                kind = DPOTrainer if stage == "dpo" else ORPOTrainer
+                with unrounded(policy):
+                    trainer = kind(
                         policy, args=arguments, train_dataset=data, processing_class=tokenizer
                     )
             trainer.remove_callback(PrinterCallback)

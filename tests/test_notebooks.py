@@ -189,7 +189,7 @@ def test_cells_have_names_of_their_own_and_no_leftovers(path):
         assert source(cell).strip(), cell["id"]
         assert not {"execution", "widgets", "collapsed"} & set(cell["metadata"]), cell["id"]
     too_long = [
-        line for cell in cells(path, "code") for line in source(cell).split("\n") if len(line) > 124
+        line for cell in cells(path, "code") for line in source(cell).split("\n") if len(line) > 110
     ]
     assert too_long == []
 

@@ -56,3 +56,9 @@ def test_every_profile_fills_the_whole_table():
     for name, profile in profiles.TABLE.items():
         assert profile.name == name
         assert all(getattr(profile, f.name) is not None for f in dataclasses.fields(profile))
+
+
+@pytest.mark.parametrize("profile", profiles.TABLE.values(), ids=profiles.TABLE)
+def test_orpo_reads_as_many_chosen_answers_as_sft_and_dpo_together(profile):
+    both = profile.sft.rows * profile.sft.epochs + profile.dpo.rows * profile.dpo.epochs
+    assert profile.orpo.rows * profile.orpo.epochs == pytest.approx(both, rel=0.1)

@@ -1,5 +1,6 @@
 """What a notebook hands to the next: written atomically, checked by hash, found where it lies."""
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,12 @@ def shelf(profile: str) -> Shelf:
     local = Path(os.environ.get("COURSE_ARTIFACTS") or notebooks.ROOT / "artifacts")
     drive = DRIVE / profile if DRIVE.parent.is_dir() else None
     return Shelf(local / profile, drive, os.environ.get("COURSE_HUB_REPO"))
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an error says that the disk is full: Python's, safetensors' or torch's."""
+    words = ("No space left on device", "PytorchStreamWriter failed writing")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(w in str(error) for w in words)
 
 
 def _hash(path: Path) -> str:
@@ -156,9 +163,12 @@ def publish(
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         new.chmod(0o755)
         _swap(new, final, final.with_name(f"{name}.former") if keep_former else None)
-    except OSError as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or no_space(error)):
+            raise
+        why = os.strerror(errno.ENOSPC) if no_space(error) else error.strerror
         raise ArtifactError(
-            f"Artifact {name} could not be saved ({error.strerror}): free some disk space and run "
+            f"Artifact {name} could not be saved ({why}): free some disk space and run "
             "the last cell again; the artifact saved before, if any, is untouched."
         ) from error
     finally:

@@ -298,7 +298,7 @@ _GPU_CHAT = replace(
     max_new_tokens=256,
 )
 _LAB_SFT = SFTRun(
-    rows=2_000,  # a short course on purpose: notebook 04 must have something left to gain
+    rows=1_000,  # a short course on purpose: notebook 04 must have something left to gain
     epochs=1,
     batch_size=4,
     accumulation=1,
@@ -311,9 +311,9 @@ _GPU_SFT = replace(
     _LAB_SFT, rows=8_000, accumulation=4, learning_rate=2e-4, max_length=1024, checkpointing=True
 )
 _LAB_DPO = DPORun(
-    rows=4_000,
-    epochs=1.25,
-    batch_size=16,
+    rows=2_000,
+    epochs=1,
+    batch_size=8,
     accumulation=1,
     learning_rate=1e-3,
     beta=0.1,
@@ -323,7 +323,7 @@ _LAB_DPO = DPORun(
     save_steps=50,
     held_out=500,  # all of the shipped test split
     sweep_betas=(0.03, 0.1, 0.3),
-    sweep_rows=480,
+    sweep_rows=240,
 )
 _GPU_DPO = replace(
     _LAB_DPO,
@@ -338,9 +338,9 @@ _GPU_DPO = replace(
     sweep_rows=1_000,
 )
 _LAB_ORPO = ORPORun(
-    rows=4_000,
-    epochs=2,
-    batch_size=16,
+    rows=2_000,
+    epochs=1.6,  # as many chosen answers read as by SFT and DPO together
+    batch_size=8,
     accumulation=1,
     learning_rate=1e-3,
     weight=0.3,
@@ -348,10 +348,12 @@ _LAB_ORPO = ORPORun(
     checkpointing=False,
     save_steps=50,
     sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=500,
+    sweep_rows=240,
 )
 _GPU_ORPO = replace(
     _LAB_ORPO,
+    rows=4_000,
+    epochs=3,
     batch_size=4,
     accumulation=4,
     learning_rate=1e-4,
@@ -402,11 +404,11 @@ _GPU_SMALL = replace(
 _LAB_LABELLING = Labelling(
     held_out=40,
     draws=3,
-    temperatures=(0.4, 0.8),
-    epochs=2,
+    temperatures=(0.5, 0.6),
+    epochs=4,
     batch_size=16,
     accumulation=1,
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     beta=0.1,
     max_length=256,
     checkpointing=False,
@@ -415,6 +417,7 @@ _GPU_LABELLING = replace(
     _LAB_LABELLING,
     draws=1,
     temperatures=(0.6, 1.1),
+    epochs=2,
     batch_size=2,
     accumulation=4,
     learning_rate=2e-5,
@@ -463,6 +466,7 @@ _A100 = replace(
     ppo=replace(_T4_PPO, precision="bf16"),
     sft=replace(_GPU_SFT, rows=30_000, batch_size=8, accumulation=2, checkpointing=False),
     dpo=replace(_GPU_DPO, rows=16_000, batch_size=16, accumulation=1),
+    orpo=replace(_GPU_ORPO, rows=16_000, batch_size=16, accumulation=1),
 )
 
 TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}

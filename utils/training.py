@@ -20,6 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from utils.artifacts import no_space
 from utils.profiles import Policy, Profile
 from utils.sentences import CourseError
 
@@ -190,6 +191,14 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 ) from error
             batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
             print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
+        except Exception as error:
+            if not no_space(error):
+                raise
+            step = trainer.state.global_step
+            raise CourseError(
+                f"The disk is full: the checkpoint after step {step} could not be saved. Free some "
+                "space and run this cell again: it goes on from the last whole checkpoint."
+            ) from error
         for name, values in start.items():  # the next try, and its reference, begin here again
             learned[name].data.copy_(values)
         del trainer, learned

@@ -2,18 +2,12 @@
 
 import json
 import os
-import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import nbformat
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import screenshot
+from tests.browser import jupyterlab, screenshot
 from utils.notebooks import ROOT
 from utils.preferences import open_store
 from utils.widgets import DOUBLE_CLICK
@@ -44,6 +38,7 @@ PAIRS = [
 ]
 CELLS = (
     """import json
+from utils.notebooks import ROOT
 from utils.preferences import open_store
 from utils.widgets import LabelPanel, side_by_side
 pairs = json.load(open("pairs.json"))""",
@@ -56,52 +51,17 @@ side_by_side(rows)""",
 @pytest.fixture
 def lab(tmp_path):
     """The address of a notebook in a JupyterLab of our own; ended after the test."""
-    home, settings = tmp_path / "home", tmp_path / "settings"
-    (settings / "labconfig").mkdir(parents=True)
+    home = tmp_path / "home"
     home.mkdir()
-    news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-    (settings / "labconfig" / "page_config.json").write_text(json.dumps(news))
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, home / "panel.ipynb")
     (home / "pairs.json").write_text(json.dumps(PAIRS), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
-            *(f"--ServerApp.root_dir={home}", f"--IdentityProvider.token={token}"),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "COURSE_VOTES": f"sqlite:///{tmp_path}/votes.sqlite",
-            "JUPYTER_CONFIG_DIR": str(settings),
-            "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
-        },
-        stdout=(tmp_path / "lab.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()[-2000:]
-                time.sleep(0.5)
-        yield f"{address}/doc/tree/panel.ipynb?token={token}"
-    finally:
-        server.terminate()  # ends its kernels too
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
+    votes = f"sqlite:///{tmp_path}/votes.sqlite"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COURSE_VOTES": votes}
+    with jupyterlab(home, "panel.ipynb", environment) as address:
+        yield address
 
 
 def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):

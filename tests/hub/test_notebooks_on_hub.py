@@ -12,7 +12,7 @@ import pytest
 
 from tests.hub import server, shelves
 from tests.hub.conftest import surroundings
-from utils import notebooks
+from utils import models, notebooks
 
 WISH = "COURSE_HUB_NOTEBOOKS"
 pytestmark = pytest.mark.skipif(
@@ -67,6 +67,16 @@ def test_a_notebook_runs_on_the_hub(name, hub, machine):
     metrics = json.loads(place.read_text(encoding="utf-8"))
     assert metrics["profile"] == "t4"
     print(f"{name}: {run.seconds:.0f} s, {run.peak_mb:.0f} MB")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("03", "04", "05")])
+def test_a_notebook_runs_with_qwen(name, machine):
+    """The same cells; an adapter of the Llama is not taken for one of the Qwen."""
+    run = notebooks.execute(name, environment={**machine, models.CHAT_WISH: "qwen"}, timeout=900)
+    assert run.error is None
+    folder = Path(machine["COURSE_ARTIFACTS"], "t4", name)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["inputs"]["model"] == shelves.CHAT.qwen
 
 
 def test_a_notebook_runs_again_without_a_network(machine, tmp_path):

@@ -1,0 +1,154 @@
+"""A person votes in notebook 07 in a real JupyterLab, and the notebook trains on these votes.
+
+As on a T4, but on a CPU and with the small models and data of the loopback Hub.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import Page, Response, expect
+
+from tests.browser import jupyterlab, screenshot
+from tests.hub import server, shelves
+from tests.hub.conftest import surroundings
+from utils.course import SEED
+from utils.notebooks import ROOT, path_of
+from utils.preferences import open_store, read_votes
+from utils.widgets import DOUBLE_CLICK, Shown, queue
+
+NAME = "07_collect_preferences"
+ROWS = 60  # of each split on the Hub
+VOTES = 16  # two steps of DPO a pass
+PATIENCE = 120_000  # ms that a half of the notebook may take on a busy machine
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The loopback Hub with models whose words are those of the served data."""
+    folder = tmp_path_factory.mktemp("shelves")
+    repositories = shelves.data_sets(folder, ROWS)
+    texts = shelves.sentences(repositories)
+    with server.serve([*repositories, *shelves.models(folder, texts)]) as running:
+        yield running
+
+
+@pytest.fixture
+def machine(hub, tmp_path) -> dict[str, str]:
+    """The environment of a fresh machine on which An is to vote."""
+    return surroundings(
+        hub,
+        tmp_path / "home",
+        COURSE_PROFILE="t4",
+        COURSE_ALLOW_CPU="1",
+        COURSE_ARTIFACTS=str(tmp_path / "artifacts"),
+        COURSE_VOTES=f"sqlite:///{tmp_path}/votes.sqlite",
+        COURSE_ANNOTATOR="An",
+        HF_HUB_OFFLINE="0",
+        HF_TOKEN="",
+    )
+
+
+@pytest.fixture
+def notebook(tmp_path) -> Path:
+    """A copy without outputs, in a course of its own: JupyterLab saves what it runs."""
+    course = tmp_path / "course"
+    (course / "notebooks").mkdir(parents=True)
+    for name in ("benchmarks", "configs", "data", "utils"):
+        (course / name).symlink_to(ROOT / name)
+    content = nbformat.read(path_of(NAME), as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(content, course / "notebooks" / f"{NAME}.ipynb")
+    return course / "notebooks" / f"{NAME}.ipynb"
+
+
+@pytest.fixture
+def lab(notebook, machine):
+    """The address of the copy in a JupyterLab of our own."""
+    course = notebook.parent.parent
+    with jupyterlab(course, f"{notebook.parent.name}/{notebook.name}", machine) as address:
+        yield address
+
+
+def run_from_menu(page: Page, item: str) -> None:
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text(item, exact=True).click()
+
+
+def vote_for_the_shorter(page: Page, shown: Shown, by_keyboard: bool) -> str:
+    """Read what is on the screen, choose the shorter answer; which one that was."""
+    panel = page.locator(".course-panel")
+    expect(panel.locator(".course-question")).to_have_text(shown.question)
+    answers = panel.locator(".course-answer div")
+    expect(answers).to_have_text([shown.answer_a, shown.answer_b])
+    a, b = (len(text) for text in answers.all_inner_texts())
+    choice = "a" if a < b else "b"
+    if by_keyboard:
+        panel.get_by_placeholder("a / b / t / s / u").click()
+        page.keyboard.type(choice)
+        page.keyboard.press("Enter")
+    else:
+        page.wait_for_timeout(1000 * DOUBLE_CLICK + 50)
+        panel.get_by_role("button", name=f"{choice.upper()} tốt hơn").click()
+    return choice
+
+
+def saved(page: Page, notebook: Path) -> nbformat.NotebookNode:
+    """The notebook as JupyterLab saves it now."""
+
+    def stored(answer: Response) -> bool:
+        return answer.request.method == "PUT" and "/api/contents/" in answer.url
+
+    with page.expect_response(stored):
+        page.keyboard.press("Control+s")
+    return nbformat.read(notebook, as_version=4)
+
+
+def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, machine):
+    page, artifacts = browser_page, Path(machine["COURSE_ARTIFACTS"], "t4")
+    page.goto(lab)
+    after_the_panel = page.locator(".jp-CodeCell", has_text="def votes_of_people")
+    after_the_panel.locator(".jp-InputPrompt").click()
+    run_from_menu(page, "Run All Above Selected Cell")
+    panel, errors = page.locator(".course-panel"), page.locator(ERROR)
+    expect(panel.or_(errors).first).to_be_attached(timeout=PATIENCE)
+    assert errors.all_inner_texts() == []
+
+    drawn = artifacts / f".{NAME}-checkpoints" / "pairs.json"
+    screens = queue(json.loads(drawn.read_text(encoding="utf-8")), SEED)
+    choices = []
+    for number, shown in enumerate(screens[:VOTES]):
+        choices.append(vote_for_the_shorter(page, shown, by_keyboard=number % 2 == 0))
+    counter = panel.locator(".course-count")
+    expect(counter).to_have_text(f"{VOTES} / {len(screens)}")
+    panel.evaluate("panel => panel.scrollIntoView()")
+    screenshot(page, "notebook-07-vote")
+
+    votes = open_store(machine["COURSE_VOTES"]).votes()
+    assert {(vote.annotator, vote.source) for vote in votes} == {("An", "panel")}
+    assert [vote.choice for vote in votes] == choices
+    for vote, shown in zip(votes, screens, strict=False):
+        assert vars(shown).items() <= vars(vote).items()
+
+    after_the_panel.locator(".jp-InputPrompt").click()
+    run_from_menu(page, "Run Selected Cell and All Below")
+    last = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
+    expect(last.filter(has_text=re.compile(r"\d")).or_(errors).first).to_be_attached(
+        timeout=PATIENCE
+    )
+    run = saved(page, notebook)
+    outputs = [out for cell in run.cells for out in cell.get("outputs", [])]
+    assert [out.traceback for out in outputs if out.output_type == "error"] == []
+    assert all(cell.execution_count for cell in run.cells if cell.cell_type == "code")
+    said = "".join(out.text for out in outputs if out.output_type == "stream")
+    assert f"{VOTES} votes of people\n" in said
+    screenshot(page, "notebook-07-handed-over")
+
+    metrics = json.loads((artifacts / NAME / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["people"], metrics["votes"], metrics["pairs"]) == (1, VOTES, VOTES)
+    assert read_votes(artifacts / NAME / "votes.jsonl") == votes

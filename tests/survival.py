@@ -1,0 +1,186 @@
+"""Training stages that are killed ten times and started again.
+
+    python tests/survival.py KIND FOLDER     one whole run, and one that SIGKILL ends ten times
+
+Children are forked from a process that has imported everything and computed nothing, so that a
+start takes a second. A kill comes within a random step, or while a checkpoint is being written.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, Trainer, TrainerCallback
+
+from tests import chat_worker, tiny_ppo
+from tests import test_seq2seq_dpo as t5
+from tests.chat_worker import BATCH, SAVE, STEPS
+from tests.conftest import TEXTS
+from utils import standins
+from utils.training import fit
+
+KILLS, WHILE_SAVING = 10, (3, 6)  # the numbers of the kills that wait for a checkpoint
+Build = Callable[[int, int], Trainer]
+
+
+class Progress(TrainerCallback):
+    """Leaves the number of the step that begins in a file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_step_begin(self, args, state, control, **_):
+        self.file.write_text(str(state.global_step + 1))
+
+
+# --- The stages: each trains STEPS steps with a checkpoint every SAVE ----------------------------
+
+
+def through_fit(build: Build, checkpoints: Path, out: Path) -> None:
+    """Notebooks 03 to 05 and 08; losses and what was learned go to `out`."""
+
+    def watched(*sizes: int) -> Trainer:
+        trainer = build(*sizes)
+        trainer.add_callback(Progress(checkpoints.parent / "step"))
+        return trainer
+
+    trainer = fit(watched, BATCH, 1)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    learned = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    save_file(learned, out.with_suffix(".safetensors"))
+    out.write_text(json.dumps({"losses": losses, "steps": trainer.state.global_step}))
+
+
+def chat_stage(kind: str, checkpoints: Path, out: Path) -> None:
+    folder, data = chat_worker.stand_in(), chat_worker.pairs()["train"]
+    model = chat_worker.adapted(folder)
+    if kind == "dpo":
+        chat_worker.shaken(model)
+    make = chat_worker.MAKERS[kind]
+    through_fit(lambda *sizes: make(model, folder, data, checkpoints, *sizes), checkpoints, out)
+
+
+def t5_stage(checkpoints: Path, out: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(standins.t5(TEXTS * 20))
+    model, data = t5.tiny(tokenizer), t5.pairs(BATCH * STEPS)
+
+    def build(batch_size: int, accumulation: int) -> Trainer:
+        sizes = {"per_device_train_batch_size": batch_size, "num_train_epochs": 1}
+        saving = {"save_strategy": "steps", "save_steps": SAVE, "save_total_limit": 2}
+        saving |= {"gradient_accumulation_steps": accumulation}
+        return t5.trainer_of(tokenizer, checkpoints, model, data, **sizes, **saving)
+
+    through_fit(build, checkpoints, out)
+
+
+def ppo_stage(checkpoints: Path, out: Path) -> None:
+    """Notebook 02; an update is a step."""
+    step = checkpoints.parent / "step"
+    trainer = tiny_ppo.trainer(
+        {"updates": STEPS, "checkpoint_every": SAVE, "target_kl": 0.5, "kl_horizon": 40},
+        checkpoint_dir=checkpoints,
+        on_update=lambda metrics: step.write_text(str(metrics["update"] + 1)),
+    )
+    losses = [update["kl"] + update["reward"] for update in trainer.train()]
+    save_file(
+        {n: p.detach() for n, p in trainer.parameters.items()}, out.with_suffix(".safetensors")
+    )
+    out.write_text(json.dumps({"losses": losses, "steps": len(losses)}))
+
+
+STAGES: dict[str, Callable[[Path, Path], None]] = {
+    "ppo": ppo_stage,
+    **{k: (lambda *places, k=k: chat_stage(k, *places)) for k in chat_worker.MAKERS},
+    "t5": t5_stage,
+}
+
+
+# --- Kills ---------------------------------------------------------------------------------------
+
+
+def child(kind: str, place: Path, out: Path) -> int:
+    """Fork a run whose checkpoints lie in `place`; its process id."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "step").unlink(missing_ok=True)
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        STAGES[kind](place / "checkpoints", out)
+        status = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait_for(condition: Callable[[], bool], pid: int, seconds: float = 240) -> None:
+    """Until the condition holds; the child must live until then."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            raise RuntimeError(f"the run ended with {code} before it could be killed")
+        if time.monotonic() > limit:
+            raise RuntimeError("the run took too long")
+        time.sleep(0.001)
+
+
+def at_step(place: Path) -> int:
+    file = place / "step"
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
+def saved(place: Path) -> set[Path]:
+    """Checkpoints, those being written among them."""
+    return {p for p in (place / "checkpoints").glob("*") if p.is_dir()}
+
+
+def reached(place: Path) -> int:
+    """The step of the newest checkpoint that may be whole."""
+    steps = [int(p.name.split("-")[1]) for p in saved(place) if p.name[0] != "."]
+    return max(steps, default=0)
+
+
+def kill_once(kind: str, place: Path, out: Path, number: int, chance: random.Random) -> int:
+    """Start the run and end it; how it ended."""
+    pid, start, there = child(kind, place, out), reached(place), saved(place)
+    if number in WHILE_SAVING and start + SAVE < STEPS:
+        wait_for(lambda: bool(saved(place) - there), pid)
+        time.sleep(chance.uniform(0, 0.01))
+    else:
+        aim = chance.randint(start + 1, min(start + SAVE, STEPS - 1))
+        wait_for(lambda: at_step(place) >= aim, pid)
+        time.sleep(chance.uniform(0, 0.01))
+    os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(kind: str, folder: Path) -> None:
+    whole = child(kind, folder / "whole", folder / "whole.json")
+    if code := os.waitstatus_to_exitcode(os.waitpid(whole, 0)[1]):
+        raise SystemExit(code)
+    place, out = folder / "killed", folder / "killed.json"
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    chance = random.Random(seed)
+    ends = [kill_once(kind, place, out, number, chance) for number in range(KILLS)]
+    assert not out.exists()
+    last = child(kind, place, out)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(last, 0)[1]))
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
