@@ -104,6 +104,9 @@ def test_wilson_by_hand():
     for hits in (0, 10):
         edge = wilson(hits, 10)
         assert 0 <= edge.low < edge.high <= 1 and edge.high - edge.low > 0.2
+    for count in range(1, 100):  # rounding must not put a bound on the wrong side of the share
+        for edge in (wilson(0, count), wilson(count, count)):
+            assert edge.low <= edge.value <= edge.high
     assert math.isnan(wilson(0, 0).value)
 
 

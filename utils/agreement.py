@@ -140,7 +140,9 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> Share:
     centre = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return Share(share, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale), count)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    # at 0 and at 1 rounding would put the bound on the wrong side of the share
+    return Share(share, max(0.0, min(low, share)), min(1.0, max(high, share)), count)
 
 
 def position_bias(votes: Sequence[Vote]) -> Share:
