@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def main() -> None:
     """Pre-train it unless the cache has it; say how long that took."""
-    from utils import models, profiles
+    from utils import course, models, profiles
     from utils.preference_data import load_preferences
 
+    course._quiet()
     begin = time.perf_counter()
     pairs = load_preferences(offline=True, quiet=True)
     _, name = models.chat_source(profiles.TABLE["lab"].chat, pairs)

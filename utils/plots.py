@@ -385,6 +385,14 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     return figure
 
 
+def _share_axis(axes: Axes, at_least: float = 0.1) -> None:
+    """Per cent on the y axis, over ten points or more: a point of noise must look like one."""
+    low, high = axes.get_ylim()
+    lack = max(0.0, at_least - (high - low))
+    axes.set_ylim(low - lack / 2, high + lack / 2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
 def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     """Preference accuracy against KL, a point a run."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
@@ -395,7 +403,7 @@ def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
         place = (row["KL"], row["prefers chosen"])
         axes.annotate(row["run"], place, (6, -10), textcoords="offset points")
     axes.margins(x=0.18, y=0.2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _share_axis(axes)
     axes.set_xlabel("KL to the SFT model, nats an answer")
     axes.set_ylabel("prefers the chosen answer")
     axes.set_title(title)
@@ -428,10 +436,10 @@ def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
         axes.scatter(
             group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=way
         )
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("chrF of the answers to the reference answers")
     axes.set_ylabel("prefers the chosen answer")
     axes.legend()
     axes.margins(0.2)
+    _share_axis(axes)
     axes.set_title(title)
     return axes
