@@ -11,8 +11,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser import jupyterlab, screenshot
-from tests.hub import server, shelves
-from tests.hub.conftest import surroundings
+from tests.hub.conftest import hub_of_its_own_words, surroundings
 from utils.course import SEED
 from utils.notebooks import ROOT, path_of
 from utils.preferences import open_store, read_votes
@@ -26,11 +25,7 @@ PATIENCE = 240_000  # ms that a half of the notebook may take on a busy machine
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The loopback Hub with models whose words are those of the served data."""
-    folder = tmp_path_factory.mktemp("shelves")
-    repositories = shelves.data_sets(folder, ROWS)
-    texts = shelves.sentences(repositories)
-    with server.serve([*repositories, *shelves.models(folder, texts)]) as running:
+    with hub_of_its_own_words(tmp_path_factory.mktemp("shelves"), ROWS) as running:
         yield running
 
 

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def surroundings(hub: server.Hub, home: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         **more,
     }
+
+
+@contextmanager
+def hub_of_its_own_words(folder: Path, rows: int) -> Iterator[server.Hub]:
+    """The loopback Hub with `rows` a split, and models whose words are those of the served data."""
+    repositories = shelves.data_sets(folder, rows)
+    texts = shelves.sentences(repositories)
+    with server.serve([*repositories, *shelves.models(folder, texts)]) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import server, shelves
-from tests.hub.conftest import surroundings
+from tests.hub import shelves
+from tests.hub.conftest import hub_of_its_own_words, surroundings
 from utils import models, notebooks
 
 WISH = "COURSE_HUB_NOTEBOOKS"
@@ -32,11 +32,7 @@ NEEDS = {  # what a notebook must have taken from the Hub
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The loopback Hub with models whose words are those of the served data."""
-    folder = tmp_path_factory.mktemp("shelves")
-    repositories = shelves.data_sets(folder, ROWS)
-    texts = shelves.sentences(repositories)
-    with server.serve([*repositories, *shelves.models(folder, texts)]) as running:
+    with hub_of_its_own_words(tmp_path_factory.mktemp("shelves"), ROWS) as running:
         yield running
 
 
