@@ -3,11 +3,12 @@
     python benchmarks/dpo.py [--device cuda] [--quick] [--out FILE] [--note TEXT]
 
 Equal work: the same pairs once, the same model in four bits with the same adapter, the same
-learning rate, β and batch size, so as many steps. Ours computes the reference's log-probabilities
-once, puts pairs of like length into a batch and keeps activations. `original` asks the reference at
-every step, takes pairs at random, pads to the longest and recomputes activations. The clock covers
-the making of the trainer (tokenising, reference) and the training. Rounds are interleaved; a ratio
-is taken within a round. The loss is the sigmoid loss on held-out pairs.
+learning rate, β and batch size, so as many steps. Ours computes a prompt once for both answers, and
+the reference's log-probabilities once; it puts pairs of like length into a batch and keeps
+activations. `original` computes a prompt twice, asks the reference at every step, takes pairs at
+random, pads to the longest and recomputes activations. The clock covers the making of the trainer
+(tokenising, reference) and the training. Rounds are interleaved; a ratio is taken within a round.
+The loss is the sigmoid loss on held-out pairs.
 """
 
 import math
@@ -26,6 +27,7 @@ def trainer_of(method: str, model: object, task: dict) -> object:
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
+    from utils.shared_prompt import SharedPromptDPOTrainer
     from utils.training import float32_adapters, precision_arguments
 
     profile, ours = task["profile"], method == "ours"
@@ -51,7 +53,8 @@ def trainer_of(method: str, model: object, task: dict) -> object:
         seed=0,
         **precision_arguments(profile),
     )
-    trainer = DPOTrainer(
+    kind = SharedPromptDPOTrainer if ours else DPOTrainer
+    trainer = kind(
         model=model,
         args=args,
         train_dataset=task["ordered"]() if ours else task["rows"],

@@ -26,10 +26,12 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
     """A policy trained one way on the rows; the base comes fresh from its folder."""
     from peft import get_peft_model
     from transformers import PrinterCallback
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, SFTConfig, SFTTrainer
 
     from utils import chat, models
     from utils.orpo import ORPOTrainer
+    from utils.packing import PackedRows
+    from utils.shared_prompt import SharedPromptDPOTrainer
     from utils.training import float32_adapters, precision_arguments, unrounded
 
     course.set_seed(seed)
@@ -55,6 +57,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
             if stage == "sft":
                 arguments = SFTConfig(packing=True, **sizes)
                 trainer = SFTTrainer(policy, arguments, train_dataset=chat.sft_rows(rows))
+                trainer.data_collator = PackedRows(tokenizer.pad_token_id)
             else:
                 sizes |= {"train_sampling_strategy": "sequential"}
                 data = chat.preference_rows(rows)
@@ -65,7 +68,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
                     )
                 else:
                     arguments = DPOConfig(beta=run.weight, **sizes)
-                kind = DPOTrainer if stage == "dpo" else ORPOTrainer
+                kind = SharedPromptDPOTrainer if stage == "dpo" else ORPOTrainer
                 with unrounded(policy):
                     trainer = kind(
                         policy, args=arguments, train_dataset=data, processing_class=tokenizer

@@ -3,10 +3,11 @@
     python benchmarks/sft.py [--device cuda] [--quick] [--out FILE] [--note TEXT]
 
 Equal work: the same rows once, the same model in four bits, the same learning rate, and batches of
-as many rows, so as many steps. Ours packs rows end to end and keeps activations. `original` pads a
-random batch to its longest row and recomputes activations; `original_full` pads to `max_length`.
-The clock covers the making of the trainer (tokenising, packing) and the training. Rounds are
-interleaved; a ratio is taken within a round. The loss is that of the answers of held-out questions.
+as many rows, so as many steps. Ours packs texts end to end, attends within a row, and keeps
+activations. `original` pads a random batch to its longest row and recomputes activations;
+`original_full` pads to `max_length`. The clock covers the making of the trainer (tokenising,
+packing) and the training. Rounds are interleaved; a ratio is taken within a round. The loss is that
+of the answers of held-out questions.
 """
 
 import sys
@@ -43,6 +44,7 @@ def trainer_of(method: str, model: object, tokenizer: object, rows: object, task
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from utils.packing import PackedRows
     from utils.training import float32_adapters, precision_arguments
 
     profile = task["profile"]
@@ -62,6 +64,8 @@ def trainer_of(method: str, model: object, tokenizer: object, rows: object, task
         **settings_of(method, profile.sft, task["rows_per_step"], profile.device),
     )
     trainer = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+    if args.packing:
+        trainer.data_collator = PackedRows(tokenizer.pad_token_id)
     trainer.remove_callback(PrinterCallback)
     float32_adapters(trainer.model)
     return trainer

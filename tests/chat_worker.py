@@ -17,12 +17,14 @@ import torch  # noqa: E402
 from datasets import Dataset, DatasetDict  # noqa: E402
 from peft import PeftModel, get_peft_model  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
+from trl import DPOConfig, SFTConfig, SFTTrainer  # noqa: E402
 
 from utils import chat_standins, models  # noqa: E402
 from utils.chat import fitting, preference_rows, sft_rows  # noqa: E402
 from utils.orpo import ORPOTrainer  # noqa: E402
+from utils.packing import PackedRows  # noqa: E402
 from utils.profiles import TABLE  # noqa: E402
+from utils.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
 from utils.training import unrounded  # noqa: E402
 
 LAB = TABLE["lab"]
@@ -100,12 +102,15 @@ def arguments(folder: Path, batch_size: int, accumulation: int, **changes) -> di
 def sft_trainer(
     model: PeftModel, folder: str, rows: Dataset, out: Path, *sizes: int, **changes
 ) -> SFTTrainer:
+    tokenizer = models.chat_tokenizer(folder)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments(out, *sizes, **changes)),
         train_dataset=sft_rows(rows),
-        processing_class=models.chat_tokenizer(folder),
+        processing_class=tokenizer,
     )
+    if changes.get("packing"):
+        trainer.data_collator = PackedRows(tokenizer.pad_token_id)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -116,12 +121,12 @@ def dpo_trainer(
     rows: Dataset,
     out: Path,
     *sizes: int,
-    kind: type[DPOTrainer] = DPOTrainer,
+    kind: type[SharedPromptDPOTrainer] = SharedPromptDPOTrainer,
     **changes,
-) -> DPOTrainer:
+) -> SharedPromptDPOTrainer:
     tokenizer = models.chat_tokenizer(folder)
     settings = {
-        "precompute_ref_log_probs": kind is DPOTrainer,
+        "precompute_ref_log_probs": kind is SharedPromptDPOTrainer,
         "train_sampling_strategy": "sequential",  # `fitting` has made the order
     }
     if "ref" in model.peft_config:  # TRL adds it again, as a copy of the adapter

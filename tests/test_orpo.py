@@ -1,5 +1,6 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from trl.trainer.utils import add_fused_lm_head
 
 from utils.losses import orpo_loss
 from utils.orpo import answer_means
@@ -12,8 +13,10 @@ def batch() -> tuple[GPT2LMHeadModel, dict[str, torch.Tensor]]:
     )
     ids = torch.randint(1, 30, (4, 9))  # two chosen rows, then two rejected
     lengths, starts = [9, 7, 8, 5], [3, 2, 3, 2]
+    ids[2:, :3] = ids[:2, :3]  # the prompt of a pair
     attention = torch.arange(9) < torch.tensor(lengths)[:, None]
     completion = attention & (torch.arange(9) >= torch.tensor(starts)[:, None])
+    add_fused_lm_head(model)
     return model.double().eval(), {
         "input_ids": ids,
         "attention_mask": attention.long(),

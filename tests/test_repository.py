@@ -120,10 +120,19 @@ def test_no_machine_path_no_token_no_pickle_in_tracked_files():
 
 def test_modules_import_only_from_floors_below():
     floors = [
-        {"sentences", "text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
+        {
+            "sentences",
+            "text",
+            "profiles",
+            "notebooks",
+            "artifacts",
+            "preferences",
+            "colab",
+            "packing",
+        },
         {"hub", "data", "preference_data", "instruction_families", "instruction_data"},
-        {"standins", "chat_standins", "models", "training"},
-        {"losses", "reward", "mining", "agreement", "judging", "chat"},
+        {"standins", "chat_standins", "models", "training", "packing"},
+        {"losses", "reward", "mining", "agreement", "judging", "chat", "shared_prompt"},
         {"sampling", "scoring", "shares", "checkpoints"},
         {"actor_critic"},
         {"ppo", "seq2seq_dpo", "orpo", "evaluation", "frontier"},

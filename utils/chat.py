@@ -124,15 +124,16 @@ def fitting(
     a word: here such rows are left out and counted. Rows of like length stand side by side,
     `batch_size` of them together, and these batches in random order: for a sequential sampler.
     """
-    lengths = [
-        len(prompt_ids(tokenizer, row["question"]))
-        + max(len(answer_ids(tokenizer, row[side])) for side in ("chosen", "rejected"))
-        for row in pairs
-    ]
-    kept = [row for row in range(len(lengths)) if lengths[row] <= max_length]
+    prompts = [len(prompt_ids(tokenizer, question)) for question in pairs["question"]]
+    chosen, rejected = (
+        [len(answer_ids(tokenizer, answer)) for answer in pairs[side]]
+        for side in ("chosen", "rejected")
+    )
+    lengths = list(zip(prompts, chosen, rejected, strict=True))
+    kept = [row for row, (p, c, r) in enumerate(lengths) if p + max(c, r) <= max_length]
     if left := len(lengths) - len(kept):
         print(f"{left} of {len(lengths)} rows are longer than {max_length} tokens: left out.")
-    batches = _batches([lengths[row] for row in kept], batch_size)
+    batches = _batches([sum(lengths[row]) for row in kept], batch_size)  # as in `shared_prompt`
     whole = batches[: len(kept) // batch_size]
     random.Random(seed).shuffle(whole)
     ordered = [*whole, *batches[len(whole) :]]  # one that is not full stays last

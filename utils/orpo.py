@@ -2,26 +2,23 @@
 
 import torch
 from torch import Tensor
-from trl import DPOTrainer
 
-from utils.losses import orpo_loss, token_logps
+from utils.losses import orpo_loss
+from utils.shared_prompt import SharedPromptDPOTrainer, pair_logps
 
 
 def answer_means(
     model: torch.nn.Module, inputs: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean ln π a token of chosen and of rejected answers, (batch,) each, and the SFT loss."""
-    mask = inputs["completion_mask"][:, 1:].bool()  # (2 · batch, sequence - 1), chosen rows first
-    ids = inputs["input_ids"]
-    logits = model(input_ids=ids, attention_mask=inputs["attention_mask"], use_cache=False).logits
-    logps = torch.where(mask, token_logps(logits[:, :-1], ids[:, 1:]), 0.0)
+    logps, mask = pair_logps(model, inputs)  # (2 · batch, sequence - 1), chosen rows first
     chosen, rejected = (logps.sum(1) / mask.sum(1)).chunk(2)
     pairs = len(chosen)
     nll = -logps[:pairs].sum() / mask[:pairs].sum()  # as SFT: every chosen token counts alike
     return chosen, rejected, nll
 
 
-class ORPOTrainer(DPOTrainer):
+class ORPOTrainer(SharedPromptDPOTrainer):
     """TRL's DPOTrainer with ORPO's loss; `beta` of its config is the weight of the odds ratio."""
 
     def compute_loss(
