@@ -32,7 +32,7 @@ SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, ti
     "Llama-3.1-8B": (32, 4096, 14_336, 32, 8, 128_256, False),
     "tiny": (2, 64, 128, 4, 2, 600, True),  # to see that the program runs
 }
-Run = Callable[[], dict[str, float]]  # one training: its scores
+Run = Callable[[], Callable[[], dict[str, float]]]  # one training; what it returns scores it
 
 
 def quiet() -> None:
@@ -131,7 +131,7 @@ def interleaved(
     """Seconds and CPU seconds of each round of each method, in rotating order; the last scores.
 
     CPU seconds stand still while another job has the machine. What a method prepares before its
-    clock starts (loading a model) is in the outer function.
+    clock starts (loading a model) is in the outer function; scoring comes after the clock.
     """
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -142,12 +142,12 @@ def interleaved(
             name = names[(turn + place) % len(names)]
             train = runs[name]()
             begin, worked = time.perf_counter(), time.process_time()
-            trained = train()
+            score = train()
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - begin)
             cpu_seconds[name].append(time.process_time() - worked)
-            scores[name] = trained
+            scores[name] = score()
             print(f"  {name}: {seconds[name][-1]:.1f} s, CPU {cpu_seconds[name][-1]:.1f} s")
     return seconds, cpu_seconds, scores
 

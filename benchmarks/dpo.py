@@ -13,6 +13,7 @@ The loss is the sigmoid loss on held-out pairs.
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -75,16 +76,20 @@ def prepared(method: str, task: dict) -> Run:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1e-3)
 
-    def train() -> dict[str, float]:
+    def train() -> Callable[[], dict[str, float]]:
         trainer = trainer_of(method, model, task)
         trainer.train()
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        last = losses[-max(1, len(losses) // 4) :]
-        return {
-            "steps": trainer.state.global_step,
-            "training_loss_of_last_quarter": sum(last) / len(last),
-            "held_out_loss": task["held_out_loss"](model),
-        }
+
+        def score() -> dict[str, float]:
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            last = losses[-max(1, len(losses) // 4) :]
+            return {
+                "steps": trainer.state.global_step,
+                "training_loss_of_last_quarter": sum(last) / len(last),
+                "held_out_loss": task["held_out_loss"](model),
+            }
+
+        return score
 
     return train
 

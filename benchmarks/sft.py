@@ -11,6 +11,7 @@ of the answers of held-out questions.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -82,17 +83,21 @@ def prepared(method: str, task: dict) -> Run:
     """A loaded model; what is returned trains it."""
     model = adapted(task)
 
-    def train() -> dict[str, float]:
+    def train() -> Callable[[], dict[str, float]]:
         trainer = trainer_of(method, model, task["tokenizer"], task["rows"], task)
         trainer.train()
-        log = trainer.state.log_history
-        losses = [entry["loss"] for entry in log if "loss" in entry]
-        last = losses[-max(1, len(losses) // 4) :]
-        return {
-            "steps": trainer.state.global_step,
-            "training_loss_of_last_quarter": sum(last) / len(last),
-            "held_out_loss": task["held_out_loss"](model),
-        }
+
+        def score() -> dict[str, float]:
+            log = trainer.state.log_history
+            losses = [entry["loss"] for entry in log if "loss" in entry]
+            last = losses[-max(1, len(losses) // 4) :]
+            return {
+                "steps": trainer.state.global_step,
+                "training_loss_of_last_quarter": sum(last) / len(last),
+                "held_out_loss": task["held_out_loss"](model),
+            }
+
+        return score
 
     return train
 

@@ -120,16 +120,7 @@ def test_no_machine_path_no_token_no_pickle_in_tracked_files():
 
 def test_modules_import_only_from_floors_below():
     floors = [
-        {
-            "sentences",
-            "text",
-            "profiles",
-            "notebooks",
-            "artifacts",
-            "preferences",
-            "colab",
-            "packing",
-        },
+        {"sentences", "text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
         {"hub", "data", "preference_data", "instruction_families", "instruction_data"},
         {"standins", "chat_standins", "models", "training", "packing"},
         {"losses", "reward", "mining", "agreement", "judging", "chat", "shared_prompt"},
