@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from utils import hub
 from utils.profiles import PairMining
 from utils.text import duplicate_key, segment_all
 
@@ -97,14 +98,9 @@ def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray
     """
     if settings.model_id == TF_IDF:
         return text_vectors(texts)[0]
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise MiningError(
-            f"The encoder {settings.model_id} needs the package sentence-transformers, which is "
-            "not installed: run `pip install sentence-transformers`, or use COURSE_PROFILE=lab."
-        ) from None
-    encoder = SentenceTransformer(settings.model_id, device=device)
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(hub.fetch(settings.model_id)), device=device)
     rows = encoder.encode(
         segment_all(texts),  # it learned from words joined by underscores
         batch_size=settings.batch_size,

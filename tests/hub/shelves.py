@@ -44,6 +44,25 @@ def end_soon(folder: Path, odds: float) -> None:
     model.save_pretrained(folder)
 
 
+def sentence_encoder(source: Path, target: Path) -> Path:
+    """A sentence-transformers folder whose vector of a text is the mean of random word vectors.
+
+    So texts that share no word are no neighbours, as with an encoder that has learned something.
+    """
+    from sentence_transformers import SentenceTransformer, models
+
+    words = shutil.copytree(source, target.with_name(target.name + "-words"))
+    body = transformers.AutoModel.from_pretrained(words)
+    with torch.no_grad():
+        for name, parameter in body.named_parameters():
+            if "position_embeddings" in name or "token_type" in name or "output.dense" in name:
+                parameter.zero_()
+    body.save_pretrained(words)
+    parts = models.Transformer(str(words)), models.Pooling(body.config.hidden_size)
+    SentenceTransformer(modules=parts, device="cpu").save(str(target))
+    return target
+
+
 def write_parquet(rows: Sequence[dict], features: object, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -95,7 +114,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
     t5 = shrunk(standins.t5(texts), folder / "t5", num_decoder_layers=1, **tiny)
     places = {
         "vinai/phobert-base": phobert,
-        "bkai-foundation-models/vietnamese-bi-encoder": phobert,
+        "bkai-foundation-models/vietnamese-bi-encoder": sentence_encoder(phobert, folder / "bkai"),
         "NlpHUST/gpt2-vietnamese": brief,
         "openai-community/gpt2": gpt2,
         "google-t5/t5-small": t5,
