@@ -18,14 +18,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from datasets import Dataset
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, Trainer, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from tests import chat_worker, tiny_ppo
 from tests import test_seq2seq_dpo as t5
 from tests.chat_worker import BATCH, SAVE, STEPS
 from tests.conftest import TEXTS
-from utils import standins
+from utils import models, standins
+from utils.reward import encode
 from utils.training import fit
 
 KILLS, WHILE_SAVING = 10, (3, 6)  # the numbers of the kills that wait for a checkpoint
@@ -46,7 +54,7 @@ class Progress(TrainerCallback):
 
 
 def through_fit(build: Build, checkpoints: Path, out: Path) -> None:
-    """Notebooks 03 to 05 and 08; losses and what was learned go to `out`."""
+    """Every stage but PPO; losses and what was learned go to `out`."""
 
     def watched(*sizes: int) -> Trainer:
         trainer = build(*sizes)
@@ -82,6 +90,39 @@ def t5_stage(checkpoints: Path, out: Path) -> None:
     through_fit(build, checkpoints, out)
 
 
+def reward_stage(checkpoints: Path, out: Path) -> None:
+    """Notebook 01: a checkpoint an epoch, words hidden at random, the best epoch is kept."""
+    model, tokenizer = models.sentiment_classifier(chat_worker.LAB.reward, TEXTS * 20, "cpu")
+    rows = Dataset.from_dict({**encode(tokenizer, TEXTS * 2, 32), "labels": [0, 1, 2] * 4})
+    hide_words = models.WordDropout(tokenizer, share=0.2)
+
+    def build(batch_size: int, accumulation: int) -> Trainer:
+        return Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(checkpoints),
+                per_device_train_batch_size=batch_size,
+                gradient_accumulation_steps=accumulation,
+                num_train_epochs=STEPS / SAVE,
+                learning_rate=1e-3,
+                eval_strategy="epoch",
+                save_strategy="epoch",
+                save_total_limit=1,
+                load_best_model_at_end=True,
+                logging_steps=1,
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                seed=3,
+            ),
+            train_dataset=rows.with_transform(hide_words),
+            eval_dataset=rows,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+
+    through_fit(build, checkpoints, out)
+
+
 def ppo_stage(checkpoints: Path, out: Path) -> None:
     """Notebook 02; an update is a step."""
     step = checkpoints.parent / "step"
@@ -98,6 +139,7 @@ def ppo_stage(checkpoints: Path, out: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path, Path], None]] = {
+    "reward": reward_stage,
     "ppo": ppo_stage,
     **{k: (lambda *places, k=k: chat_stage(k, *places)) for k in chat_worker.MAKERS},
     "t5": t5_stage,

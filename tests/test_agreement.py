@@ -201,6 +201,23 @@ def test_who_votes_against_the_others_is_left_out_by_name():
         assert chosen.annotator != "Dũng"
 
 
+def test_whoever_contradicts_themselves_has_no_say_about_the_others():
+    """With one who always says A, most items had no majority against which to measure."""
+    votes = []
+    for n in range(30):
+        swapped = n % 2 == 1
+        right = "tie" if n % 3 == 0 else "a"
+        votes.append(vote(f"q{n}", right, swapped=swapped))
+        slip = "b" if n in (4, 8) else right
+        votes.append(vote(f"q{n}", slip, "Bình", swapped=swapped))
+        votes += [vote(f"q{n}", "a", "Chi", swapped=again) for again in (False, True)]
+    standing = {s.annotator: s for s in reliable(votes, 0.6).standings}
+    assert [standing[name].kept for name in ("An", "Bình", "Chi")] == [True, True, False]
+    assert "self-agreement" in standing["Chi"].reason
+    assert standing["An"].shared == standing["Bình"].shared == 30
+    assert standing["An"].kappa == standing["Bình"].kappa > 0.8
+
+
 def test_the_threshold_itself_is_good_enough():
     votes = [vote(f"q{n}", "a") for n in range(5)]
     votes += [vote(f"q{n}", "b" if n < 3 else "a", swapped=True) for n in range(5)]  # 3 of 5

@@ -79,7 +79,7 @@ def test_saved_and_loaded_reward_is_the_same(parts, texts, tmp_path):
 def test_word_dropout_hides_a_share_and_never_the_frame(parts):
     _, tokenizer = parts
     rows = {"input_ids": [[0, *([9] * 5000), 2]], "labels": [1]}
-    hidden = WordDropout(tokenizer, 0.25, seed=0)(rows)
+    hidden = WordDropout(tokenizer, 0.25)(rows)
     ids = torch.tensor(hidden["input_ids"][0])
     assert ids[0] == 0 and ids[-1] == 2 and hidden["labels"] == [1]
     assert abs(float((ids == tokenizer.mask_token_id).float().mean()) - 0.25) < 0.03

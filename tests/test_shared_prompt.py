@@ -183,3 +183,12 @@ def test_the_trainer_equals_trl(both):
     for name, gradient in their_gradients.items():
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-3)
     assert any(gradient.abs().max() > 1e-3 for gradient in gradients.values())
+
+
+def test_an_attention_that_takes_no_mask_of_its_own_is_refused(tmp_path):
+    folder = chat_worker.stand_in()
+    model = chat_worker.adapted(folder)
+    model.config._attn_implementation = "flash_attention_2"
+    rows = chat_worker.pairs(8)["train"]
+    with pytest.raises(ValueError, match="needs attn_implementation='sdpa'"):
+        chat_worker.dpo_trainer(model, folder, rows, tmp_path, 4, 1)

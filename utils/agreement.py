@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,18 +196,23 @@ def majority(opinions: Sequence[str]) -> str | None:
 
 
 def _against_the_others(
-    annotator: str, opinions: Mapping[str, Mapping[str, str]]
+    annotator: str, opinions: Mapping[str, Mapping[str, str]], heard: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """One's opinions and the majority's of all others, on the items where both exist."""
+    """One's opinions and the majority's of all others heard, on the items where both exist."""
     mine, theirs = [], []
     for item, opinion in opinions[annotator].items():
         others = majority(
-            [o[item] for name, o in opinions.items() if name != annotator and item in o]
+            [opinions[name][item] for name in heard if name != annotator and item in opinions[name]]
         )
         if others is not None:
             mine.append(opinion)
             theirs.append(others)
     return mine, theirs
+
+
+def _steady(self_agreement: Share, threshold: float) -> bool:
+    """Not known to contradict themselves."""
+    return self_agreement.count < LEAST or self_agreement.value >= threshold
 
 
 def _judge(self_agreement: Share, kappa: float, shared: int, threshold: float) -> tuple[bool, str]:
@@ -247,17 +252,19 @@ def reliable(votes: Sequence[Vote], threshold: float = 0.6) -> Reliable:
     """Annotators at or above the threshold, and one vote an item: what most of them prefer.
 
     The threshold holds for self-agreement, a share of which a coin reaches about a half, and for
-    κ against the majority of the others, of which a coin reaches 0. Nobody is left out unmeasured.
+    κ against the majority of the others, of which a coin reaches 0. Whoever contradicts themselves
+    has no say in the κ of the others. Nobody is left out unmeasured.
     """
     table = _decided(votes)
     opinions = {
         annotator: {i: o for i, said in items.items() if (o := _opinion(said)) is not None}
         for annotator, items in table.items()
     }
+    alone = {annotator: _self_agreement(items) for annotator, items in sorted(table.items())}
+    steady = [annotator for annotator, share in alone.items() if _steady(share, threshold)]
     standings = []
-    for annotator, items in sorted(table.items()):
-        self_agreement = _self_agreement(items)
-        mine, theirs = _against_the_others(annotator, opinions)
+    for annotator, self_agreement in alone.items():
+        mine, theirs = _against_the_others(annotator, opinions, steady)
         kappa = _kappa(*_codes(mine, theirs))
         kept, reason = _judge(self_agreement, kappa, len(mine), threshold)
         standings.append(Standing(annotator, self_agreement, kappa, len(mine), kept, reason))

@@ -15,7 +15,7 @@ from utils.notebooks import ROOT
 PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
 NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
-NEEDED += ("SQLAlchemy", "gradio", "psutil")
+NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers")
 TORCHAO_FLOOR = (0, 16)  # PEFT raises ImportError for an older one
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
 

@@ -201,17 +201,20 @@ def speaking_as(model: PeftModel, adapter: str) -> Iterator[None]:
 
 
 class WordDropout:
-    """A transform for `dataset.with_transform`: hides tokens behind <mask>, anew each epoch."""
+    """A transform for `dataset.with_transform`: hides tokens behind <mask>, anew each epoch.
 
-    def __init__(self, tokenizer: PhobertTokenizer, share: float, seed: int) -> None:
+    It draws from Python's own generator, whose state a checkpoint of the Trainer holds.
+    """
+
+    def __init__(self, tokenizer: PhobertTokenizer, share: float) -> None:
         self.mask, self.special = tokenizer.mask_token_id, set(tokenizer.all_special_ids)
-        self.share, self.generator = share, random.Random(seed)
+        self.share = share
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         """The same rows with some tokens hidden; <s>, </s> and padding never."""
 
         def hide(token: int) -> int:
-            drawn = self.generator.random() < self.share
+            drawn = random.random() < self.share
             return self.mask if drawn and token not in self.special else token
 
         return {**rows, "input_ids": [[hide(token) for token in ids] for ids in rows["input_ids"]]}

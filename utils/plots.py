@@ -396,12 +396,11 @@ def _share_axis(axes: Axes, at_least: float = 0.1) -> None:
 def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     """Preference accuracy against KL, a point a run."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
-    axes.scatter([0], [start], color=NEUTRAL)
-    axes.annotate("SFT", (0, start), (6, -10), textcoords="offset points")
-    axes.scatter(runs["KL"], runs["prefers chosen"], color=ACCENT)
-    for _, row in runs.iterrows():
-        place = (row["KL"], row["prefers chosen"])
-        axes.annotate(row["run"], place, (6, -10), textcoords="offset points")
+    axes.scatter([0], [start], color=NEUTRAL, label="SFT")
+    colours, marks = (ACCENT, "#7a5195", "#b5762a"), ("o", "s", "^")  # points may lie together
+    for (_, row), colour, mark in zip(runs.iterrows(), colours, marks, strict=False):
+        axes.scatter(row["KL"], row["prefers chosen"], color=colour, marker=mark, label=row["run"])
+    axes.legend()
     axes.margins(x=0.18, y=0.2)
     _share_axis(axes)
     axes.set_xlabel("KL to the SFT model, nats an answer")

@@ -59,7 +59,7 @@ class Entry:
 
 _PPO, _SFT = "02_gpt2_ppo_negative_feedback", "03_llama_sft_vi_alpaca"
 _DPO, _ORPO, _HUMAN = "04_llama_dpo_vi_alpaca", "05_orpo_vs_dpo", "08_dpo_t5_gpt2_and_demo"
-_SMALL = "small_dpo.beta"
+_VOTES, _SMALL = "07_collect_preferences", "small_dpo.beta"
 MODELS = (
     Entry("gpt2-base", "GPT-2 nhận xét · gốc", "causal", _PPO, "reference"),
     Entry("gpt2-ppo", "GPT-2 nhận xét · PPO", "causal", _PPO, "policy", "gpt2-base", "ppo.kl_coef"),
@@ -67,6 +67,7 @@ MODELS = (
     Entry("llama-sft", "Llama · SFT", "adapter", _SFT, "adapter"),
     Entry("llama-dpo", "Llama · DPO", "adapter", _DPO, "adapter", "llama-sft", "dpo.beta"),
     Entry("llama-orpo", "Llama · ORPO", "adapter", _ORPO, "adapter"),
+    Entry("llama-votes", "Llama · DPO từ phiếu bầu", "adapter", _VOTES, "adapter"),
     Entry("t5-sft", "T5 trò chuyện · SFT", "seq2seq", _HUMAN, "t5_sft"),
     Entry("t5-dpo", "T5 trò chuyện · DPO", "seq2seq", _HUMAN, "t5_dpo", "t5-sft", _SMALL),
     Entry("gpt2-sft", "GPT-2 trò chuyện · SFT", "causal", _HUMAN, "gpt2_sft"),

@@ -90,13 +90,19 @@ def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tenso
 class SharedPromptDPOTrainer(DPOTrainer):
     """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once."""
 
+    def _once(self, model: torch.nn.Module) -> PromptOnce:
+        kind = self.model.config._attn_implementation
+        if kind != "sdpa":  # others take no mask of their own, or read it as numbers to add
+            raise ValueError(f"The shared prompt needs attn_implementation='sdpa', not '{kind}'.")
+        return PromptOnce(model)
+
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool
     ) -> Tensor:
-        return super()._compute_loss(PromptOnce(model), inputs, return_outputs)
+        return super()._compute_loss(self._once(model), inputs, return_outputs)
 
     def compute_ref_log_probs(
         self, model: torch.nn.Module, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
         """Of chosen and of rejected answers, as TRL's."""
-        return super().compute_ref_log_probs(PromptOnce(model), inputs)
+        return super().compute_ref_log_probs(self._once(model), inputs)

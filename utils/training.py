@@ -147,7 +147,7 @@ RUN_MARK = "run.json"
 
 def _same_run(trainer: Trainer, global_batch: int) -> bool:
     """Whether the checkpoints in the trainer's folder are of this very run; the mark is renewed."""
-    arguments, rows = trainer.args, trainer.train_dataset
+    arguments, rows = trainer.args, trainer.train_dataset.with_format(None)  # without transforms
     names = ("num_train_epochs", "max_steps", "learning_rate", "seed", "max_length", "beta")
     mark = {name: getattr(arguments, name, None) for name in names}
     ends = [{k: v for k, v in rows[at].items() if "ids" in k} for at in (0, len(rows) - 1)]
