@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,10 @@ def t5_stage(checkpoints: Path, out: Path) -> None:
 
 def reward_stage(checkpoints: Path, out: Path) -> None:
     """Notebook 01: a checkpoint an epoch, words hidden at random, the best epoch is kept."""
-    model, tokenizer = models.sentiment_classifier(chat_worker.LAB.reward, TEXTS * 20, "cpu")
+    settings, words = chat_worker.LAB.reward_model, TEXTS * 20
+    models.sentiment_classifier(settings, words, "cpu")  # the first call of all makes the stand-in
+    torch.manual_seed(0)
+    model, tokenizer = models.sentiment_classifier(settings, words, "cpu")
     rows = Dataset.from_dict({**encode(tokenizer, TEXTS * 2, 32), "labels": [0, 1, 2] * 4})
     hide_words = models.WordDropout(tokenizer, share=0.2)
 
@@ -160,6 +164,8 @@ def child(kind: str, place: Path, out: Path) -> int:
         torch.set_num_threads(1)
         STAGES[kind](place / "checkpoints", out)
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
