@@ -26,8 +26,11 @@ def shrunk(source: Path, target: Path, **sizes: int) -> Path:
     settings = {**config.to_dict(), **sizes}
     settings.pop("layer_types", None)  # one entry a layer: follows from the number of layers
     transformers.set_seed(0)
-    model = getattr(transformers, config.architectures[0])
-    model(type(config)(**settings)).save_pretrained(target)
+    model = getattr(transformers, config.architectures[0])(type(config)(**settings))
+    for name, parameter in model.named_parameters():
+        if name.endswith("_proj.bias"):  # Qwen2's, which begin at zero and are not
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(target)
     return target
 
 
