@@ -125,6 +125,17 @@ def random_llama(shape: str, profile: Profile) -> torch.nn.Module:
 # --- Turns and peaks -----------------------------------------------------------------------------
 
 
+def scores(trainer: object, held_out_loss: Callable[[object], float]) -> dict[str, float]:
+    """What a trained trainer has come to."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    last = losses[-max(1, len(losses) // 4) :]
+    return {
+        "steps": trainer.state.global_step,
+        "training_loss_of_last_quarter": sum(last) / len(last),
+        "held_out_loss": held_out_loss(trainer.model),
+    }
+
+
 def interleaved(
     runs: dict[str, Callable[[], Run]], rounds: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, dict[str, float]]]:
@@ -136,7 +147,7 @@ def interleaved(
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
-    scores = {}
+    reached = {}
     for turn in range(rounds):
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
@@ -147,9 +158,9 @@ def interleaved(
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - begin)
             cpu_seconds[name].append(time.process_time() - worked)
-            scores[name] = score()
+            reached[name] = score()
             print(f"  {name}: {seconds[name][-1]:.1f} s, CPU {cpu_seconds[name][-1]:.1f} s")
-    return seconds, cpu_seconds, scores
+    return seconds, cpu_seconds, reached
 
 
 def report_of(
@@ -161,7 +172,7 @@ def report_of(
     peak: Callable[[str], float],
 ) -> dict:
     """Speeds, peaks and scores of every method; how many times faster ours is than each other."""
-    seconds, cpu_seconds, scores = interleaved(runs, rounds, device)
+    seconds, cpu_seconds, reached = interleaved(runs, rounds, device)
     found: dict = {"rows": rows, "tokens": tokens, "rounds": rounds}
     for name in runs:
         middle = statistics.median(seconds[name])
@@ -171,7 +182,7 @@ def report_of(
             "peak_mb": peak(name),
             "seconds": [round(value, 2) for value in seconds[name]],
             "cpu_seconds": [round(value, 2) for value in cpu_seconds[name]],
-            **{key: round(value, 4) for key, value in scores[name].items()},
+            **{key: round(value, 4) for key, value in reached[name].items()},
         }
     for other in list(runs)[1:]:
         for label, spent in (("ratio", seconds), ("cpu_ratio", cpu_seconds)):

@@ -86,18 +86,7 @@ def prepared(method: str, task: dict) -> Run:
     def train() -> Callable[[], dict[str, float]]:
         trainer = trainer_of(method, model, task["tokenizer"], task["rows"], task)
         trainer.train()
-
-        def score() -> dict[str, float]:
-            log = trainer.state.log_history
-            losses = [entry["loss"] for entry in log if "loss" in entry]
-            last = losses[-max(1, len(losses) // 4) :]
-            return {
-                "steps": trainer.state.global_step,
-                "training_loss_of_last_quarter": sum(last) / len(last),
-                "held_out_loss": task["held_out_loss"](model),
-            }
-
-        return score
+        return lambda: common.scores(trainer, task["held_out_loss"])
 
     return train
 

@@ -192,3 +192,5 @@ def test_an_attention_that_takes_no_mask_of_its_own_is_refused(tmp_path):
     rows = chat_worker.pairs(8)["train"]
     with pytest.raises(ValueError, match="needs attn_implementation='sdpa'"):
         chat_worker.dpo_trainer(model, folder, rows, tmp_path, 4, 1)
+    with pytest.raises(ValueError, match="needs attn_implementation='sdpa'"):
+        pair_logps(model, batch())  # ORPO's way

@@ -56,6 +56,9 @@ class PromptOnce:
     """Called like a model with TRL's fused head, on TRL's batches of pairs; see the module."""
 
     def __init__(self, model: torch.nn.Module) -> None:
+        kind = getattr(model, "module", model).config._attn_implementation  # of several processes
+        if kind != "sdpa":  # others take no mask of their own, or read it as numbers to add
+            raise ValueError(f"The shared prompt needs attn_implementation='sdpa', not '{kind}'.")
         self.model = model
 
     def __call__(
@@ -67,8 +70,7 @@ class PromptOnce:
         learned = labels[:, 1:] != -100
 
         def apart(values: Tensor) -> Tensor:  # (pairs, joined - 1) -> (2 · pairs, sequence - 1)
-            found = values.expand(2, *values.shape).flatten(0, 1).gather(1, places)
-            return found.masked_fill(~learned, 0)
+            return values.repeat(2, 1).gather(1, places).masked_fill(~learned, 0)
 
         tokens = {name: v for name, v in outputs.items() if v is not None and v.dim() == 2}
         return SimpleNamespace(**{name: apart(values) for name, values in tokens.items()})
@@ -90,19 +92,13 @@ def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tenso
 class SharedPromptDPOTrainer(DPOTrainer):
     """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once."""
 
-    def _once(self, model: torch.nn.Module) -> PromptOnce:
-        kind = self.model.config._attn_implementation
-        if kind != "sdpa":  # others take no mask of their own, or read it as numbers to add
-            raise ValueError(f"The shared prompt needs attn_implementation='sdpa', not '{kind}'.")
-        return PromptOnce(model)
-
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool
     ) -> Tensor:
-        return super()._compute_loss(self._once(model), inputs, return_outputs)
+        return super()._compute_loss(PromptOnce(model), inputs, return_outputs)
 
     def compute_ref_log_probs(
         self, model: torch.nn.Module, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
         """Of chosen and of rejected answers, as TRL's."""
-        return super().compute_ref_log_probs(self._once(model), inputs)
+        return super().compute_ref_log_probs(PromptOnce(model), inputs)
