@@ -23,6 +23,7 @@ import torch  # noqa: E402
 
 from benchmarks.ppo import machine  # noqa: E402
 from utils import models  # noqa: E402
+from utils.precision import DTYPES  # noqa: E402
 from utils.preference_data import load_preferences  # noqa: E402
 from utils.profiles import TABLE, Profile  # noqa: E402
 
@@ -99,7 +100,7 @@ def random_llama(shape: str, profile: Profile) -> torch.nn.Module:
         eos_token_id=1,
         pad_token_id=0,
     )
-    dtype = models.DTYPES[profile.precision]
+    dtype = DTYPES[profile.precision]
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     model = LlamaForCausalLM(config)

@@ -28,8 +28,8 @@ def trainer_of(method: str, model: object, task: dict) -> object:
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
+    from utils.precision import float32_adapters, precision_arguments
     from utils.shared_prompt import SharedPromptDPOTrainer
-    from utils.training import float32_adapters, precision_arguments
 
     profile, ours = task["profile"], method == "ours"
     run = profile.dpo

@@ -25,14 +25,14 @@ SEEDS = (1, 2, 3)
 def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # noqa: ANN201
     """A policy trained one way on the rows; the base comes fresh from its folder."""
     from peft import get_peft_model
-    from transformers import PrinterCallback
-    from trl import DPOConfig, SFTConfig, SFTTrainer
+    from trl import DPOConfig, SFTConfig
 
     from utils import chat, models
     from utils.orpo import ORPOTrainer
-    from utils.packing import PackedRows
+    from utils.packing import PackedSFTTrainer
+    from utils.precision import precision_arguments
     from utils.shared_prompt import SharedPromptDPOTrainer
-    from utils.training import float32_adapters, precision_arguments, unrounded
+    from utils.training import run as run_training
 
     course.set_seed(seed)
     policy = get_peft_model(models.chat_model(folder, profile)[0], models.lora(profile.chat))
@@ -42,7 +42,6 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
         "gradient_checkpointing": False,
         "save_strategy": "no",
         "report_to": "none",
-        "disable_tqdm": True,
         "seed": seed,
         **precision_arguments(profile),
     }
@@ -56,8 +55,12 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
             sizes |= {"max_length": run.max_length, **shared}
             if stage == "sft":
                 arguments = SFTConfig(packing=True, **sizes)
-                trainer = SFTTrainer(policy, arguments, train_dataset=chat.sft_rows(rows))
-                trainer.data_collator = PackedRows(tokenizer.pad_token_id)
+                trainer = PackedSFTTrainer(
+                    policy,
+                    arguments,
+                    processing_class=tokenizer,
+                    train_dataset=chat.sft_rows(rows),
+                )
             else:
                 sizes |= {"train_sampling_strategy": "sequential"}
                 data = chat.preference_rows(rows)
@@ -69,14 +72,10 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
                 else:
                     arguments = DPOConfig(beta=run.weight, **sizes)
                 kind = SharedPromptDPOTrainer if stage == "dpo" else ORPOTrainer
-                with unrounded(policy):
-                    trainer = kind(
-                        policy, args=arguments, train_dataset=data, processing_class=tokenizer
-                    )
-            trainer.remove_callback(PrinterCallback)
-            float32_adapters(trainer.model)
-            trainer.train()
-            policy = trainer.model
+                trainer = kind(
+                    policy, args=arguments, train_dataset=data, processing_class=tokenizer
+                )
+            policy = run_training(trainer).model
     return policy
 
 

@@ -45,8 +45,8 @@ def trainer_of(method: str, model: object, tokenizer: object, rows: object, task
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from utils.packing import PackedRows
-    from utils.training import float32_adapters, precision_arguments
+    from utils.packing import PackedSFTTrainer
+    from utils.precision import float32_adapters, precision_arguments
 
     profile = task["profile"]
     args = SFTConfig(
@@ -64,9 +64,8 @@ def trainer_of(method: str, model: object, tokenizer: object, rows: object, task
         **precision_arguments(profile),
         **settings_of(method, profile.sft, task["rows_per_step"], profile.device),
     )
-    trainer = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
-    if args.packing:
-        trainer.data_collator = PackedRows(tokenizer.pad_token_id)
+    kind = PackedSFTTrainer if args.packing else SFTTrainer
+    trainer = kind(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     float32_adapters(trainer.model)
     return trainer

@@ -22,10 +22,9 @@ from trl import DPOConfig, SFTConfig, SFTTrainer  # noqa: E402
 from utils import chat_standins, models  # noqa: E402
 from utils.chat import fitting, preference_rows, sft_rows  # noqa: E402
 from utils.orpo import ORPOTrainer  # noqa: E402
-from utils.packing import PackedRows  # noqa: E402
+from utils.packing import PackedSFTTrainer  # noqa: E402
 from utils.profiles import TABLE  # noqa: E402
 from utils.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
-from utils.training import unrounded  # noqa: E402
 
 LAB = TABLE["lab"]
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
@@ -102,15 +101,13 @@ def arguments(folder: Path, batch_size: int, accumulation: int, **changes) -> di
 def sft_trainer(
     model: PeftModel, folder: str, rows: Dataset, out: Path, *sizes: int, **changes
 ) -> SFTTrainer:
-    tokenizer = models.chat_tokenizer(folder)
-    trainer = SFTTrainer(
+    kind = PackedSFTTrainer if changes.get("packing") else SFTTrainer
+    trainer = kind(
         model=model,
         args=SFTConfig(**arguments(out, *sizes, **changes)),
         train_dataset=sft_rows(rows),
-        processing_class=tokenizer,
+        processing_class=models.chat_tokenizer(folder),
     )
-    if changes.get("packing"):
-        trainer.data_collator = PackedRows(tokenizer.pad_token_id)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -131,13 +128,12 @@ def dpo_trainer(
     }
     if "ref" in model.peft_config:  # TRL adds it again, as a copy of the adapter
         model.delete_adapter("ref")
-    with unrounded(model):
-        trainer = kind(
-            model=model,
-            args=DPOConfig(**arguments(out, *sizes, **settings | changes)),
-            train_dataset=preference_rows(fitting(rows, tokenizer, 192, BATCH)),
-            processing_class=tokenizer,
-        )
+    trainer = kind(
+        model=model,
+        args=DPOConfig(**arguments(out, *sizes, **settings | changes)),
+        train_dataset=preference_rows(fitting(rows, tokenizer, 192, BATCH)),
+        processing_class=tokenizer,
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -16,7 +16,7 @@ from utils import models
 from utils.artifacts import Shelf, find
 from utils.chat import answer_logps
 from utils.course import CONTINUE_WISH, Course
-from utils.training import float32_adapters
+from utils.precision import DTYPES, float32_adapters
 
 NAME = "04_llama_dpo_vi_alpaca"
 
@@ -273,7 +273,7 @@ def test_where_a_run_starts_is_chosen_and_said(course, monkeypatch, tmp_path):
 
 
 def test_another_profile_computes_in_its_own_precision():
-    for precision, dtype in models.DTYPES.items():
+    for precision, dtype in DTYPES.items():
         settings = models.four_bits(replace(worker.LAB, precision=precision))
         assert settings.bnb_4bit_compute_dtype == dtype
         assert settings.bnb_4bit_quant_type == "nf4" and settings.bnb_4bit_use_double_quant

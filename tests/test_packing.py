@@ -3,11 +3,12 @@
 import pytest
 import torch
 from transformers.masking_utils import find_packed_sequence_indices
+from trl import SFTTrainer
 
 from tests import chat_worker
 from utils import models
 from utils.packing import PackedRows
-from utils.training import float32_adapters
+from utils.precision import float32_adapters
 
 
 def test_positions_and_labels_by_hand():
@@ -37,7 +38,7 @@ def test_losses_and_gradients_equal_trls_one_long_row(wish, monkeypatch, tmp_pat
     widths = {len(row["input_ids"]) for row in rows}
     assert len(rows) > 2 and len(widths) > 1 and max(len(row["seq_lengths"]) for row in rows) > 1
     found = []
-    theirs = type(trainer)(
+    theirs = SFTTrainer(
         model=model,
         args=trainer.args,
         train_dataset=trainer.train_dataset,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
-from utils import sampling, shares
+from utils import progress, sampling, shares
+from utils.logprobs import padded, trunk_and_head
+from utils.precision import DTYPES
 from utils.sampling import Rollout, dropout_off
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ActorCritic:
@@ -44,7 +44,7 @@ class ActorCritic:
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
         sampling.fuse_gelu(policy)
-        self.trunk, self.head = sampling.trunk_and_head(policy)
+        self.trunk, self.head = trunk_and_head(policy)
         shares.broadcast(parameter.data for parameter in policy.parameters())  # adapters are random
         if reference is policy:
             raise ValueError("The reference is the policy itself: leave it out, or give a copy.")
@@ -70,7 +70,7 @@ class ActorCritic:
     def reference_parts(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Trunk and head of the reference: the frozen copy, or the policy without its adapter."""
         if self.reference is not None:
-            yield sampling.trunk_and_head(self.reference)
+            yield trunk_and_head(self.reference)
         else:
             with self.policy.disable_adapter():
                 yield self.trunk, self.head
@@ -124,7 +124,7 @@ class ActorCritic:
         from_reference: bool = False,
     ) -> Rollout:
         """One response a prompt, decided by the draws."""
-        tokens, attention = sampling.left_pad(prompts, self.pad, width)
+        tokens, attention = padded(prompts, self.pad, left=True, width=width)
         tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
         parts = self.reference_parts() if from_reference else nullcontext((self.trunk, self.head))
         with dropout_off(self.policy), self.autocast(), parts as models:
@@ -152,7 +152,8 @@ class ActorCritic:
         encoded = self.encode(prompts)
         stream = sampling.generator(seed, sampling.HELD_OUT)
         draws = torch.rand((len(encoded), self.max_new_tokens), generator=stream)
-        for start in range(0, len(encoded), self.batch_size):
+        starts = range(0, len(encoded), self.batch_size)
+        for start in progress.track(starts, "texts", unit="batch"):
             part = slice(start, start + self.batch_size)
             yield self.sample(encoded[part], draws[part], from_reference=from_reference)
 

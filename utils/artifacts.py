@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import notebooks
+from utils import colab, hub, notebooks, progress
 
 MANIFEST = "manifest.json"
-DRIVE = Path("/content/drive/MyDrive/preference-tuning-artifacts")  # Colab, once Drive is mounted
 
 
 class ArtifactError(RuntimeError):
@@ -34,7 +33,8 @@ class Shelf:
 def shelf(profile: str) -> Shelf:
     """The local folder (COURSE_ARTIFACTS overrides), Drive if mounted, COURSE_HUB_REPO if named."""
     local = Path(os.environ.get("COURSE_ARTIFACTS") or notebooks.ROOT / "artifacts")
-    drive = DRIVE / profile if DRIVE.parent.is_dir() else None
+    copied = colab.DRIVE.parent.is_dir() and local != colab.DRIVE
+    drive = colab.DRIVE / profile if copied else None
     return Shelf(local / profile, drive, os.environ.get("COURSE_HUB_REPO"))
 
 
@@ -233,7 +233,11 @@ def require(
     """
     folder, reason = find(name, place, inputs)
     if folder is None:
-        print(f"Artifact {name}: {reason}. Running the notebook that makes it …", flush=True)
+        time = notebooks.expected_time(name, place.folder.name)
+        print(
+            f"Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
+            flush=True,
+        )
         (build or (lambda: _run_notebook(name, place)))()
         folder, reason = find(name, place, inputs)
     if folder is None:
@@ -245,10 +249,12 @@ def require(
 
 
 def _run_notebook(name: str, place: Shelf) -> None:
-    shown = 0
+    bar, shown = None, 0
 
     def advance(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal bar, shown
+        bar = bar or progress.bar(f"notebook {name[:2]}", total, "cell")
+        bar.update(done - bar.n)
         if done * 4 // total > shown:  # four lines, not one a cell
             shown = done * 4 // total
             print(f"  {name}: {done} of {total} cells", flush=True)
@@ -256,8 +262,13 @@ def _run_notebook(name: str, place: Shelf) -> None:
     run = notebooks.execute(
         name,
         on_cell=advance,
-        environment={"COURSE_ARTIFACTS": str(place.folder.parent)},
+        environment={
+            "COURSE_ARTIFACTS": str(place.folder.parent),
+            "HF_TOKEN": hub.read_token() or "",  # a child process cannot read Colab's secrets
+        },
     )
+    if bar is not None:
+        bar.close()
     if run.error:
         raise ArtifactError(f"notebooks/{name}.ipynb stopped with: {run.error}")
     print(f"  {name}: made in {run.seconds:.0f} s")

@@ -10,11 +10,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.losses import sequence_logps
+from utils import logprobs, memory
+from utils.logprobs import padded
 from utils.models import speaking_as
 
-# Llama's template writes today's date into every prompt: a fixed one keeps runs the same
-TEMPLATE = {"date_string": "26 Jul 2024"}
+# Llama's template writes today's date into every prompt: a fixed one keeps runs the same. Qwen3's
+# lets the model think aloud before it answers, unless told not to.
+TEMPLATE = {"date_string": "26 Jul 2024", "enable_thinking": False}
+REPLY_TOKENS = 16_384  # written and read at a time: each keeps its keys and values in memory
 TEMPLATE_COLUMN = "chat_template_kwargs"  # TRL passes this column on to the template
 
 
@@ -71,44 +74,21 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     return tokenizer(rendered[len(start) :], add_special_tokens=False)["input_ids"]
 
 
-def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row numbers, rows of like length together."""
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-@torch.inference_mode()
 def answer_logps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     answers: Sequence[str | list[int]],
-    batch_size: int = 32,
+    batch_tokens: int = logprobs.BATCH_TOKENS,
 ) -> tuple[Tensor, Tensor]:
     """ln π(answer | question), summed over the answer and its end; and its tokens: both (rows,).
 
     An answer is a text, or the tokens that a model has written.
     """
-    model.eval()
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     replies = [answer_ids(tokenizer, a) if isinstance(a, str) else a for a in answers]
-    tokens = torch.tensor([len(reply) for reply in replies])
-    logps = torch.empty(len(replies))
-    for rows in _batches(
-        [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)], batch_size
-    ):
-        width = max(len(prompts[row]) + len(replies[row]) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        real, reply = torch.zeros_like(ids), torch.zeros_like(ids)
-        for place, row in enumerate(rows):
-            start, end = len(prompts[row]), len(prompts[row]) + len(replies[row])
-            ids[place, :end] = torch.tensor(prompts[row] + replies[row])
-            real[place, :end] = 1
-            reply[place, start:end] = 1
-        ids, real, reply = (part.to(model.device) for part in (ids, real, reply))
-        logits = model(input_ids=ids, attention_mask=real).logits
-        logps[rows] = sequence_logps(logits, ids, reply).float().cpu()
-    return logps, tokens
+    found = logprobs.answer_logps(model, prompts, replies, batch_tokens=batch_tokens)
+    return found, torch.tensor([len(reply) for reply in replies])
 
 
 def fitting(
@@ -133,7 +113,8 @@ def fitting(
     kept = [row for row, (p, c, r) in enumerate(lengths) if p + max(c, r) <= max_length]
     if left := len(lengths) - len(kept):
         print(f"{left} of {len(lengths)} rows are longer than {max_length} tokens: left out.")
-    batches = _batches([sum(lengths[row]) for row in kept], batch_size)  # as in `shared_prompt`
+    order = sorted(range(len(kept)), key=lambda place: sum(lengths[kept[place]]))
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     whole = batches[: len(kept) // batch_size]
     random.Random(seed).shuffle(whole)
     ordered = [*whole, *batches[len(whole) :]]  # one that is not full stays last
@@ -163,34 +144,36 @@ def reply(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_tokens: int = REPLY_TOKENS,
 ) -> list[Reply]:
     """Answers to the questions: the likeliest token each time, or sampled above temperature 0."""
     model.eval()
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     replies: list[Reply | None] = [None] * len(prompts)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    end = tokenizer.eos_token_id
+
+    def write(rows: list[int]) -> None:
+        part = [prompts[row] for row in rows]
+        ids, real = padded(part, tokenizer.pad_token_id, left=True)
+        written = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=real.long().to(model.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end,
+            **(sampling if temperature > 0 else {"do_sample": False}),
+        )[:, ids.shape[1] :].tolist()
+        for row, tokens in zip(rows, written, strict=True):
+            ended = end in tokens
+            kept = tokens[: tokens.index(end)] if ended else tokens
+            text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+            replies[row] = Reply(text, ended, tokens[: len(kept) + ended])
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for rows in _batches([len(prompt) for prompt in prompts], batch_size):
-            width = max(len(prompts[row]) for row in rows)
-            padding = tokenizer.pad_token_id
-            ids = torch.tensor([[padding] * (width - len(prompts[r])) + prompts[r] for r in rows])
-            lengths = torch.tensor([len(prompts[row]) for row in rows])
-            real = torch.arange(width) >= (width - lengths)[:, None]  # padded on the left
-            said = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=real.long().to(model.device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=padding,
-                eos_token_id=tokenizer.eos_token_id,
-                **(sampling if temperature > 0 else {"do_sample": False}),
-            )[:, width:].tolist()
-            for row, ids_said in zip(rows, said, strict=True):
-                ended = tokenizer.eos_token_id in ids_said
-                kept = ids_said[: ids_said.index(tokenizer.eos_token_id)] if ended else ids_said
-                text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-                replies[row] = Reply(text, ended, ids_said[: len(kept) + ended])
+        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+        memory.in_batches(lengths, write, batch_tokens, "answers")
     return replies
 
 

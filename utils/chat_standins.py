@@ -21,8 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2Tokenizer,
+    Qwen3Config,
 )
 
+from utils import progress
 from utils.standins import _cached
 
 VOCABULARY = 3000
@@ -136,7 +138,7 @@ def _pretrain(model: PreTrainedModel, rows: list[list[int]], seed: int) -> None:
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, share) for o in optimizers]
     model.train()
-    for step in range(steps):
+    for step in progress.track(range(steps), "pre-training the stand-in", unit="step"):
         block = torch.tensor(ids[step * width * BLOCKS : (step + 1) * width * BLOCKS])
         block = block.view(BLOCKS, width)
         model(input_ids=block, labels=block).loss.backward()
@@ -209,8 +211,15 @@ def llama(documents: Documents, *, seed: int = 0) -> Path:
     return _chat("llama", documents, seed, build)
 
 
-def qwen2(documents: Documents, *, seed: int = 0) -> Path:
-    """A Qwen2 of the same size with the template and special tokens of Qwen2.5."""
+def _qwen(
+    name: str,
+    documents: Documents,
+    seed: int,
+    template: str,
+    kind: type[PretrainedConfig],
+    **shape: int,
+) -> Path:
+    """A model with the tokenizer and the special tokens of the Qwen family."""
 
     def build(folder: Path) -> None:
         learned = json.loads(_byte_pairs(_texts(documents), QWEN_SPECIAL).to_str())["model"]
@@ -221,15 +230,35 @@ def qwen2(documents: Documents, *, seed: int = 0) -> Path:
             pad_token=QWEN_SPECIAL[0],
             additional_special_tokens=["<|im_start|>"],
         )
-        tokenizer.chat_template = _template("qwen2_5")
+        tokenizer.chat_template = _template(template)
         tokenizer.add_tokens(list(QWEN_FIXED))
-        config = Qwen2Config(
+        config = kind(
             vocab_size=len(tokenizer),
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             **SHAPE,
+            **shape,
         )
         _build(folder, documents, tokenizer, config, "<|endoftext|>", seed)
 
-    return _chat("qwen2", documents, seed, build)
+    return _chat(name, documents, seed, build)
+
+
+def qwen2(documents: Documents, *, seed: int = 0) -> Path:
+    """A Qwen2 of the same size with the template and special tokens of Qwen2.5."""
+    return _qwen("qwen2", documents, seed, "qwen2_5", Qwen2Config)
+
+
+def qwen3(documents: Documents, *, seed: int = 0) -> Path:
+    """A Qwen3, whose template opens an answer with an empty thought when thinking is off."""
+    heads = {"head_dim": SHAPE["hidden_size"] // SHAPE["num_attention_heads"]}
+    return _qwen("qwen3", documents, seed, "qwen3", Qwen3Config, **heads)
+
+
+BUILDERS: dict[str, Callable[..., Path]] = {  # by the names of profiles.CHAT_MODELS
+    "llama": llama,
+    "qwen": qwen2,
+    "qwen3": qwen3,
+    "sailor": qwen2,  # Sailor2 has the architecture of Qwen2.5
+}

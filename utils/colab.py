@@ -17,6 +17,8 @@ NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
 NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers")
 TORCHAO_FLOOR = (0, 16)  # PEFT raises ImportError for an older one
+MOUNT = "/content/drive"
+DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # once Drive is mounted
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
 
 
@@ -129,6 +131,22 @@ def prepare() -> None:
     RESTARTED.touch()
     print(f"{', '.join(loaded)} was already loaded: the runtime restarts once; run all again.")
     _restart()
+
+
+def keep_on_drive() -> None:
+    """Mount Google Drive and keep artifacts, checkpoints and votes there.
+
+    Every notebook that is opened on Colab runs on a machine of its own, and Drive is what they
+    share: with it the next notebook finds what this one hands over.
+    """
+    try:
+        from google.colab import drive
+    except ImportError:
+        print("KEEP_ON_DRIVE is for Colab: here everything stays in the folder artifacts/.")
+        return
+    drive.mount(MOUNT)
+    os.environ["COURSE_ARTIFACTS"] = str(DRIVE)
+    print(f"Artifacts, checkpoints and votes are kept on Drive, in {DRIVE.name}.")
 
 
 def _restart() -> None:

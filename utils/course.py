@@ -123,9 +123,8 @@ def set_seed(seed: int) -> None:
 def _quiet() -> None:
     """Keep the libraries' chatter out of a lesson; errors still show."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # notebooks 00 and 05 say it in words
-    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's bar over the reference's log-probabilities
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; the course has its own
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # bitsandbytes' 4-bit product on a CPU; its gradient is checked in tests/test_chat_models.py
@@ -134,18 +133,23 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="Could not find a config file in")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
 
-def start(number: str, seed: int = SEED) -> Course:
+def start(number: str, keep_on_drive: bool = False, *, seed: int = SEED) -> Course:
     """Prepare packages, choose the profile, set the seed, print the banner."""
     colab.prepare()
     from utils import artifacts, notebooks, profiles
 
+    if keep_on_drive:
+        colab.keep_on_drive()
+    profiles.use_one_gpu()
     profile = profiles.choose()
     if profile.offline:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

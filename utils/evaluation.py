@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.logprobs import answer_logps
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> float:
@@ -96,30 +97,19 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
     return len(set(grams)) / max(len(grams), 1)
 
 
-@torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    batch_size: int = 64,
 ) -> float:
-    """exp of the mean negative log-likelihood a token, the end-of-text token included."""
-    model.eval()
-    total, count = 0.0, 0
+    """exp of the mean negative log-likelihood per token, the end-of-text token included.
+
+    The first token of a text has nothing before it that would predict it: it is not counted.
+    """
     encoded = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
-    encoded.sort(key=len)
-    for start in range(0, len(encoded), batch_size):
-        rows = encoded[start : start + batch_size]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-        real = torch.arange(width, device=model.device) < torch.tensor(
-            [len(row) for row in rows], device=model.device
-        ).unsqueeze(1)
-        logps = model(input_ids=ids, attention_mask=real.long()).logits[:, :-1].float()
-        picked = logps.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        total -= float(picked[real[:, 1:]].sum())
-        count += int(real[:, 1:].sum())
-    return float(np.exp(total / max(count, 1)))
+    logps = answer_logps(model, [row[:1] for row in encoded], [row[1:] for row in encoded])
+    count = sum(len(row) - 1 for row in encoded)
+    return float(np.exp(-float(logps.sum()) / max(count, 1)))
 
 
 # --- What a preference costs ---------------------------------------------------------------------

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from datasets import Dataset
 from sklearn.pipeline import Pipeline
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from utils.data import NEGATIVE
 from utils.evaluation import distinct, perplexity
 from utils.losses import positions
+from utils.memory import release
 from utils.ppo import PPOTrainer
+from utils.precision import precision_arguments
 from utils.profiles import GroupRun, Profile
-from utils.training import precision_arguments
+from utils.training import run as run_training
 
 SEED = 11  # of the texts that are judged: the same draws for every method
 
@@ -128,7 +130,6 @@ def train_group_method(
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
-        disable_tqdm=True,
         seed=settings.seed,
         **precision_arguments(profile),
     )
@@ -140,14 +141,15 @@ def train_group_method(
         processing_class=contender.tokenizer,
         callbacks=[Judge()],
     )
-    trainer.remove_callback(PrinterCallback)
     hooks = [
         model.register_forward_pre_hook(_with_positions, with_kwargs=True)
         for model in (contender.policy, trainer.ref_model)
     ]
     began = time.perf_counter()
-    trainer.train()
+    run_training(trainer)
     seconds = time.perf_counter() - began - judging
     for hook in hooks:
         hook.remove()
+    del trainer
+    release()
     return seconds

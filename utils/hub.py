@@ -6,10 +6,12 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils import progress
 from utils.sentences import CourseError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ FILES = {  # what is fetched of a repository; weights as safetensors only
     "dataset": ["*.parquet", "*.jsonl", "*.json", "*.csv", "README.md"],
 }
 NOT_NEEDED = ["original/*", "onnx/*"]  # the same weights in other forms
+LARGE = 10e6  # bytes from which a download is announced
 PICKLE = "pytorch_model.bin"
 
 
@@ -187,6 +190,22 @@ def _discard(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """The Hub client's bars within the block, where somebody watches."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    if not (wanted and progress.live()) or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        disable_progress_bars()
+
+
 def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) -> Path:
     """A snapshot of which every file has been checked; a damaged file is fetched once more."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -194,9 +213,14 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
     commit, listed = _listing(repo_id, kind, revision, token)
 
     def get() -> Path:
-        found = snapshot_download(
-            repo_id, repo_type=kind, revision=revision, allow_patterns=sorted(listed), token=token
-        )
+        with _bars(sum(absent) > LARGE):
+            found = snapshot_download(
+                repo_id,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=sorted(listed),
+                token=token,
+            )
         if Path(found).name != commit:
             raise OSError(f"{repo_id} was changed while it was fetched")
         return Path(found)
@@ -207,7 +231,7 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
         for name, (_, size) in listed.items()
         if not isinstance(try_to_load_from_cache(repo_id, name, None, commit, kind), str)
     ]
-    if sum(absent) > 10e6:
+    if sum(absent) > LARGE:
         _say(f"Downloading {repo_id}, {sum(absent) / 1e9:.2f} GB …")
     if absent and PICKLE in listed:
         _say(f"{repo_id} has no safetensors: its {PICKLE} is read as plain weights, no code runs.")

@@ -9,13 +9,13 @@ serve as the rejected one so often that it is learned as bad whatever the questi
 import math
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from utils import hub
+from utils import hub, progress
 from utils.profiles import PairMining
 from utils.text import duplicate_key, segment_all
 
@@ -100,15 +100,16 @@ def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray
         return text_vectors(texts)[0]
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(hub.fetch(settings.model_id)), device=device)
+    half = {"dtype": "float16"} if device == "cuda" else {}
+    folder = str(hub.fetch(settings.model_id))
+    encoder = SentenceTransformer(folder, device=device, model_kwargs=half)
     rows = encoder.encode(
         segment_all(texts),  # it learned from words joined by underscores
         batch_size=settings.batch_size,
-        normalize_embeddings=True,
         convert_to_numpy=True,
-        show_progress_bar=False,
-    )
-    return rows.astype(np.float32)
+        show_progress_bar=progress.live(),
+    ).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def check_unit_rows(rows: np.ndarray, what: str) -> None:
@@ -126,16 +127,34 @@ def check_unit_rows(rows: np.ndarray, what: str) -> None:
 
 
 def nearest(
-    queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 512
+    queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 512, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest documents of each query by cosine, exact: indices and similarities (n, k).
 
     Rows must have unit length. Works through blocks of queries, so that memory holds one block
-    of similarities at a time; of equal ones the document that stands first wins.
+    of similarities at a time; of equal ones the document that stands first wins on a CPU.
     """
     check_unit_rows(queries, "the queries")
     check_unit_rows(documents, "the documents")
-    return _nearest(queries, documents, k, block)
+    return _search(device)(queries, documents, k, block)
+
+
+def _search(device: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    return _nearest_on_gpu if device == "cuda" else _nearest
+
+
+def _nearest_on_gpu(
+    queries: np.ndarray, documents: np.ndarray, k: int, block: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    held = torch.from_numpy(documents).to("cuda")
+    found = []
+    for start in progress.track(range(0, len(queries), block), "search", unit="block"):
+        part = torch.from_numpy(queries[start : start + block]).to("cuda")
+        found.append([side.cpu().numpy() for side in (part @ held.T).topk(k)])  # (block, k) twice
+    similarities, indices = (np.concatenate(side) for side in zip(*found, strict=True))
+    return indices, similarities
 
 
 def _nearest(
@@ -175,6 +194,7 @@ def mine(
     strata: Sequence[str] | None = None,
     vectors: tuple[np.ndarray, np.ndarray] | None = None,
     controls: Controls | None = None,
+    device: str = "cpu",
 ) -> list[Found]:
     """For each question the answer to another one that is to be rejected.
 
@@ -194,7 +214,7 @@ def mine(
     check_unit_rows(asked, "the questions")
     check_unit_rows(answered, "the answers")
     keys = [duplicate_key(answer) for answer in answers]
-    indices, similarities = _nearest(asked, answered, min(controls.candidates, n))
+    indices, similarities = _search(device)(asked, answered, min(controls.candidates, n))
 
     def right_too(row: int, other: int) -> bool:
         """May the other row's answer be right for this row's question?"""

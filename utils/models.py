@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,15 +22,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils import chat_standins, hub, standins
+from utils import chat_standins, hub, kernels, standins
 from utils.data import SENTIMENTS
-from utils.profiles import ChatModels, Policy, Profile, RewardModel
+from utils.precision import DTYPES
+from utils.profiles import ChatModel, ChatModels, Policy, Profile, RewardModel
 from utils.sentences import CourseError
 
 STAND_IN = "stand-in"
 PHOBERT_V2 = "vinai/phobert-base-v2"
 CHAT_WISH = "COURSE_MODEL"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -70,6 +71,7 @@ def language_model(
 
     COURSE_POLICY names another causal language model, for instance `gpt2`.
     """
+    kernels.check_triton()
     source = os.environ.get("COURSE_POLICY") or settings.model_id
     source = standins.gpt2(texts) if source == STAND_IN else local_or_hub(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -89,16 +91,24 @@ def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
     return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
 
 
+def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
+    """The name and the model that COURSE_MODEL chooses, the first one by default."""
+    wish = os.environ.get(CHAT_WISH, "").strip().lower() or next(iter(settings.choices))
+    if wish not in settings.choices:
+        raise ModelError(
+            f"{CHAT_WISH}={wish} is not a model of this course: use one of "
+            f"{', '.join(settings.choices)}."
+        )
+    return wish, settings.choices[wish]
+
+
 def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
-    """The folder of the chat model that COURSE_MODEL names (llama, qwen), and its name."""
-    wish = os.environ.get(CHAT_WISH, "").strip().lower() or "llama"
-    if wish not in ("llama", "qwen"):
-        raise ModelError(f"{CHAT_WISH}={wish} is not a model of this course: use llama or qwen.")
-    model_id = settings.llama if wish == "llama" else settings.qwen
-    if model_id == STAND_IN:
-        build = chat_standins.llama if wish == "llama" else chat_standins.qwen2
-        return str(build(base_documents(pairs))), f"{wish} {STAND_IN}"
-    folder = hub.fetch(model_id, settings.llama_copy if wish == "llama" else None)
+    """The folder of the chat model that COURSE_MODEL names, and its name."""
+    wish, model = chosen_chat_model(settings)
+    if model.hub_id == STAND_IN:
+        return str(chat_standins.BUILDERS[wish](base_documents(pairs))), f"{wish} {STAND_IN}"
+    print(f"{model.hub_id} · licence: {model.licence}")
+    folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
 
@@ -138,6 +148,7 @@ def chat_model(
     folder: str, profile: Profile, *, quantised: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A chat model in four bits, and its tokenizer."""
+    kernels.check_triton()
     tokenizer = chat_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -225,15 +236,17 @@ class WordDropout:
 
 def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
     """The folder and the name of the model whose answers are voted on."""
-    if settings.labelled == STAND_IN:
+    if settings.labelled.hub_id == STAND_IN:
         return chat_source(settings, pairs)
-    folder = hub.fetch(settings.labelled, settings.labelled_copy)
+    print(f"{settings.labelled.hub_id} · licence: {settings.labelled.licence}")
+    folder = hub.fetch(settings.labelled.hub_id, settings.labelled.copy)
     return str(folder), hub.name_of(folder)
 
 
 def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:
     """The adapter that `made` finds for the stand-in; a real model answers as it came."""
-    return made() if settings.labelled == STAND_IN else Path(settings.labelled)
+    hub_id = settings.labelled.hub_id
+    return made() if hub_id == STAND_IN else Path(hub_id)
 
 
 def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel:
@@ -246,7 +259,8 @@ def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel
         model.load_adapter(str(start / "adapter"), "reference")
     else:
         base, _ = chat_model(base_folder, profile)
-        model = get_peft_model(base, lora(profile.chat))
-        model.add_adapter("reference", lora(profile.chat))  # lora_B is 0: it changes nothing yet
+        settings = replace(profile.chat, lora_alpha=profile.chat.labelled_lora_alpha)
+        model = get_peft_model(base, lora(settings))
+        model.add_adapter("reference", lora(settings))  # lora_B is 0: it changes nothing yet
     model.set_adapter("default")
     return model

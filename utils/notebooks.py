@@ -1,12 +1,15 @@
 """Run a notebook from start to end without a browser."""
 
 import hashlib
+import json
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils.progress import WISH
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -37,6 +40,23 @@ def path_of(name: str) -> Path:
     return found[0]
 
 
+def expected_time(name: str, profile: str) -> str:
+    """How long a notebook takes in a profile: measured, estimated, or not known.
+
+    >>> expected_time("03_llama_sft_vi_alpaca", "another machine")
+    'how long it takes is not measured'
+    """
+    for file, word in (("lab.json", "measured"), ("memory.json", "estimated")):
+        try:
+            known = json.loads((ROOT / "benchmarks" / file).read_text(encoding="utf-8"))
+            minutes = known["notebooks"][profile.removesuffix("-quick")][name[:2]]["minutes"]
+        except (OSError, ValueError, KeyError):
+            continue
+        most = "at most " if profile.endswith("-quick") else ""
+        return f"{most}about {max(1, round(minutes))} minutes, {word}"
+    return "how long it takes is not measured"
+
+
 class _PeakMemory:
     """The kernel's peak resident memory, sampled between cells and once a second."""
 
@@ -63,10 +83,14 @@ def execute(
     *,
     on_cell: Callable[[int, int], None] | None = None,
     environment: dict[str, str] | None = None,
+    form: Mapping[str, object] | None = None,
     write: bool = False,
     timeout: int = 3600,
 ) -> Execution:
-    """Run the notebook's cells in a fresh kernel of this Python; with `write` keep the outputs."""
+    """Run the notebook's cells in a fresh kernel of this Python; with `write` keep the outputs.
+
+    `form` fills in fields of the first cell, as a user of Colab does: lines `NAME = …  # @param`.
+    """
     import threading
 
     import nbformat
@@ -76,6 +100,11 @@ def execute(
     path = path_of(name)
     notebook = nbformat.read(path, as_version=4)
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for field, value in (form or {}).items():
+        first.source = re.sub(
+            rf"(?m)^{field} = .*(?=  # @param)", f"{field} = {value!r}", first.source
+        )
     done = 0
 
     def cell_done(cell: object, cell_index: int, execute_reply: object = None) -> None:
@@ -95,7 +124,7 @@ def execute(
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
     try:
-        with client.setup_kernel(env={**os.environ, **(environment or {})}):
+        with client.setup_kernel(env={**os.environ, WISH: "0", **(environment or {})}):
             pid = client.km.provisioner.pid
             watcher = threading.Thread(
                 target=memory.watch, args=(pid, finished.is_set), daemon=True

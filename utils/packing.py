@@ -11,6 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from utils.precision import unrounded
+from utils.sentences import CourseError
+
+
+def need_full_attention(config: PreTrainedConfig, what: str) -> None:
+    """Refuse a model that has layers in which a token does not see all tokens before it.
+
+    Rows that share a row are kept apart by positions and masks of full attention; a layer with a
+    window or a recurrent state would mix them, without an error.
+    """
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if other := sorted(kinds - {"full_attention"}):
+        raise CourseError(
+            f"{what} needs full attention in every layer, and this {config.model_type} has "
+            f"{', '.join(other)}: choose another model, or train it without {what.lower()}."
+        )
 
 
 @dataclass(frozen=True)
@@ -39,3 +58,24 @@ class PackedRows:
             "position_ids": position_ids,
             "labels": padded.masked_fill(position_ids == 0, -100),  # not predicted by another text
         }
+
+
+class PackedSFTTrainer(SFTTrainer):
+    """TRL's SFTTrainer over packed batches whose rows stay rows; adapters are not rounded."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SFTConfig,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        **others: object,
+    ) -> None:
+        need_full_attention(model.config, "Packing")
+        with unrounded(model):
+            super().__init__(model=model, args=args, processing_class=processing_class, **others)
+        self.data_collator = PackedRows(processing_class.pad_token_id)
+
+    def real_tokens(self) -> int:
+        """Tokens read in one pass over the training rows, padding not counted."""
+        return sum(map(len, self.train_dataset["input_ids"]))

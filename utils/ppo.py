@@ -24,10 +24,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from utils import artifacts, checkpoints, losses, sampling, shares
-from utils.actor_critic import DTYPES, ActorCritic
+from utils.actor_critic import ActorCritic
+from utils.precision import DTYPES
+from utils.progress import bar as progress_bar
 from utils.sampling import DRAWS, SHUFFLES, Rollout, generator
 from utils.scoring import Reward, score_texts
 
@@ -164,9 +165,9 @@ class PPOTrainer(ActorCritic):
     def train(self) -> list[dict[str, float]]:
         """The updates that are left after the newest whole checkpoint; the metrics of all."""
         self.resume()
-        silent = not self.progress or self.rank > 0
-        done, total = self.updates_done, self.config.updates
-        with tqdm(desc="PPO", initial=done, total=total, disable=silent) as bar:
+        hidden = not self.progress or self.rank > 0
+        with progress_bar("PPO", self.config.updates, "update", hidden=hidden) as bar:
+            bar.update(self.updates_done)
             while self.updates_done < self.config.updates:
                 began = time.perf_counter()
                 metrics = self.update(self.experience(self.rollout()))

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.schema import CreateTable
 
-from utils import artifacts
+from utils import artifacts, colab
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +30,7 @@ WISH = "COURSE_VOTES"
 CHOICES = ("a", "b", "tie", "skip")
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 # The rollback of a kill or a power cut never takes a confirmed vote; a writer waits for the others.
-PRAGMAS = ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL")
+PRAGMAS = ("busy_timeout = 30000", "synchronous = FULL")
 ONE_AT_A_TIME = 20_261  # PostgreSQL's advisory lock: a class opens its store all at once
 
 TABLE = sql.Table(
@@ -142,7 +142,8 @@ def open_store(url: str | None = None) -> "VoteStore":
             'run `pip install "psycopg[binary]"` and start again.'
         ) from None
     if parts.drivername == "sqlite":
-        sql.event.listen(engine, "connect", _set_pragmas)
+        on_drive = Path(parts.database).is_relative_to(colab.DRIVE)
+        sql.event.listen(engine, "connect", lambda raw, _: _set_pragmas(raw, on_drive))
     store = VoteStore(engine)
     store.create()
     return store
@@ -152,9 +153,11 @@ def _patience(url: sql.URL) -> dict[str, int]:
     return {"timeout": 30} if url.drivername == "sqlite" else {"connect_timeout": 10}  # seconds
 
 
-def _set_pragmas(connection: object, _: object) -> None:
+def _set_pragmas(connection: object, on_drive: bool) -> None:
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
+    # a write-ahead log takes shared memory, which Google Drive's file system does not have
+    connection.execute(f"PRAGMA journal_mode = {'DELETE' if on_drive else 'WAL'}")
 
 
 class VoteStore:

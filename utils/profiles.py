@@ -3,8 +3,12 @@
 import os
 from dataclasses import dataclass, replace
 
+from utils.sentences import CourseError
+
 CPU_WISH = "COURSE_ALLOW_CPU"
 PROFILE_WISH = "COURSE_PROFILE"
+QUICK_WISH = "COURSE_QUICK"
+OLDEST = (7, 5)  # a T4's capability; Kaggle's P100 has 6.0
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,23 @@ class PairMining:
 
 
 @dataclass(frozen=True)
-class ChatModels:
-    """Notebooks 03 to 05 and 07: the models that answer questions."""
+class ChatModel:
+    """A chat model of the Hub."""
 
-    llama: str
-    llama_copy: str | None  # the same weights without a gate, for who has no access yet
-    qwen: str  # by COURSE_MODEL=qwen
-    labelled: str  # notebook 07 collects votes on its answers
-    labelled_copy: str | None
+    hub_id: str  # or "stand-in" for one made here
+    copy: str | None = None  # the same weights without a gate, for who has no access yet
+    licence: str = ""  # what a user must know before choosing it
+
+
+@dataclass(frozen=True)
+class ChatModels:
+    """Notebooks 03 to 05 and 07: the models that answer questions, and the adapter on them."""
+
+    choices: dict[str, ChatModel]  # by COURSE_MODEL; the first is the default
+    labelled: ChatModel  # notebook 07 collects votes on its answers
     lora_rank: int
     lora_alpha: int
+    labelled_lora_alpha: int  # notebook 07's
     max_new_tokens: int
 
 
@@ -103,6 +114,7 @@ class SFTRun:
     max_length: int  # tokens of a packed row
     checkpointing: bool  # of activations: less memory, a third more time
     save_steps: int
+    side_rows: int  # of the short trainings that show a mistake
 
 
 @dataclass(frozen=True)
@@ -278,23 +290,37 @@ _ENCODER_PAIRS = replace(
     question_ceiling=0.8,
 )
 
+CHAT_MODELS = {
+    "llama": ChatModel(
+        "meta-llama/Llama-3.2-1B-Instruct",
+        copy="unsloth/Llama-3.2-1B-Instruct",
+        licence="Llama 3.2 Community License",
+    ),
+    "qwen": ChatModel(
+        "Qwen/Qwen2.5-3B-Instruct",
+        licence="Qwen Research License: it forbids commercial use",
+    ),
+    "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0"),
+    "sailor": ChatModel("sail/Sailor2-1B-Chat", licence="Apache-2.0"),  # made for Vietnamese
+}
+_STANDIN_CHAT = ChatModel("stand-in")
 _LAB_CHAT = ChatModels(
-    llama="stand-in",
-    llama_copy=None,
-    qwen="stand-in",
-    labelled="stand-in",
-    labelled_copy=None,
+    choices=dict.fromkeys(CHAT_MODELS, _STANDIN_CHAT),
+    labelled=_STANDIN_CHAT,
     lora_rank=16,
     lora_alpha=16,
+    labelled_lora_alpha=16,
     max_new_tokens=48,
 )
 _GPU_CHAT = replace(
     _LAB_CHAT,
-    llama="meta-llama/Llama-3.2-1B-Instruct",
-    llama_copy="unsloth/Llama-3.2-1B-Instruct",
-    qwen="Qwen/Qwen2.5-3B-Instruct",
-    labelled="meta-llama/Llama-3.1-8B-Instruct",
-    labelled_copy="unsloth/Meta-Llama-3.1-8B-Instruct",
+    choices=CHAT_MODELS,
+    labelled=ChatModel(
+        "meta-llama/Llama-3.1-8B-Instruct",
+        copy="unsloth/Meta-Llama-3.1-8B-Instruct",
+        licence="Llama 3.1 Community License",
+    ),
+    labelled_lora_alpha=32,
     max_new_tokens=256,
 )
 _LAB_SFT = SFTRun(
@@ -306,9 +332,16 @@ _LAB_SFT = SFTRun(
     max_length=256,
     checkpointing=False,
     save_steps=50,
+    side_rows=1_000,
 )
 _GPU_SFT = replace(
-    _LAB_SFT, rows=8_000, accumulation=4, learning_rate=2e-4, max_length=1024, checkpointing=True
+    _LAB_SFT,
+    rows=8_000,
+    accumulation=4,
+    learning_rate=2e-4,
+    max_length=1024,
+    checkpointing=True,
+    side_rows=500,
 )
 _LAB_DPO = DPORun(
     rows=2_000,
@@ -416,11 +449,10 @@ _LAB_LABELLING = Labelling(
 _GPU_LABELLING = replace(
     _LAB_LABELLING,
     draws=1,
-    temperatures=(0.6, 1.1),
-    epochs=2,
-    batch_size=2,
-    accumulation=4,
-    learning_rate=2e-5,
+    temperatures=(0.7, 1.0),
+    epochs=3,
+    batch_size=4,
+    learning_rate=5e-5,
     max_length=512,
     checkpointing=True,
 )
@@ -472,8 +504,29 @@ _A100 = replace(
 TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
 
 
-class ProfileError(ValueError):
+class ProfileError(CourseError, ValueError):
     """A wish that this machine cannot fulfil."""
+
+
+def quick(profile: Profile) -> Profile:
+    """The profile with so few rows that a notebook is a lesson of about ten minutes on a T4.
+
+    Its artifacts lie in a folder of their own, so that a full run never takes them for its own.
+    """
+    return replace(
+        profile,
+        name=f"{profile.name}-quick",
+        reward_model=replace(profile.reward_model, epochs=min(1.0, profile.reward_model.epochs)),
+        policy=replace(profile.policy, adapt_epochs=1, held_out_prompts=200, base_samples=8),
+        ppo=replace(profile.ppo, updates=20, batch_size=128),
+        group=replace(profile.group, steps=8, batch_size=128),
+        sft=replace(profile.sft, rows=800, side_rows=200),
+        dpo=replace(profile.dpo, rows=400, held_out=60, sweep_rows=120),
+        orpo=replace(profile.orpo, rows=400, epochs=1, sweep_rows=120),
+        pair_mining=replace(profile.pair_mining, rows=3_000),
+        small_dpo=replace(profile.small_dpo, train_pairs=400, held_out=60),
+        labelling=replace(profile.labelling, held_out=110),
+    )
 
 
 def _capability() -> tuple[int, int] | None:
@@ -483,16 +536,43 @@ def _capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def use_one_gpu() -> None:
+    """Let CUDA see one GPU: TRL's trainers refuse several in one process, and Kaggle lends two.
+
+    It works before CUDA starts, so it is the first thing that a notebook does.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
 def choose() -> Profile:
     """The profile of this machine, or the one that COURSE_PROFILE names."""
     capability = _capability()
+    if capability is not None and (visible := _gpus()) > 1:
+        raise ProfileError(
+            f"{visible} GPUs are visible and a notebook trains on one: set CUDA_VISIBLE_DEVICES=0 "
+            "and restart the kernel."
+        )
     wish = os.environ.get(PROFILE_WISH, "").strip().lower()
     if wish and wish not in TABLE:
         raise ProfileError(f"{PROFILE_WISH}={wish} is not one of {', '.join(TABLE)}: choose one.")
     # bf16 by capability: `torch.cuda.is_bf16_supported()` also says yes on a T4, which emulates it
+    if capability is not None and capability < OLDEST and wish != "lab":
+        raise ProfileError(
+            f"This GPU has capability {capability[0]}.{capability[1]} and the course needs "
+            f"{OLDEST[0]}.{OLDEST[1]} or later: choose a T4 (on Kaggle: Settings > Accelerator > "
+            f"GPU T4 x2), or set {PROFILE_WISH}=lab to work on the CPU."
+        )
     native_bf16 = capability is not None and capability[0] >= 8
     name = wish or ("lab" if capability is None else "a100" if native_bf16 else "t4")
     profile = TABLE[name]
+    if os.environ.get(QUICK_WISH) == "1":
+        profile = quick(profile)
     if profile.device == "cuda" and capability is None:
         if os.environ.get(CPU_WISH) != "1":
             raise ProfileError(

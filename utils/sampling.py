@@ -15,6 +15,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from utils import losses
+from utils.logprobs import trunk_and_head
 
 PROMPTS, DRAWS, SHUFFLES, HELD_OUT = range(4)  # streams of random numbers
 
@@ -54,26 +55,7 @@ def prompt_rows(prompts: int, batch_size: int, seed: int, update: int) -> Tensor
     return torch.cat(passes)[start - first * prompts :][:batch_size]
 
 
-def left_pad(prompts: list[list[int]], pad: int, width: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens and attention (batch, prompt), so that all prompts end in the same column.
-
-    >>> left_pad([[5, 6], [7]], pad=0)[0]
-    tensor([[5, 6],
-            [0, 7]])
-    """
-    width = max(width, *map(len, prompts))
-    tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
-    attention = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompts])
-    return tokens, attention
-
-
 # --- Models --------------------------------------------------------------------------------------
-
-
-def trunk_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The transformer that makes hidden states, and the layer that makes logits of them."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return bare.get_decoder(), bare.get_output_embeddings()
 
 
 @torch.no_grad()

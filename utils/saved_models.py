@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils import artifacts, chat, chat_standins, losses, models, profiles, sampling, seq2seq_dpo
+from utils import artifacts, chat, chat_standins, logprobs, losses, models, profiles, sampling
 from utils.preference_data import load_preferences
 from utils.sentences import CourseError
 
@@ -104,7 +104,7 @@ def _chat(folder: Path, *, adapted: bool) -> Pair:
     note = json.loads((folder.parent / models.BASE_NOTE).read_text(encoding="utf-8"))
     kind, _, rest = note["base"].partition(" ")
     if rest == models.STAND_IN:
-        build = {"llama": chat_standins.llama, "qwen": chat_standins.qwen2}[kind]
+        build = chat_standins.BUILDERS[kind]
         pairs = load_preferences(offline=profile.offline, quiet=True)
         base = str(build(models.base_documents(pairs)))
     else:
@@ -247,18 +247,9 @@ def write(
         tokens = token.unsqueeze(0)
 
 
-@torch.inference_mode()
 def answer_logp(loaded: Loaded, prompt: list[int], answer: list[int]) -> float:
     """ln π(answer | prompt) at temperature 1, summed over the answer's tokens."""
-    model = loaded.model
-    prompts, answers = (torch.tensor([ids], device=model.device) for ids in (prompt, answer))
-    if model.config.is_encoder_decoder:
-        shifted = seq2seq_dpo.shift_right(answers, model.config.decoder_start_token_id)
-        logits = model(input_ids=prompts, decoder_input_ids=shifted).logits
-        return losses.token_logps(logits, answers).sum().item()
-    tokens = torch.cat([prompts, answers], dim=1)
-    mask = torch.arange(tokens.shape[1], device=model.device) >= len(prompt)
-    return losses.sequence_logps(model(input_ids=tokens).logits, tokens, mask[None]).item()
+    return logprobs.answer_logps(loaded.model, [prompt], [answer]).item()
 
 
 def implicit_reward(

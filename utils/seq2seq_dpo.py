@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from utils import standins
+from utils import progress, standins
+from utils.logprobs import padded, shift_right
 from utils.losses import dpo_loss, token_logps
 from utils.models import STAND_IN, local_or_hub
 from utils.sentences import CourseError
@@ -87,18 +88,6 @@ def tokenise(data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: DPOSet
 # --- 2. Tokens to a batch ------------------------------------------------------------------------
 
 
-def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
-    """Rows of tokens padded on the right, and the mask of what is real: both (rows, longest).
-
-    >>> padded([[7, 0, 1], [1]], filler=0)[1]  # a real 0 counts, the filler does not
-    tensor([[ True,  True,  True],
-            [ True, False, False]])
-    """
-    width = max(map(len, rows))
-    tokens = torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
-    return tokens, torch.arange(width) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
-
-
 def collate(rows: Sequence[dict], filler: int) -> dict[str, Tensor]:
     """Prompts (batch, prompt) and answers (2 · batch, answer): all chosen, then all rejected."""
     prompt, chosen, rejected = ([row[column] for row in rows] for column in COLUMNS)
@@ -110,15 +99,6 @@ def collate(rows: Sequence[dict], filler: int) -> dict[str, Tensor]:
 
 
 # --- 3. Log-probabilities ------------------------------------------------------------------------
-
-
-def shift_right(answers: Tensor, start: int) -> Tensor:
-    """What the decoder reads while it predicts `answers`: the start token, then all but the last.
-
-    >>> shift_right(torch.tensor([[5, 6, 1]]), start=0)
-    tensor([[0, 5, 6]])
-    """
-    return torch.cat([torch.full_like(answers[:, :1], start), answers[:, :-1]], dim=1)
 
 
 def answer_logps(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -177,7 +157,7 @@ class Seq2SeqDPOTrainer(Trainer):
     def with_reference(self, data: Dataset) -> Dataset:
         """The tokens with the reference's log-probs as columns: once, instead of every epoch."""
         found, size = [], self.args.eval_batch_size
-        for start in range(0, len(data), size):
+        for start in progress.track(range(0, len(data), size), "reference", unit="batch"):
             rows = data.select(range(start, min(start + size, len(data)))).to_list()
             with self.accelerator.autocast():
                 logps = answer_logps(self.model, self._prepare_inputs(self.data_collator(rows)))

@@ -13,8 +13,14 @@ tokens, one of each answer, are predicted from it.
 from types import SimpleNamespace
 
 import torch
+from datasets import Dataset
 from torch import Tensor
-from trl import DPOTrainer
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer
+
+from utils import progress
+from utils.packing import need_full_attention
+from utils.precision import unrounded
 
 
 def joined(
@@ -90,7 +96,20 @@ def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tenso
 
 
 class SharedPromptDPOTrainer(DPOTrainer):
-    """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once."""
+    """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once.
+
+    The reference is the model as it is handed over, to the last digit: TRL rounds adapters on
+    four-bit weights to bf16, and here they get their digits back.
+    """
+
+    def __init__(self, model: PreTrainedModel, args: DPOConfig, **others: object) -> None:
+        need_full_attention(model.config, "The shared prompt")
+        with unrounded(model):
+            super().__init__(model=model, args=args, **others)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        with progress.bar("reference", len(dataset), "pair") as self._counted:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool
@@ -101,4 +120,7 @@ class SharedPromptDPOTrainer(DPOTrainer):
         self, model: torch.nn.Module, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
         """Of chosen and of rejected answers, as TRL's."""
-        return super().compute_ref_log_probs(PromptOnce(model), inputs)
+        found = super().compute_ref_log_probs(PromptOnce(model), inputs)
+        if (counted := getattr(self, "_counted", None)) is not None:
+            counted.update(len(found[0]))
+        return found

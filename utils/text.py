@@ -2,8 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
+
+from utils import progress
 
 # "hòa" and "hoà" are the same word. underthesea writes the first, VnCoreNLP (which segmented
 # PhoBERT's pre-training text) the second: what goes to PhoBERT uses the second.
@@ -48,9 +50,9 @@ def segment(text: str) -> str:
     return new_tone_style(word_tokenize(clean, format="text")) if clean else ""
 
 
-def segment_all(texts: Iterable[str]) -> list[str]:
+def segment_all(texts: Sequence[str]) -> list[str]:
     """`segment` for each text; a text seen before costs nothing."""
-    return [segment(text) for text in texts]
+    return [segment(text) for text in progress.track(texts, "segmentation", unit="text")]
 
 
 def duplicate_key(text: str) -> str:

@@ -1,9 +1,9 @@
-"""What the Trainer-based notebooks share: precision flags and a quiet progress line."""
+"""What every training through transformers' Trainer shares: resuming, scarce memory, progress."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -20,19 +21,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from utils import memory, progress
 from utils.artifacts import no_space
+from utils.precision import float32_adapters, precision_arguments, unwrap
 from utils.profiles import Policy, Profile
 from utils.sentences import CourseError
-
-
-def precision_arguments(profile: Profile) -> dict[str, bool]:
-    """What TrainingArguments must be told about the device and precision of a profile."""
-    return {
-        "use_cpu": profile.device == "cpu",
-        "fp16": profile.precision == "fp16",
-        "bf16": profile.precision == "bf16",
-        "dataloader_pin_memory": profile.device == "cuda",
-    }
 
 
 def adapt_language_model(
@@ -55,12 +48,12 @@ def adapt_language_model(
         ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
         return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
+    def build(batch_size: int, accumulation: int) -> Trainer:
+        arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=settings.adapt_epochs,
-            per_device_train_batch_size=settings.adapt_batch_size,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             per_device_eval_batch_size=128,
             learning_rate=settings.adapt_learning_rate,
             lr_scheduler_type="cosine",
@@ -70,18 +63,19 @@ def adapt_language_model(
             save_strategy="no",
             logging_strategy="epoch",
             report_to="none",
-            disable_tqdm=True,
             seed=seed,
             **precision_arguments(profile),
-        ),
-        train_dataset=rows(train),
-        eval_dataset=rows(validation),
-        data_collator=DataCollatorForSeq2Seq(tokenizer),  # pads labels with -100
-        callbacks=[EpochLines()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return trainer
+        )
+        return Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows(train),
+            eval_dataset=rows(validation),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),  # pads labels with -100
+            callbacks=[EpochLines()],
+        )
+
+    return fit(build, settings.adapt_batch_size, 1)
 
 
 class EpochLines(TrainerCallback):
@@ -125,28 +119,14 @@ def last_checkpoint(folder: str) -> str | None:
     return None
 
 
-def float32_adapters(model: PreTrainedModel) -> None:
-    """Keep what is trained in 32 bits: TRL casts adapters to bf16, which a T4 cannot scale."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-@contextmanager
-def unrounded(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block a trainer may round what is trained; afterwards every digit is back."""
-    exact = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
-    yield
-    for name, parameter in model.named_parameters():
-        if name in exact:
-            parameter.data = exact[name]
-
-
 RUN_MARK = "run.json"
 
 
 def _same_run(trainer: Trainer, global_batch: int) -> bool:
-    """Whether the checkpoints in the trainer's folder are of this very run; the mark is renewed."""
+    """Whether the checkpoints in the trainer's folder are of this very run.
+
+    If they are not, the mark is renewed, whole or not at all.
+    """
     arguments, rows = trainer.args, trainer.train_dataset.with_format(None)  # without transforms
     names = ("num_train_epochs", "max_steps", "learning_rate", "seed", "max_length", "beta")
     mark = {name: getattr(arguments, name, None) for name in names}
@@ -154,12 +134,123 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
     mark |= {"batch": global_batch, "rows": len(rows), "ends": ends}
     path = Path(arguments.output_dir) / RUN_MARK
     try:
-        same = json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(mark))
+        if json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(mark)):
+            return True
     except (OSError, ValueError):
-        same = False
+        pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mark), encoding="utf-8")
-    return same
+    part = path.with_suffix(f".{os.getpid()}")
+    try:
+        part.write_text(json.dumps(mark), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return False
+
+
+class _Bars(TrainerCallback):
+    """The bar of a training, and of each evaluation within it."""
+
+    def __init__(self) -> None:
+        self.training = self.evaluation = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self.training = progress.bar("training", state.max_steps, "step")
+        self.training.update(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self.training.update(state.global_step - self.training.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        if self.training is not None and "loss" in (logs or {}):
+            self.training.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: object = None,
+        **_: object,
+    ) -> None:
+        if self.evaluation is None:
+            self.evaluation = progress.bar("evaluation", len(eval_dataloader), "batch")
+        self.evaluation.update()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if self.evaluation is not None:
+            self.evaluation.close()
+        self.evaluation = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self.training.close()
+
+
+def _apart(trainer: Trainer) -> None:
+    """Keep what measures out of the memory that training is asked for.
+
+    An evaluation that does not fit takes half its batch; a callback that does not fit is named.
+    """
+    evaluate, call = trainer.evaluate, trainer.callback_handler.call_event
+
+    def evaluate_in_room(*arguments: object, **keywords: object) -> dict[str, float]:
+        while True:
+            try:
+                return evaluate(*arguments, **keywords)
+            except Exception as error:
+                size = trainer.args.per_device_eval_batch_size
+                if not memory.ran_out(error):
+                    raise
+                if size == 1:
+                    raise CourseError(
+                        "The evaluation of one row does not fit into this GPU's memory: lower "
+                        "max_length in utils/profiles.py, or take a smaller model."
+                    ) from error
+            trainer.args.per_device_eval_batch_size = size // 2
+            memory.release()
+            print(f"out of memory: evaluation goes on with batches of {size // 2}")
+
+    def call_and_name(event: str, *arguments: object, **keywords: object) -> TrainerControl:
+        try:
+            return call(event, *arguments, **keywords)
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            raise CourseError(
+                f"What is measured during training ({event}) does not fit into this GPU's memory "
+                "beside the training: let it read fewer rows at a time."
+            ) from error
+
+    trainer.evaluate, trainer.callback_handler.call_event = evaluate_in_room, call_and_name
+
+
+def run(trainer: Trainer, resume_from_checkpoint: str | None = None) -> Trainer:
+    """Train: adapters in 32 bits, a live bar, and the model's own precision back at the end."""
+    float32_adapters(trainer.model)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(_Bars())
+    _apart(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    finally:
+        unwrap(trainer.model)
+    return trainer
 
 
 def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int) -> Trainer:
@@ -170,37 +261,37 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
     """
     start: dict[str, torch.Tensor] = {}
     while True:
-        trainer = build(batch_size, accumulation)
-        float32_adapters(trainer.model)
-        learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
-        start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
-        if not _same_run(trainer, batch_size * accumulation):
-            for old in Path(trainer.args.output_dir).glob("checkpoint-*"):
-                shutil.rmtree(old)
-        found = last_checkpoint(trainer.args.output_dir)
-        if found:
-            print(f"going on from {Path(found).name.replace('-', ' ')}")
+        trainer, learned = None, {}
         try:
-            trainer.train(resume_from_checkpoint=found)
-            return trainer
-        except torch.OutOfMemoryError as error:
+            trainer = build(batch_size, accumulation)
+            float32_adapters(trainer.model)
+            learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+            start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
+            if not _same_run(trainer, batch_size * accumulation):
+                for old in Path(trainer.args.output_dir).glob("checkpoint-*"):
+                    shutil.rmtree(old)
+            found = last_checkpoint(trainer.args.output_dir)
+            if found:
+                print(f"going on from {Path(found).name.replace('-', ' ')}")
+            return run(trainer, found)
+        except Exception as error:
+            if no_space(error):
+                step = trainer.state.global_step if trainer else 0
+                raise CourseError(
+                    f"The disk is full: the checkpoint after step {step} could not be saved. Free "
+                    "some space and run this cell again: it goes on from the last whole checkpoint."
+                ) from error
+            if not memory.ran_out(error):
+                raise
             if batch_size == 1:
                 raise CourseError(
                     "One row alone does not fit into this device's memory: lower max_length in "
                     "utils/profiles.py, or take a smaller model."
                 ) from error
-            batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
-            print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
-        except Exception as error:
-            if not no_space(error):
-                raise
-            step = trainer.state.global_step
-            raise CourseError(
-                f"The disk is full: the checkpoint after step {step} could not be saved. Free some "
-                "space and run this cell again: it goes on from the last whole checkpoint."
-            ) from error
+        batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
+        print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
         for name, values in start.items():  # the next try, and its reference, begin here again
-            learned[name].data.copy_(values)
+            if name in learned:
+                learned[name].data.copy_(values)
         del trainer, learned
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.release()

@@ -15,7 +15,9 @@ from tests.hub.server import Repository
 from utils import chat_standins, data, preference_data, profiles, standins
 
 CHAT = profiles.TABLE["t4"].chat
-GATED = {CHAT.llama: CHAT.llama_copy, CHAT.labelled: CHAT.labelled_copy}  # name -> ungated copy
+GATED = {  # name -> ungated copy
+    model.hub_id: model.copy for model in (CHAT.choices["llama"], CHAT.labelled) if model.copy
+}
 
 
 def shrunk(source: Path, target: Path, **sizes: int) -> Path:
@@ -113,6 +115,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
     with patch.object(chat_standins, "_pretrain"):  # their weights are thrown away here
         llama = shrunk(chat_standins.llama(talk), folder / "llama", **small)
         qwen = shrunk(chat_standins.qwen2(talk), folder / "qwen", **small)
+        qwen3 = shrunk(chat_standins.qwen3(talk), folder / "qwen3", **small, head_dim=32)
     tiny = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
     t5 = shrunk(standins.t5(texts), folder / "t5", num_decoder_layers=1, **tiny)
     places = {
@@ -121,7 +124,9 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
         "NlpHUST/gpt2-vietnamese": brief,
         "openai-community/gpt2": gpt2,
         "google-t5/t5-small": t5,
-        CHAT.qwen: qwen,
+        CHAT.choices["qwen"].hub_id: qwen,
+        CHAT.choices["sailor"].hub_id: qwen,
+        CHAT.choices["qwen3"].hub_id: qwen3,
         **dict.fromkeys(GATED.values(), llama),
     }
     open_to_all = [Repository(name, place) for name, place in places.items()]
