@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from utils import artifacts
+from utils import artifacts, notebooks
 from utils.artifacts import ArtifactError, Shelf, fault, find, publish, require
 from utils.notebooks import ROOT
 
@@ -131,3 +131,19 @@ def test_a_damaged_copy_on_drive_is_not_used(tmp_path):
 def test_require_says_what_to_do_when_building_does_not_help(place):
     with pytest.raises(ArtifactError, match=r"open notebooks/01_phobert_reward_model\.ipynb"):
         require(NAME, place, build=lambda: None)
+
+
+def test_the_notebook_that_makes_an_artifact_gets_the_users_token(tmp_path, monkeypatch, capsys):
+    """A child process cannot read Colab's secrets: without it, it would take the ungated copy."""
+    given = {}
+
+    def execute(name, on_cell=None, environment=None):
+        given.update(environment)
+        return notebooks.Execution(name, 1.0, "stopped", 0.0)
+
+    monkeypatch.setattr(artifacts.notebooks, "execute", execute)
+    monkeypatch.setattr(artifacts.hub, "read_token", lambda: "hf_from_the_secret")
+    with pytest.raises(artifacts.ArtifactError, match="stopped with: stopped"):
+        artifacts.require("01_phobert_reward_model", artifacts.Shelf(tmp_path / "lab"))
+    assert given["HF_TOKEN"] == "hf_from_the_secret"
+    assert "is run now (" in capsys.readouterr().out  # and how long that takes

@@ -196,7 +196,7 @@ def one_by_one(model, tokenizer, questions, answers):
 
 def test_log_probabilities_are_those_of_a_loop_in_double_precision(plain, tokenizer, data):
     few = data.select(range(0, 40, 4))
-    found, tokens = answer_logps(plain, tokenizer, few["question"], few["chosen"], batch_size=4)
+    found, tokens = answer_logps(plain, tokenizer, few["question"], few["chosen"], batch_tokens=240)
     wanted = one_by_one(plain, tokenizer, few["question"], few["chosen"])
     torch.testing.assert_close(found.double(), wanted, atol=1e-3, rtol=1e-6)
     assert tokens.tolist() == [len(answer_ids(tokenizer, answer)) for answer in few["chosen"]]
@@ -204,10 +204,10 @@ def test_log_probabilities_are_those_of_a_loop_in_double_precision(plain, tokeni
 
 def test_neither_padding_nor_the_order_of_rows_changes_them(plain, tokenizer, data):
     few = data.select(range(0, 36, 3))
-    wanted, _ = answer_logps(plain, tokenizer, few["question"], few["chosen"], batch_size=1)
+    wanted, _ = answer_logps(plain, tokenizer, few["question"], few["chosen"], batch_tokens=1)
     order = torch.randperm(len(few), generator=torch.Generator().manual_seed(0)).tolist()
     mixed = few.select(order)
-    found, _ = answer_logps(plain, tokenizer, mixed["question"], mixed["chosen"], batch_size=5)
+    found, _ = answer_logps(plain, tokenizer, mixed["question"], mixed["chosen"], batch_tokens=300)
     torch.testing.assert_close(found, wanted[order], atol=2e-4, rtol=1e-5)
 
 
@@ -244,10 +244,10 @@ def stopping(plain, tokenizer, data):
     return changed, max(firsts[end])
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_greedy_answers_are_those_of_a_loop(plain, stopping, data, batch_size):
+@pytest.mark.parametrize("batch_tokens", [1, 300])
+def test_greedy_answers_are_those_of_a_loop(plain, stopping, data, batch_tokens):
     (stop, limit), questions = stopping, data["question"][:8]
-    found = reply(plain, stop, questions, max_new_tokens=limit, batch_size=batch_size)
+    found = reply(plain, stop, questions, max_new_tokens=limit, batch_tokens=batch_tokens)
     for question, said in zip(questions, found, strict=True):
         ids = greedy(plain, prompt_ids(stop, question), stop.eos_token_id, limit)
         assert (said.ended, said.tokens) == (ids[-1] == stop.eos_token_id, len(ids))

@@ -117,6 +117,8 @@ def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(
         (None, "LlamaForCausalLM", "llama stand-in"),
         ("llama", "LlamaForCausalLM", "llama stand-in"),
         (" Qwen ", "Qwen2ForCausalLM", "qwen stand-in"),
+        ("qwen3", "Qwen3ForCausalLM", "qwen3 stand-in"),
+        ("sailor", "Qwen2ForCausalLM", "sailor stand-in"),
     ],
 )
 def test_course_model_chooses(monkeypatch, wish, kind, name):
@@ -134,7 +136,7 @@ def test_a_model_that_the_course_does_not_know_is_refused_in_one_sentence(monkey
     monkeypatch.setenv(models.CHAT_WISH, "gemma")
     with pytest.raises(models.ModelError, match="gemma") as caught:
         models.chat_source(worker.LAB.chat, worker.pairs())
-    assert str(caught.value).count(". ") == 0 and "llama or qwen" in str(caught.value)
+    assert str(caught.value).count(". ") == 0 and "llama, qwen, qwen3, sailor" in str(caught.value)
     assert len(caught.value._render_traceback_()) == 1
 
 

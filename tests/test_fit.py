@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import chat_worker as worker
+from utils import training
 from utils.sentences import CourseError
 from utils.training import fit, last_checkpoint
 
@@ -113,3 +114,20 @@ def test_what_is_trained_stays_in_32_bits(folder, data, tmp_path):
 
     fit(build, 2, 1)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_the_mark_of_a_run_is_written_whole_or_not_at_all(folder, data, tmp_path, monkeypatch):
+    """A kill or a full disk while it is renewed must not cost the checkpoints of that run."""
+    trainer = worker.sft_trainer(worker.adapted(folder), folder, data, tmp_path, 2, 1, max_steps=1)
+    assert not training._same_run(trainer, 2) and training._same_run(trainer, 2)
+    written = (tmp_path / training.RUN_MARK).read_text()
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.os, "replace", fails)
+    trainer.args.learning_rate = 1e-9  # another run: the mark must change
+    with pytest.raises(OSError, match="No space left"):
+        training._same_run(trainer, 2)
+    assert (tmp_path / training.RUN_MARK).read_text() == written
+    assert [path.name for path in tmp_path.iterdir()] == [training.RUN_MARK]

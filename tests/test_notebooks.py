@@ -83,9 +83,10 @@ def test_the_setup_cell_is_the_same_everywhere_and_short(path):
     setup = source(cells(path, "code")[0])
     assert len(setup.splitlines()) <= 8
     first = source(cells(PATHS[0], "code")[0])
-    number = re.compile(r'start\("\d\d"\)')
+    number = re.compile(r'start\("\d\d",')
     assert number.sub("", setup) == number.sub("", first)
-    assert f'start("{path.stem[:2]}")' in setup
+    assert f'start("{path.stem[:2]}", KEEP_ON_DRIVE)' in setup
+    assert 'KEEP_ON_DRIVE = False  # @param {type:"boolean"}' in setup
 
 
 def dead_links(path, prose: str) -> list[str]:

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, Qwen2Config
 from transformers.masking_utils import find_packed_sequence_indices
 from trl import SFTTrainer
 
 from tests import chat_worker
 from utils import models
-from utils.packing import PackedRows
+from utils.chat import answer_ids, prompt_ids
+from utils.packing import PackedRows, need_full_attention
 from utils.precision import float32_adapters
+from utils.sentences import CourseError
 
 
 def test_positions_and_labels_by_hand():
@@ -58,3 +61,28 @@ def test_losses_and_gradients_equal_trls_one_long_row(wish, monkeypatch, tmp_pat
     for mine, other in zip(ours, gradients, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-3)
     assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+
+
+@pytest.mark.parametrize("what", ["Packing", "The shared prompt"])
+def test_a_model_with_a_window_or_a_state_is_refused_with_a_sentence(what):
+    """Texts that share a row would see one another there, without an error."""
+    config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1)
+    assert "sliding_attention" in config.layer_types
+    with pytest.raises(CourseError, match=rf"{what} needs full attention .* sliding_attention"):
+        need_full_attention(config, what)
+    need_full_attention(Qwen2Config(num_hidden_layers=2), what)
+    need_full_attention(LlamaConfig(num_hidden_layers=2), what)
+
+
+def test_tokens_are_counted_without_padding(tmp_path):
+    folder = chat_worker.stand_in()
+    rows = chat_worker.pairs(12)["train"]
+    trainer = chat_worker.sft_trainer(
+        chat_worker.adapted(folder), folder, rows, tmp_path, 4, 1, max_length=128, packing=True
+    )
+    tokenizer = models.chat_tokenizer(folder)
+    alone = [
+        len(prompt_ids(tokenizer, question)) + len(answer_ids(tokenizer, answer))
+        for question, answer in zip(rows["question"], rows["chosen"], strict=True)
+    ]
+    assert trainer.real_tokens() == sum(alone)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 
 from tests import reference_ppo, tiny_ppo
-from utils import losses, ppo, sampling, scoring
+from utils import logprobs, losses, ppo, sampling, scoring
 
 ARCHITECTURES = ["gpt2", "llama", "qwen2"]
 
@@ -25,8 +25,7 @@ def _one_thread():
 
 
 def test_docstring_examples():
-    names = {"torch": torch, "left_pad": sampling.left_pad}
-    found = doctest.testmod(sampling, extraglobs=names)
+    found = doctest.testmod(logprobs, extraglobs={"torch": torch})
     assert found.attempted > 0 and found.failed == 0
 
 

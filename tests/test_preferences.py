@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from utils import preferences
+from utils import colab, preferences
 from utils.notebooks import ROOT
 from utils.preferences import (
     TABLE,
@@ -446,3 +446,12 @@ def test_an_empty_store_is_an_empty_data_set_with_its_columns(store):
     rows = store.dataset()
     assert len(rows) == 0 and "chosen" in rows.column_names
     assert tally([]) == {"votes": 0, "pairs": 0, "ties": 0, "skips": 0}
+
+
+def test_votes_on_google_drive_have_no_write_ahead_log(tmp_path, monkeypatch):
+    """Its file system has no shared memory; a log beside the database would lose votes there."""
+    monkeypatch.setattr(colab, "DRIVE", tmp_path / "drive")
+    for folder, mode in ((tmp_path / "drive", "delete"), (tmp_path / "laptop", "wal")):
+        store = open_store(f"sqlite:///{folder / 'votes.sqlite'}")
+        with store.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == mode

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 
@@ -62,3 +63,35 @@ def test_every_profile_fills_the_whole_table():
 def test_orpo_reads_as_many_chosen_answers_as_sft_and_dpo_together(profile):
     both = profile.sft.rows * profile.sft.epochs + profile.dpo.rows * profile.dpo.epochs
     assert profile.orpo.rows * profile.orpo.epochs == pytest.approx(both, rel=0.1)
+
+
+@pytest.mark.parametrize(("gpus", "named"), [(2, "CUDA_VISIBLE_DEVICES=0"), (1, None)])
+def test_several_gpus_are_refused_with_the_way_out(gpus, named, monkeypatch):
+    monkeypatch.delenv(profiles.PROFILE_WISH, raising=False)
+    monkeypatch.setattr(profiles, "_capability", lambda: (7, 5))
+    monkeypatch.setattr(profiles, "_gpus", lambda: gpus)
+    if named:
+        with pytest.raises(profiles.ProfileError, match=named):
+            profiles.choose()
+    else:
+        assert profiles.choose().name == "t4"
+
+
+def test_a_notebook_shows_cuda_one_gpu_unless_the_user_chose(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    profiles.use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    profiles.use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.parametrize("name", profiles.TABLE)
+def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
+    whole, quick = profiles.TABLE[name], profiles.quick(profiles.TABLE[name])
+    assert quick.name == f"{name}-quick"
+    for stage, field in (("sft", "rows"), ("dpo", "rows"), ("orpo", "rows"), ("ppo", "updates")):
+        fewer, all_of_them = (getattr(getattr(p, stage), field) for p in (quick, whole))
+        assert fewer < all_of_them
+    assert quick.ppo.batch_size % quick.ppo.minibatch_size == 0
+    assert quick.sft.learning_rate == whole.sft.learning_rate
