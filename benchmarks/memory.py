@@ -269,6 +269,7 @@ def simulated(profile: Profile) -> Iterator[GPU]:
         (F, "softmax", in_float32(F.softmax)),
         (torch, "pow", in_float32(torch.pow)),
         (masking_utils, "is_tracing", lambda *_: False),  # fake tensors pass for tracing
+        (losses, "max", lambda *_: 2**40),  # no blocks for a CPU's cache in token_logps_
         (nn.Module, "to", lambda module, *_, **__: module),  # all lies where it should
         (chunked_logprob, "_use_triton", lambda device: True),
         (trl_utils, "_use_triton", lambda device: True),
@@ -441,16 +442,28 @@ def reward_step(gpu: GPU, profile: Profile, length: int) -> str:
     return f"{rows} x {length}"
 
 
-def reward_evaluation(gpu: GPU, profile: Profile, length: int) -> str:
-    """01: the Trainer's evaluation, 128 sentences at a time."""
+def classification(gpu: GPU, profile: Profile, length: int, training: bool) -> str:
+    """128 sentences at a time: 01's evaluation under autocast, or the reward's texts in fp32."""
     model = plain("SequenceClassification", "PhoBERT-base")
-    kept = trained_states(model)
-    prepare(model, profile.precision)
+    there = trained_states(model) if training else None
+    prepare(model, profile.precision if training else "fp32")
     gpu.start()
     with torch.no_grad():
         model.eval()(input_ids=tokens(128, length), attention_mask=tokens(128, length))
-    gpu.units, kept = 1, None
+    gpu.units, there = 1, None
     return f"128 x {length}"
+
+
+def encoding(gpu: GPU, profile: Profile, length: int) -> str:
+    """06: a batch of the sentence encoder, whose weights are in half precision."""
+    rows = profile.pair_mining.batch_size
+    config = CONFIGS["PhoBERT-base"]
+    model = transformers.AutoModel.from_config(config, dtype=torch.float16).eval()
+    gpu.start()
+    with torch.inference_mode():
+        model(input_ids=tokens(rows, length), attention_mask=tokens(rows, length))
+    gpu.units = 1
+    return f"{rows} x {length}"
 
 
 def adaptation(gpu: GPU, profile: Profile, rows: int, length: int, training: bool) -> str:
@@ -461,11 +474,11 @@ def adaptation(gpu: GPU, profile: Profile, rows: int, length: int, training: boo
     if training:
         train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=ids).loss)
     else:
-        kept = trained_states(model)
+        there = trained_states(model)
         gpu.start()
         with torch.no_grad():
             model.eval()(input_ids=ids, attention_mask=ids, labels=ids)
-        gpu.units, kept = 1, None
+        gpu.units, there = 1, None
     return f"{rows} x {length}"
 
 
@@ -483,7 +496,9 @@ def session(when: str) -> list[object]:
     if when != MAIN:  # the main trainer: policy, reference, states, gradients
         policy = gpt2()
         there += [policy, gpt2(), trained_states(policy), trained_states(policy)[::2]]
-        there += [gpt2(), gpt2()]  # the contender before this one: policy and reference
+        there.append(gpt2())  # the policy of the contender before; TRL's head makes it a cycle
+    if when == HACKED:
+        there.append(gpt2())  # its reference: the last contender is still a variable
     return there
 
 
@@ -549,6 +564,7 @@ def group_step(gpu: GPU, profile: Profile) -> str:
     rows, new = profile.group.batch_size, profile.ppo.max_new_tokens
     there, model = session(GROUPS), plain("CausalLM", "GPT-2")
     there += [plain("CausalLM", "GPT-2") for _ in range(2)]  # the contender's reference, and TRL's
+    sampling.fuse_gelu(model)
     fused_head(model)
     prepare(model, profile.precision)
     model.eval()  # dropout is off

@@ -3,12 +3,14 @@
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import bitsandbytes as bnb
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from tests import chat_worker as worker
@@ -182,7 +184,26 @@ def test_a_saved_adapter_is_one_small_file_and_names_no_place(folder, tokenizer,
             assert folder not in text and str(worker.ROOT) not in text, path.name
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "llama stand-in"
-    assert json.loads((tmp_path / models.BASE_NOTE).read_text()) == {"base": "llama stand-in"}
+    assert json.loads((tmp_path / models.BASE_NOTE).read_text()) == {
+        "base": "llama stand-in",
+        "content": models.content_hash(folder),
+    }
+
+
+def test_an_adapter_is_refused_on_a_base_of_other_weights(folder, tokenizer, tmp_path):
+    """Trained on one's own data, opened without it: the stand-in of the same name is another."""
+    artifact, other = tmp_path / "03_llama_sft_vi_alpaca", tmp_path / "base"
+    models.save_adapter(worker.adapted(folder), tokenizer, artifact, "llama stand-in")
+    models.check_base(artifact, folder)
+    shutil.copytree(folder, other)
+    assert models.content_hash(other) == models.content_hash(folder)  # wherever it lies
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        models.ModelError, match=r"^The adapter in 03_llama_sft_vi_alpaca was "
+    ):
+        models.load_adapter(artifact, str(other), worker.LAB)
 
 
 def test_dpo_begins_at_ln_2_with_the_sft_adapter_as_its_reference(

@@ -175,10 +175,8 @@ def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(place, li
     assert read == f"{chat.TEMPLATE['date_string']}<user>{PROMPT}<a>"
 
 
-@pytest.mark.parametrize("kind, build", [("llama", "llama"), ("qwen", "qwen2")])
-def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(
-    place, tmp_path, monkeypatch, kind, build
-):
+@pytest.mark.parametrize("kind", ["llama", "qwen", "qwen3", "sailor"])
+def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path, monkeypatch, kind):
     copy, documents = artifacts.Shelf(tmp_path / "lab"), []
     source = place.folder / "03_llama_sft_vi_alpaca"
     with artifacts.publish(source.name, copy, metrics={}) as folder:
@@ -186,7 +184,7 @@ def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(
         note = {"base": f"{kind} {models.STAND_IN}"}
         (folder / models.BASE_NOTE).write_text(json.dumps(note))
     built = lambda texts: documents.extend(texts) or place.folder.parent / "base"  # noqa: E731
-    monkeypatch.setattr(saved_models.chat_standins, build, built)
+    monkeypatch.setitem(saved_models.chat_standins.BUILDERS, kind, built)
     monkeypatch.setenv("COURSE_MODEL", "other")  # what the adapter says counts
     Library(copy).get("llama-sft")
     assert documents == models.base_documents(load_preferences(quiet=True))

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import colab, hub, notebooks, progress
+from utils.sentences import CourseError
 
 MANIFEST = "manifest.json"
 
 
-class ArtifactError(RuntimeError):
+class ArtifactError(CourseError, RuntimeError):
     """An artifact that is missing or not what its manifest says."""
 
 

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from utils.hub import load_hub_dataset
 from utils.notebooks import ROOT
+from utils.sentences import CourseError
 from utils.text import duplicate_key, normalise
 
 FEEDBACK_WISH = "COURSE_FEEDBACK_DATA"
@@ -33,7 +34,7 @@ FEATURES = Features(
 )
 
 
-class DataError(ValueError):
+class DataError(CourseError, ValueError):
     """Data that cannot be used, with file, line, column and the way out."""
 
 

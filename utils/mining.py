@@ -17,6 +17,7 @@ import numpy as np
 
 from utils import hub, progress
 from utils.profiles import PairMining
+from utils.sentences import CourseError
 from utils.text import duplicate_key, segment_all
 
 TF_IDF = "tf-idf"  # the lab's embedding, made here; any other identifier is an encoder's
@@ -50,7 +51,7 @@ class Found:
     to_chosen: float  # of the right answer and this answer
 
 
-class MiningError(ValueError):
+class MiningError(CourseError, ValueError):
     """Rows for which no rejected answer can be found, with the way out."""
 
 

@@ -1,5 +1,6 @@
 """Load models and tokenizers the way the profile asks."""
 
+import hashlib
 import json
 import os
 import random
@@ -178,23 +179,57 @@ def lora(settings: ChatModels) -> LoraConfig:
 BASE_NOTE = "base.json"  # which model an adapter belongs to
 
 
+def content_hash(folder: str | Path) -> str:
+    """A short hash of a model's configuration and weights, whatever the folder is called.
+
+    The Hub's cache names large files by their SHA-256: those are not read again.
+    """
+    digest = hashlib.sha256()
+    for path in [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]:
+        blob = Path(os.readlink(path)).name if path.is_symlink() else ""
+        if len(blob) != 64:
+            with path.open("rb") as file:
+                blob = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {blob}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def check_base(artifact: Path, base_folder: str | Path) -> None:
+    """Refuse a base of other weights than those that the artifact's adapter was trained on.
+
+    A stand-in is named alike whatever data it has read, and an adapter on another base loads
+    without an error and writes nonsense.
+    """
+    note = json.loads((artifact / BASE_NOTE).read_text(encoding="utf-8"))
+    if note.get("content") not in (None, content_hash(base_folder)):
+        raise ModelError(
+            f"The adapter in {artifact.name} was trained on a {note['base']} of other weights: use "
+            "the data and settings that it was made with, or run the notebook that makes it again."
+        )
+
+
 def save_adapter(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base_name: str
 ) -> None:
-    """The adapter, the tokenizer, and the name of the base instead of its place on this machine."""
+    """The adapter, the tokenizer, and the base: its name and its content, not its path here."""
+    base = Path(model.get_base_model().name_or_path)
+    content = content_hash(base) if (base / "config.json").is_file() else None
     for adapter in model.peft_config.values():
         adapter.base_model_name_or_path = base_name
     chosen = {"selected_adapters": ["default"], "save_embedding_layers": False}
     model.save_pretrained(folder / "adapter", **chosen)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # it names the base's place
     tokenizer.save_pretrained(folder / "adapter")
-    (folder / BASE_NOTE).write_text(json.dumps({"base": base_name}) + "\n", encoding="utf-8")
+    (folder / BASE_NOTE).write_text(
+        json.dumps({"base": base_name, "content": content}) + "\n", encoding="utf-8"
+    )
 
 
 def load_adapter(
     artifact: Path, base_folder: str, profile: Profile, *, trainable: bool = False
 ) -> PeftModel:
     """The base in four bits with a saved adapter on it."""
+    check_base(artifact, base_folder)
     base, _ = chat_model(base_folder, profile)
     adapter = str(artifact / "adapter")
     return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)

@@ -31,9 +31,10 @@ from utils.precision import DTYPES
 from utils.progress import bar as progress_bar
 from utils.sampling import DRAWS, SHUFFLES, Rollout, generator
 from utils.scoring import Reward, score_texts
+from utils.sentences import CourseError
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(CourseError, RuntimeError):
     """A run that cannot go on; the message says what to change, and checkpoints are kept."""
 
 

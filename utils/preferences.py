@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.schema import CreateTable
 
 from utils import artifacts, colab
+from utils.sentences import CourseError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +57,7 @@ TABLE = sql.Table(
 Result = TypeVar("Result")
 
 
-class VoteError(RuntimeError):
+class VoteError(CourseError, RuntimeError):
     """A store that cannot be opened, or a vote that was not confirmed."""
 
 

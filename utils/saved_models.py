@@ -109,6 +109,7 @@ def _chat(folder: Path, *, adapted: bool) -> Pair:
         base = str(build(models.base_documents(pairs)))
     else:
         base = models.local_or_hub(note["base"])
+    models.check_base(folder.parent, base)
     model, _ = models.chat_model(base, profile)
     if adapted:
         model = PeftModel.from_pretrained(model, folder)

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from utils.sentences import CourseError
+
 Reward = Callable[[list[str]], Sequence[float] | Tensor]
 
 
-class RewardError(RuntimeError):
+class RewardError(CourseError, RuntimeError):
     """A reward that raised, or returned something else than one finite number a text."""
 
 

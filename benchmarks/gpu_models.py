@@ -1,0 +1,137 @@
+"""Models of the real sizes with random weights, for a machine that cannot fetch the real ones.
+
+`build` writes a model as the Hub would hold it: the configuration of `benchmarks.memory`, the
+tokenizer of a stand-in, which knows fewer words than the configuration says, and random weights in
+shards, a tensor at a time, so that 8 billion weights need little memory of the CPU.
+"""
+
+import copy
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import transformers
+from transformers import PreTrainedConfig
+
+from benchmarks.memory import CONFIGS
+from utils import chat_standins, standins
+
+SHARD = 2 * 10**9  # bytes
+SPREAD = 0.02  # of the weights: logits near zero, so that a first loss is near ln V
+KINDS = {  # a configuration's name -> the stand-in whose tokenizer it takes
+    "PhoBERT-base": "phobert",
+    "GPT-2": "gpt2",
+    "T5-small": "t5",
+    "Llama-3.2-1B": "llama",
+    "Llama-3.1-8B": "llama",
+}
+TINY = {  # to see that the program runs
+    "phobert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 1024},
+    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2},
+    "llama": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+        "head_dim": 32,
+    },
+}
+LAYERS = {"num_hidden_layers": 1, "num_layers": 1, "num_decoder_layers": 1}
+UNKNOWN = 100  # rows of a tiny vocabulary that its tokenizer does not know
+FROM_TOKENIZER = (
+    "architectures",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+)
+
+
+def stand_in(kind: str, texts: Sequence[str]) -> Path:
+    """The folder of a stand-in whose words are those of the texts."""
+    if kind == "llama":
+        talk = list(itertools.pairwise(texts[:100]))  # as questions and answers
+        with patch.object(chat_standins, "_pretrain"):  # only its tokenizer is taken
+            return chat_standins.llama(talk)
+    return {"phobert": standins.phobert, "gpt2": standins.gpt2, "t5": standins.t5}[kind](texts)
+
+
+def config_of(name: str, source: Path, tiny: bool) -> PreTrainedConfig:
+    """The real sizes, or tiny ones, with the special tokens of the stand-in."""
+    given = transformers.AutoConfig.from_pretrained(source)
+    if tiny:
+        sizes = {**LAYERS, **TINY[KINDS[name]], "vocab_size": given.vocab_size + UNKNOWN}
+        changed = {key: value for key, value in sizes.items() if hasattr(given, key)}
+        settings = {**given.to_dict(), **changed}
+        settings.pop("layer_types", None)  # one entry per layer follows from their number
+        return type(given)(**settings)
+    config = copy.deepcopy(CONFIGS[name])
+    for field in FROM_TOKENIZER:
+        if hasattr(given, field):
+            setattr(config, field, getattr(given, field))
+    return config
+
+
+def weights(
+    config: PreTrainedConfig, dtype: torch.dtype, device: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor that `save_pretrained` would write, drawn on `device`, one after another."""
+    with torch.device("meta"):
+        model = getattr(transformers, config.architectures[0])(config)
+    written: set[int] = set()
+    for name, empty in model.state_dict(keep_vars=True).items():
+        if id(empty) in written:  # tied to one that was written
+            continue
+        written.add(id(empty))
+        if empty.dim() == 1:
+            fill = torch.zeros if name.endswith("bias") else torch.ones
+            yield name, fill(empty.shape, dtype=dtype)
+        else:
+            drawn = torch.randn(empty.shape, device=device)
+            yield name, drawn.mul_(SPREAD).to(dtype).cpu()
+
+
+def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str) -> None:
+    """The configuration, and random weights as safetensors in shards."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    files: list[Path] = []
+
+    def write() -> None:
+        files.append(folder / f"model-{len(files) + 1:05}.safetensors")
+        save_file(shard, files[-1], metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, files[-1].name))
+        shard.clear()
+
+    for name, tensor in weights(config, dtype, device):
+        if shard and sum(held.nbytes for held in shard.values()) + tensor.nbytes > SHARD:
+            write()
+        shard[name] = tensor
+    write()
+    if len(files) == 1:
+        files[0].rename(folder / "model.safetensors")
+    else:
+        index = {"metadata": {}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def build(name: str, texts: Sequence[str], folder: Path, *, tiny: bool, device: str) -> Path:
+    """A model's folder: the files of the stand-in's tokenizer, the configuration, the weights."""
+    source = stand_in(KINDS[name], texts)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    others = shutil.ignore_patterns("*.safetensors", "manifest.json", "metrics.json")
+    shutil.copytree(source, part, ignore=others)
+    save(config_of(name, source, tiny), part, torch.float16, device)
+    return part.rename(folder)  # whole or not there at all
