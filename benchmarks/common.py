@@ -23,9 +23,9 @@ import torch  # noqa: E402
 
 from benchmarks.ppo import machine  # noqa: E402
 from utils import models  # noqa: E402
-from utils.precision import DTYPES  # noqa: E402
-from utils.preference_data import load_preferences  # noqa: E402
-from utils.profiles import TABLE, Profile  # noqa: E402
+from utils.course.profiles import TABLE, Profile  # noqa: E402
+from utils.data.pairs import load_preferences  # noqa: E402
+from utils.models.precision import DTYPES  # noqa: E402
 
 SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, tied
     "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128_256, True),

@@ -28,8 +28,8 @@ def trainer_of(method: str, model: object, task: dict) -> object:
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
-    from utils.precision import float32_adapters, precision_arguments
-    from utils.shared_prompt import SharedPromptDPOTrainer
+    from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+    from utils.models.precision import float32_adapters, precision_arguments
 
     profile, ours = task["profile"], method == "ours"
     run = profile.dpo
@@ -85,7 +85,7 @@ def prepared(method: str, task: dict) -> Run:
 
 
 def lab_task(quick: bool, folder: str) -> dict:
-    from utils.chat import answer_ids, answer_logps, fitting, preference_rows, prompt_ids
+    from utils.models.chat import answer_ids, answer_logps, fitting, preference_rows, prompt_ids
 
     profile = common.TABLE["lab"]
     source, train, test = common.lab(32 if quick else 240, 16 if quick else 80)

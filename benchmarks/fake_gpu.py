@@ -39,8 +39,8 @@ from transformers import PreTrainedModel, masking_utils
 from trl.kernels import chunked_logprob
 
 from utils import losses
-from utils.precision import DTYPES
-from utils.profiles import Profile
+from utils.course.profiles import Profile
+from utils.models.precision import DTYPES
 
 aten = torch.ops.aten
 
@@ -86,10 +86,18 @@ class GPU(TorchDispatchMode):
         self.busy = 0.0  # seconds of the GPU
         self.learned = 0  # rows that the next boolean index keeps: fake masks have no numbers
         self.answer = False  # to every question about numbers, such as "is nothing padded?"
+        self.there: list[object] = []  # what lies on the GPU beside what is looked at
 
     def start(self) -> None:
         """The peak and the costs count from here on, beside what lies there already."""
         self.peak, self.operations, self.busy, self.units = self.now, 0, 0.0, 0
+
+    def once(self, run: Callable[[], object]) -> None:
+        """Run without gradients, as one unit of work."""
+        self.start()
+        with torch.no_grad():
+            run()
+        self.units = 1
 
     def seconds(self) -> float:
         """Of one unit of work: a micro-batch, a batch or a token."""
@@ -302,7 +310,7 @@ def fused_head(model: nn.Module) -> None:
     trl_utils.add_fused_lm_head(bare, outputs=outputs)
 
 
-def trained_states(model: nn.Module) -> list[Tensor]:
+def states_of(model: nn.Module) -> list[Tensor]:
     """AdamW's two numbers per trained parameter, as a trainer that is still there keeps them."""
     return [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in "mv"]
 
@@ -310,7 +318,7 @@ def trained_states(model: nn.Module) -> list[Tensor]:
 def prepare(model: nn.Module, precision: str, checkpointing: bool = False) -> None:
     """What a trainer makes of a model: autocast, fp32 outputs, checkpointing."""
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
         model.enable_input_require_grads()
     if precision != "fp32":
         forward = torch.autocast("cpu", DTYPES[precision])(model.forward)

@@ -18,7 +18,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from benchmarks.memory import CONFIGS
-from utils import chat_standins, standins
+from utils.models import chat_standins, standins
 
 SHARD = 2 * 10**9  # bytes
 SPREAD = 0.02  # of the weights: logits near zero, so that a first loss is near ln V

@@ -29,9 +29,12 @@ from transformers import (
 )
 
 from benchmarks import common, dpo, ppo, sft
-from utils import kernels, logprobs, losses, memory, sampling, training
-from utils.precision import DTYPES, precision_arguments, tolerance
-from utils.profiles import TABLE, Profile
+from utils import losses
+from utils.course.profiles import TABLE, Profile
+from utils.finetune import training
+from utils.models import kernels, logprobs, memory
+from utils.models.precision import DTYPES, precision_arguments, tolerance
+from utils.ppo import sampling
 
 Item = Callable[[], dict[str, object]]
 PROFILES = {"fp16": "t4", "bf16": "a100"}
@@ -224,7 +227,7 @@ def fused_head(size: Size, precision: str) -> dict[str, object]:
 @torch.no_grad()
 def packed_rows(size: Size, precision: str) -> dict[str, object]:
     """Texts packed into rows, in half precision, against each text alone in fp32."""
-    from utils.packing import PackedRows
+    from utils.finetune.packing import PackedRows
 
     half, full = both(size.shape, precision)
     ids = texts(size)
@@ -264,7 +267,7 @@ def packed_rows(size: Size, precision: str) -> dict[str, object]:
 
 def shared_prompt(size: Size, precision: str) -> dict[str, object]:
     """Both answers behind one prompt, in half precision, against two rows per pair in fp32."""
-    from utils.shared_prompt import PromptOnce
+    from utils.finetune.shared_prompt import PromptOnce
 
     half, full = both(size.shape, precision)
     prompts, chosen, rejected = (texts(size, seed) for seed in (2, 3, 4))
@@ -511,7 +514,7 @@ def orpo_steps(size: Size, precision: str) -> dict[str, object]:
     """Four steps of ORPO."""
     from trl import DPOConfig
 
-    from utils.orpo import ORPOTrainer
+    from utils.finetune.orpo import ORPOTrainer
 
     profile = profile_of(size, precision)
     with tempfile.TemporaryDirectory() as folder, quick_loading():
@@ -541,7 +544,7 @@ def orpo_steps(size: Size, precision: str) -> dict[str, object]:
 
 def ppo_updates(size: Size, precision: str) -> dict[str, object]:
     """PPO's first ratio is 1, since learning repeats the scoring passes; then some updates."""
-    from utils.ppo import PPOConfig, PPOTrainer
+    from utils.ppo.trainer import PPOConfig, PPOTrainer
 
     make, tokenizer = ppo.models_and_tokenizer(size.gpt2, "cuda")
     config = PPOConfig(

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
 
-from utils.mining import Controls, mine, nearest  # noqa: E402
+from utils.data.mining import Controls, mine, nearest  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from utils import course, profiles  # noqa: E402
+from utils.course import (
+    profiles,
+    session,
+)
 
 SEEDS = (1, 2, 3)
 
@@ -27,14 +30,15 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
     from peft import get_peft_model
     from trl import DPOConfig, SFTConfig
 
-    from utils import chat, models
-    from utils.orpo import ORPOTrainer
-    from utils.packing import PackedSFTTrainer
-    from utils.precision import precision_arguments
-    from utils.shared_prompt import SharedPromptDPOTrainer
-    from utils.training import run as run_training
+    from utils import models
+    from utils.finetune.orpo import ORPOTrainer
+    from utils.finetune.packing import PackedSFTTrainer
+    from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+    from utils.finetune.training import run as run_training
+    from utils.models import chat
+    from utils.models.precision import precision_arguments
 
-    course.set_seed(seed)
+    session.set_seed(seed)
     policy = get_peft_model(models.chat_model(folder, profile)[0], models.lora(profile.chat))
     shared = {
         "lr_scheduler_type": "cosine",
@@ -83,8 +87,8 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
     """Preference accuracy, likeness of answers, KL to the base."""
     import torch
 
-    from utils import chat
-    from utils.judging import chrf
+    from utils.judge.comparison import chrf
+    from utils.models import chat
 
     logps = [chat.answer_logps(policy, tokenizer, test["question"], test[side])[0].numpy()
              for side in ("chosen", "rejected")]  # fmt: skip
@@ -110,9 +114,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")
     arguments = parser.parse_args()
-    course._quiet()
-    from utils import chat, models
-    from utils.preference_data import load_preferences
+    session._quiet()
+    from utils import models
+    from utils.data.pairs import load_preferences
+    from utils.models import chat
 
     profile = profiles.TABLE["lab"]
     pairs = load_preferences(offline=True, quiet=True)
@@ -136,7 +141,7 @@ def main() -> None:
         "model": name,
         "pairs": arguments.pairs,
         "machine": f"{platform.machine()}, CPU, 2 cores",
-        "peak_memory_mb": round(course.peak_memory_mb()),
+        "peak_memory_mb": round(session.peak_memory_mb()),
         "runs": runs,
     }
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

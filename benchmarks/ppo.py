@@ -126,7 +126,7 @@ def random_reward(texts: list[str]) -> object:
 def ours(size: Size, device: str, shared: bool = True) -> Callable[[int], None]:
     from transformers import GPT2LMHeadModel
 
-    from utils.ppo import PPOConfig, PPOTrainer
+    from utils.ppo.trainer import PPOConfig, PPOTrainer
 
     make, tokenizer = models_and_tokenizer(size, device)
     config = PPOConfig(

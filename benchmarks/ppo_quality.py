@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from utils.course import start
-from utils.data import NEGATIVE, fingerprint, load_feedback
-from utils.evaluation import independent_judge, minimal_kl
-from utils.frontier import portrait
-from utils.ppo import PPOConfig, PPOTrainer
-from utils.reward import SentimentReward
+from utils.course.session import start
+from utils.data.feedback import NEGATIVE, load_feedback
+from utils.data.reading import fingerprint
+from utils.judge.frontier import portrait
+from utils.judge.metrics import independent_judge, minimal_kl
+from utils.models.sentiment import SentimentReward
+from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 SEEDS = (1, 2, 3)
 

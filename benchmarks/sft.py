@@ -45,8 +45,8 @@ def trainer_of(method: str, model: object, tokenizer: object, rows: object, task
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from utils.packing import PackedSFTTrainer
-    from utils.precision import float32_adapters, precision_arguments
+    from utils.finetune.packing import PackedSFTTrainer
+    from utils.models.precision import float32_adapters, precision_arguments
 
     profile = task["profile"]
     args = SFTConfig(
@@ -91,7 +91,7 @@ def prepared(method: str, task: dict) -> Run:
 
 
 def lab_task(quick: bool, folder: str) -> dict:
-    from utils.chat import answer_logps, sft_rows
+    from utils.models.chat import answer_logps, sft_rows
 
     profile = common.TABLE["lab"]
     source, train, test = common.lab(48 if quick else 200, 16 if quick else 100)

@@ -19,12 +19,13 @@ from peft import PeftModel, get_peft_model  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
 from trl import DPOConfig, SFTConfig, SFTTrainer  # noqa: E402
 
-from utils import chat_standins, models  # noqa: E402
-from utils.chat import fitting, preference_rows, sft_rows  # noqa: E402
-from utils.orpo import ORPOTrainer  # noqa: E402
-from utils.packing import PackedSFTTrainer  # noqa: E402
-from utils.profiles import TABLE  # noqa: E402
-from utils.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
+from utils import models  # noqa: E402
+from utils.course.profiles import TABLE  # noqa: E402
+from utils.finetune.orpo import ORPOTrainer  # noqa: E402
+from utils.finetune.packing import PackedSFTTrainer  # noqa: E402
+from utils.finetune.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
+from utils.models import chat_standins  # noqa: E402
+from utils.models.chat import fitting, preference_rows, sft_rows  # noqa: E402
 
 LAB = TABLE["lab"]
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}

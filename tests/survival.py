@@ -33,9 +33,10 @@ from tests import chat_worker, tiny_ppo
 from tests import test_seq2seq_dpo as t5
 from tests.chat_worker import BATCH, SAVE, STEPS
 from tests.conftest import TEXTS
-from utils import models, standins
-from utils.reward import encode
-from utils.training import fit
+from utils import models
+from utils.finetune.training import fit
+from utils.models import standins
+from utils.models.sentiment import encode
 
 KILLS, WHILE_SAVING = 10, (3, 6)  # the numbers of the kills that wait for a checkpoint
 Build = Callable[[int, int], Trainer]

@@ -20,7 +20,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import tiny_ppo
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 FOLDER = ROOT / "configs" / "accelerate"
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from utils.agreement import (
+from utils.votes.agreement import (
     cohen_kappa,
     kappa_interval,
     majority,
@@ -16,7 +16,7 @@ from utils.agreement import (
     repeated_items,
     wilson,
 )
-from utils.preferences import Vote
+from utils.votes.store import Vote
 
 
 def vote(item, choice, annotator="An", swapped=False):

@@ -5,9 +5,9 @@ import textwrap
 
 import pytest
 
-from utils import artifacts, notebooks
-from utils.artifacts import ArtifactError, Shelf, fault, find, publish, require
-from utils.notebooks import ROOT
+from utils.course import artifacts, notebooks
+from utils.course.artifacts import ArtifactError, Shelf, fault, find, publish, require
+from utils.course.paths import ROOT
 
 NAME = "01_phobert_reward_model"
 

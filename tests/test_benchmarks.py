@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import determinism
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 FOLDER = ROOT / "benchmarks"
 

@@ -7,7 +7,7 @@ import torch
 
 from tests import chat_worker as worker
 from utils import models
-from utils.chat import (
+from utils.models.chat import (
     TEMPLATE,
     answer_ids,
     answer_logps,

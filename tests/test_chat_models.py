@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import chat_worker as worker
 from utils import models
-from utils.artifacts import Shelf, find
-from utils.chat import answer_logps
-from utils.course import CONTINUE_WISH, Course
-from utils.precision import DTYPES, float32_adapters
+from utils.course.artifacts import Shelf, find
+from utils.course.session import CONTINUE_WISH, Course
+from utils.models.chat import answer_logps
+from utils.models.precision import DTYPES, float32_adapters
 
 NAME = "04_llama_dpo_vi_alpaca"
 
@@ -200,9 +200,7 @@ def test_an_adapter_is_refused_on_a_base_of_other_weights(folder, tokenizer, tmp
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        models.ModelError, match=r"^The adapter in 03_llama_sft_vi_alpaca was "
-    ):
+    with pytest.raises(models.ModelError, match=r"^The adapter in 03_llama_sft_vi_alpaca was "):
         models.load_adapter(artifact, str(other), worker.LAB)
 
 

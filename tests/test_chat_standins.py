@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import chat_worker as worker
-from utils import chat_standins
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
+from utils.models import chat_standins
 
 PROGRAM = """
 import sys
@@ -47,7 +47,7 @@ def test_two_processes_build_the_same_bytes(kind, tmp_path):
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
 def built(request):
-    from utils.models import base_documents
+    from utils.models.adapters import base_documents
 
     with worker.tiny():
         folder = getattr(chat_standins, request.param)(base_documents(worker.pairs()))

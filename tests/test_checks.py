@@ -2,8 +2,8 @@ import importlib
 
 import pytest
 
-from utils.checks import check
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
+from utils.exercises.checks import check
 
 # tests/exercises/notebook_NN.py holds RIGHT (name -> solution) and WRONG (name, attempt, message)
 MODULES = [

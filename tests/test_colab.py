@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import colab
-from utils.notebooks import FOLDER, ROOT
+from utils.course import colab
+from utils.course.notebooks import FOLDER
+from utils.course.paths import ROOT
 
 PYTHONS = ("3.12", "3.13")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -3,8 +3,9 @@ import unicodedata
 import pytest
 from datasets import Dataset, DatasetDict
 
-from utils import data
-from utils.data import DataError, load_feedback
+from utils.data import feedback
+from utils.data.feedback import load_feedback
+from utils.data.reading import DataError, fingerprint
 
 GOOD = {
     "train": [
@@ -47,13 +48,13 @@ def test_hub_has_the_schema_of_the_sample(monkeypatch, folder):
 
     def hub(identifier, revision):
         asked.append((identifier, revision))
-        return DatasetDict({split: Dataset.from_dict(rows) for split in data.SPLITS})
+        return DatasetDict({split: Dataset.from_dict(rows) for split in feedback.SPLITS})
 
     monkeypatch.setenv("COURSE_FEEDBACK_DATA", "hub")
-    monkeypatch.setattr(data, "load_hub_dataset", hub)
+    monkeypatch.setattr(feedback, "load_hub_dataset", hub)
     loaded = load_feedback(quiet=True)
     assert asked == [("uitnlp/vietnamese_students_feedback", "refs/convert/parquet")]
-    assert loaded["train"].features == data.FEATURES
+    assert loaded["train"].features == feedback.FEATURES
     assert loaded["train"][0]["sentence"] == "Thầy hay"
 
 
@@ -131,7 +132,7 @@ def test_a_leak_is_warned_with_the_count(folder, capsys):
 
 
 def test_the_fingerprint_follows_the_rows(folder):
-    first = data.fingerprint(load_feedback(quiet=True))
-    assert first == data.fingerprint(load_feedback(quiet=True))
+    first = fingerprint(load_feedback(quiet=True))
+    assert first == fingerprint(load_feedback(quiet=True))
     write(folder, "validation", [("khác", 0, 1)])
-    assert first != data.fingerprint(load_feedback(quiet=True))
+    assert first != fingerprint(load_feedback(quiet=True))

@@ -24,10 +24,14 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from utils import artifacts, chat, demo, models, preferences, profiles, saved_models, standins
-from utils.notebooks import ROOT
-from utils.preference_data import load_preferences
-from utils.saved_models import MODELS, Answer, Library, SavedModelError, answer_both
+from utils import models
+from utils.course import artifacts, profiles
+from utils.course.paths import ROOT
+from utils.data.pairs import load_preferences
+from utils.models import chat, saved, standins
+from utils.models.saved import MODELS, Answer, Library, SavedModelError, answer_both
+from utils.show import demo
+from utils.votes import store as preferences
 
 PROMPT = "giảng viên nhiệt tình"
 LAB = profiles.TABLE["lab"]
@@ -151,7 +155,7 @@ def test_a_folder_that_is_no_model_gives_one_sentence(tmp_path):
 
 
 def test_only_the_latest_models_stay_in_memory(place, monkeypatch):
-    monkeypatch.setattr(saved_models, "KEPT", 2)
+    monkeypatch.setattr(saved, "KEPT", 2)
     library = Library(place)
     first = library.get("gpt2-base")
     library.get("t5-sft")
@@ -184,7 +188,7 @@ def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path,
         note = {"base": f"{kind} {models.STAND_IN}"}
         (folder / models.BASE_NOTE).write_text(json.dumps(note))
     built = lambda texts: documents.extend(texts) or place.folder.parent / "base"  # noqa: E731
-    monkeypatch.setitem(saved_models.chat_standins.BUILDERS, kind, built)
+    monkeypatch.setitem(saved.chat_standins.BUILDERS, kind, built)
     monkeypatch.setenv("COURSE_MODEL", "other")  # what the adapter says counts
     Library(copy).get("llama-sft")
     assert documents == models.base_documents(load_preferences(quiet=True))
@@ -207,23 +211,23 @@ def test_both_answers_grow_side_by_side(library, keys):
 @pytest.mark.parametrize("key", ["gpt2-ppo", "t5-dpo", "llama-sft"])
 def test_at_temperature_zero_it_writes_what_generate_writes(library, key):
     loaded = library.get(key)
-    prompt = saved_models.prompt_tokens(loaded, PROMPT)
-    written = list(saved_models.write(loaded, prompt, [0.5] * 12, 0.0))
+    prompt = saved.prompt_tokens(loaded, PROMPT)
+    written = list(saved.write(loaded, prompt, [0.5] * 12, 0.0))
     ids = torch.tensor([prompt])
     expected = loaded.model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
     )[0].tolist()
     start = 1 if loaded.model.config.is_encoder_decoder else len(prompt)
     assert written == expected[start:]
-    assert list(saved_models.write(loaded, prompt, [0.5] * 12, 1e-4)) == written
+    assert list(saved.write(loaded, prompt, [0.5] * 12, 1e-4)) == written
 
 
 def test_an_answer_stops_at_its_end_token(library):
     loaded = library.get("gpt2-base")
-    written = list(saved_models.write(loaded, [5, 6], [0.1] * 8, 0.0))
+    written = list(saved.write(loaded, [5, 6], [0.1] * 8, 0.0))
     loaded.model.generation_config.eos_token_id = [loaded.tokenizer.eos_token_id, written[2]]
     try:
-        stopped = list(saved_models.write(loaded, [5, 6], [0.1] * 8, 0.0))
+        stopped = list(saved.write(loaded, [5, 6], [0.1] * 8, 0.0))
     finally:
         loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token_id
     assert stopped == written[: written.index(written[2]) + 1]
@@ -234,7 +238,7 @@ def test_the_draws_follow_the_model_s_probabilities(library):
     with torch.inference_mode():
         expected = (loaded.model(torch.tensor([[5, 6]])).logits[0, -1] / 0.3).softmax(-1)
     draws = [(number + 0.5) / count for number in range(count)]
-    first = [next(saved_models.write(loaded, [5, 6], [draw], 0.3)) for draw in draws]
+    first = [next(saved.write(loaded, [5, 6], [draw], 0.3)) for draw in draws]
     shares = torch.bincount(torch.tensor(first), minlength=len(expected)) / count
     assert expected.max() > 2 / count  # else nothing is tested
     assert (shares - expected).abs().max() <= 1 / count
@@ -266,12 +270,12 @@ def hand_logp(loaded, prompt, answer):
 @pytest.mark.parametrize("pair", [("gpt2-ppo", "gpt2-base"), ("t5-dpo", "t5-sft")])
 def test_the_implicit_reward_is_that_of_a_loop_by_hand(library, pair):
     policy, reference = (library.get(key) for key in pair)
-    prompt = saved_models.prompt_tokens(policy, PROMPT)
+    prompt = saved.prompt_tokens(policy, PROMPT)
     draws = torch.rand(10, generator=torch.Generator().manual_seed(1)).tolist()
-    answer = list(saved_models.write(policy, prompt, draws, 1.0))
+    answer = list(saved.write(policy, prompt, draws, 1.0))
     beta = {"gpt2-ppo": LAB.ppo.kl_coef, "t5-dpo": LAB.small_dpo.beta}[pair[0]]
     ratio = hand_logp(policy, prompt, answer) - hand_logp(reference, prompt, answer)
-    reward = saved_models.implicit_reward(library, pair[0], prompt, answer)
+    reward = saved.implicit_reward(library, pair[0], prompt, answer)
     assert reward == pytest.approx(beta * ratio, abs=1e-4)
     assert abs(reward) > 1e-2  # the two models do differ
 
@@ -320,7 +324,7 @@ def test_an_empty_or_endless_prompt_gets_a_sentence(library, prompt, sentence):
 
 
 def test_a_book_is_refused_before_it_is_cut_into_tokens(library, monkeypatch):
-    monkeypatch.setattr(saved_models.Loaded, "encode", lambda *_: pytest.fail("tokenised"))
+    monkeypatch.setattr(saved.Loaded, "encode", lambda *_: pytest.fail("tokenised"))
     assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["said"]
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import colab
-from utils.notebooks import FOLDER, ROOT
+from utils.course import colab
+from utils.course.notebooks import FOLDER
+from utils.course.paths import ROOT
 
 HOMES = {  # configuration -> the module that has it
     "SFTConfig": "trl",

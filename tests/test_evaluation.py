@@ -3,7 +3,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from utils.evaluation import (
+from utils.course.profiles import TABLE
+from utils.judge.metrics import (
     accuracy,
     bernoulli_kl,
     best_of_n_kl,
@@ -16,8 +17,7 @@ from utils.evaluation import (
     perplexity,
     reliability,
 )
-from utils.models import language_model
-from utils.profiles import TABLE
+from utils.models.language import language_model
 
 
 def test_f1_equals_scikit_learn():

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests import chat_worker as worker
-from utils import training
-from utils.sentences import CourseError
-from utils.training import fit, last_checkpoint
+from utils.course.errors import CourseError
+from utils.finetune import training
+from utils.finetune.training import fit, last_checkpoint
 
 
 def whole_checkpoint(folder: Path, step: int) -> Path:

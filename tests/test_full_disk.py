@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 
 from tests import chat_worker as worker
 from tests import tiny_ppo
-from utils.artifacts import ArtifactError, Shelf, fault, publish
-from utils.sentences import CourseError
-from utils.training import fit, last_checkpoint
+from utils.course.artifacts import ArtifactError, Shelf, fault, publish
+from utils.course.errors import CourseError
+from utils.finetune.training import fit, last_checkpoint
 
 SIZE = 48  # MB
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from utils.data import DataError
-from utils.instruction_data import COLUMNS, load_instructions
-from utils.preference_data import load_preferences
+from utils.data.instructions import COLUMNS, load_instructions
+from utils.data.pairs import load_preferences
+from utils.data.reading import DataError
 
 
 @pytest.fixture

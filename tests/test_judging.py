@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from utils.judging import chrf, duels, length_controlled, likeness_judge
+from utils.judge.comparison import chrf, duels, length_controlled, likeness_judge
 
 
 def test_chrf_by_hand():

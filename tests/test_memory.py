@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils import memory
-from utils.sentences import CourseError
+from utils.course.errors import CourseError
+from utils.models import memory
 
 
 @pytest.mark.parametrize("tokens", [7, 20, 64, 10**6])

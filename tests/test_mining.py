@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils import mining
-from utils.mining import (
+from utils.course.profiles import TABLE
+from utils.data import mining
+from utils.data.mining import (
     Controls,
     MiningError,
     check_unit_rows,
@@ -18,7 +19,6 @@ from utils.mining import (
     report,
     text_vectors,
 )
-from utils.profiles import TABLE
 
 
 def unit_rows(rows, columns, seed):
@@ -82,25 +82,25 @@ def test_an_encoder_reads_segmented_text_and_gives_unit_rows(monkeypatch):
     asked = {}
 
     class Encoder:
-        def __init__(self, name, device):
-            asked.update(name=name, device=device)
+        def __init__(self, name, device, model_kwargs):
+            asked.update(name=name, device=device, **model_kwargs)
 
-        def encode(self, texts, batch_size, normalize_embeddings, **_):
-            asked.update(texts=texts, batch_size=batch_size, unit=normalize_embeddings)
-            return np.eye(len(texts))
+        def encode(self, texts, batch_size, **_):
+            asked.update(texts=texts, batch_size=batch_size)
+            return 3 * np.eye(len(texts), dtype=np.float16)
 
     monkeypatch.setitem(
         sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Encoder)
     )
     monkeypatch.setattr(mining.hub, "fetch", lambda name: Path("fetched", name))
     rows = embed(["giảng viên nhiệt tình", "thầy hòa nhã"], REAL, "cuda")
-    assert rows.dtype == np.float32 and rows.shape == (2, 2)
+    assert rows.dtype == np.float32 and np.array_equal(rows, np.eye(2))
     assert asked == {
         "name": str(Path("fetched", REAL.model_id)),
         "device": "cuda",
+        "dtype": "float16",
         "texts": ["giảng_viên nhiệt_tình", "thầy hoà nhã"],
         "batch_size": REAL.batch_size,
-        "unit": True,
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import mining as benchmark
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 SIZE = benchmark.Size(
     4000, 64, candidates=4, block=512, naive_rows=20, part=1024, rounds=2, peak_side=256

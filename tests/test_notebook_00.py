@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from utils import losses
-from utils.notebooks import path_of
+from utils.course.notebooks import path_of
 
 TRAINED = re.compile(r"\btrained\b|\bbroken\b|\bmisread\b|\blog, f|hand_over|utils.course import")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import nbformat
 import pytest
 
-from utils import notebooks
-from utils.checks import judge_of
-from utils.notebooks import FOLDER, ROOT, code_hash
+from utils.course import notebooks
+from utils.course.notebooks import FOLDER, code_hash
+from utils.course.paths import ROOT
+from utils.exercises.checks import judge_of
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])

@@ -2,8 +2,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from trl.trainer.utils import add_fused_lm_head
 
+from utils.finetune.orpo import answer_means
 from utils.losses import orpo_loss
-from utils.orpo import answer_means
 
 
 def batch() -> tuple[GPT2LMHeadModel, dict[str, torch.Tensor]]:

@@ -8,10 +8,10 @@ from trl import SFTTrainer
 
 from tests import chat_worker
 from utils import models
-from utils.chat import answer_ids, prompt_ids
-from utils.packing import PackedRows, need_full_attention
-from utils.precision import float32_adapters
-from utils.sentences import CourseError
+from utils.course.errors import CourseError
+from utils.finetune.packing import PackedRows, need_full_attention
+from utils.models.chat import answer_ids, prompt_ids
+from utils.models.precision import float32_adapters
 
 
 def test_positions_and_labels_by_hand():

@@ -11,7 +11,10 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 
 from tests import reference_ppo, tiny_ppo
-from utils import logprobs, losses, ppo, sampling, scoring
+from utils import losses, ppo
+from utils.models import logprobs
+from utils.models.draws import DRAWS, generator
+from utils.ppo import rewards, sampling
 
 ARCHITECTURES = ["gpt2", "llama", "qwen2"]
 
@@ -37,7 +40,7 @@ def test_sampling_with_the_cache_equals_sampling_each_prompt_alone_without_it(ki
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind, end_bias=2.0))
     rollout = trainer.rollout()
     assert rollout.ended.any() and not rollout.ended.all()
-    draws = torch.rand((8, 6), generator=sampling.generator(3, sampling.DRAWS, 0))
+    draws = torch.rand((8, 6), generator=generator(3, DRAWS, 0))
     with torch.no_grad(), sampling.dropout_off(trainer.policy):
         for row in range(8):
             prompt = rollout.tokens[row][rollout.attention[row]][: -int(rollout.mask[row].sum())]
@@ -166,17 +169,17 @@ def test_a_reward_that_fails_on_one_text_names_it(answer, problem):
 
     texts = ["a", "b", "c", "xấu", "e", "f", "g"]
     with pytest.raises(
-        scoring.RewardError, match=rf"The reward {problem}.* on the text 'xấu': make"
+        rewards.RewardError, match=rf"The reward {problem}.* on the text 'xấu': make"
     ):
-        scoring.score_texts(reward, texts)
+        rewards.score_texts(reward, texts)
 
 
 def test_a_reward_of_the_wrong_length_names_the_text_that_it_drops():
     def reward(texts):
         return [1.0 for text in texts if text]
 
-    with pytest.raises(scoring.RewardError, match=r"shape \(0,\) for 1 texts on the text '': make"):
-        scoring.score_texts(reward, ["a", "b", "", "d"])
+    with pytest.raises(rewards.RewardError, match=r"shape \(0,\) for 1 texts on the text '': make"):
+        rewards.score_texts(reward, ["a", "b", "", "d"])
 
 
 def test_a_reward_that_fails_only_on_whole_batches_says_so():
@@ -186,16 +189,16 @@ def test_a_reward_that_fails_only_on_whole_batches_says_so():
         return [0.0] * len(texts)
 
     with pytest.raises(
-        scoring.RewardError, match=r"MemoryError \(too many\) on the text 'a' and 3"
+        rewards.RewardError, match=r"MemoryError \(too many\) on the text 'a' and 3"
     ):
-        scoring.score_texts(reward, ["a", "b", "c", "d"])
+        rewards.score_texts(reward, ["a", "b", "c", "d"])
 
 
 def test_rewards_may_be_lists_or_tensors():
     assert_close(
-        scoring.score_texts(lambda texts: torch.ones(2).double(), ["a", "b"]), torch.ones(2)
+        rewards.score_texts(lambda texts: torch.ones(2).double(), ["a", "b"]), torch.ones(2)
     )
-    assert_close(scoring.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
+    assert_close(rewards.score_texts(lambda texts: (1, 2), ["a", "b"]), torch.tensor([1.0, 2.0]))
 
 
 def test_a_reward_may_come_out_of_inference_mode():

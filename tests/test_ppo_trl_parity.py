@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from benchmarks.ppo import fetch_trl
 from tests import tiny_ppo
-from utils import losses, ppo, sampling
+from utils import losses, ppo
+from utils.ppo import sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES, LENGTH = 10, 6

@@ -4,9 +4,8 @@ import unicodedata
 import pytest
 from datasets import Dataset, DatasetDict
 
-from utils import preference_data
-from utils.data import DataError, fingerprint
-from utils.preference_data import (
+from utils.data import pairs
+from utils.data.pairs import (
     HUMAN_LIKE,
     PREFERENCES,
     load_human_like,
@@ -14,6 +13,7 @@ from utils.preference_data import (
     science_questions,
     tidy,
 )
+from utils.data.reading import DataError, fingerprint
 
 
 def row(number, **changes):
@@ -65,7 +65,7 @@ def test_hub_has_the_schema_and_odd_rows_are_said(folder, monkeypatch, capsys):
         return DatasetDict({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(test)})
 
     monkeypatch.setenv("COURSE_PREFERENCE_DATA", "hub")
-    monkeypatch.setattr(preference_data, "load_hub_dataset", hub)
+    monkeypatch.setattr(pairs, "load_hub_dataset", hub)
     loaded = load_preferences()
     assert asked == ["thainq107/Vi-Alpaca-Preference"]
     assert loaded["train"].features == PREFERENCES.features
@@ -80,7 +80,7 @@ def test_hub_has_the_schema_and_odd_rows_are_said(folder, monkeypatch, capsys):
 
 def test_offline_decides_where_nothing_is_wished(monkeypatch):
     monkeypatch.delenv("COURSE_PREFERENCE_DATA", raising=False)
-    monkeypatch.setattr(preference_data, "load_hub_dataset", lambda identifier: {}["no Hub here"])
+    monkeypatch.setattr(pairs, "load_hub_dataset", lambda identifier: {}["no Hub here"])
     assert len(load_preferences(offline=True, quiet=True)["test"]) >= 300
     with pytest.raises(KeyError, match="no Hub here"):
         load_preferences(offline=False, quiet=True)
@@ -211,7 +211,7 @@ def test_human_like_from_sample_hub_and_folder(tmp_path, monkeypatch, capsys):
         "rejected": ["I have no feelings."] * 20,
     }
     only_train = DatasetDict({"train": Dataset.from_dict(rows)})
-    monkeypatch.setattr(preference_data, "load_hub_dataset", lambda identifier: only_train)
+    monkeypatch.setattr(pairs, "load_hub_dataset", lambda identifier: only_train)
     hub = load_human_like(offline=False)
     assert hub["test"].features == sample["test"].features
     assert (len(hub["train"]), len(hub["test"])) == (18, 2)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from utils import colab, preferences
-from utils.notebooks import ROOT
-from utils.preferences import (
+from utils.course import colab
+from utils.course.paths import ROOT
+from utils.votes import store as preferences
+from utils.votes.store import (
     TABLE,
     Vote,
     VoteError,

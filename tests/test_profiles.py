@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from utils import profiles
+from utils.course import profiles
 
 
 def machine(monkeypatch, capability, **environment):

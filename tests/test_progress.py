@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from utils import progress, training
+from utils.course import progress
+from utils.finetune import training
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from utils import colab
-from utils.notebooks import FOLDER, ROOT
+from utils.course import colab
+from utils.course.notebooks import FOLDER
+from utils.course.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import badges

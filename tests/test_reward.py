@@ -3,10 +3,16 @@ import inspect
 import pytest
 import torch
 
-from utils import reward as reward_module
-from utils.models import WordDropout, sentiment_classifier
-from utils.profiles import TABLE
-from utils.reward import SentimentReward, classify, encode, negative_reward
+from utils.course.profiles import TABLE
+from utils.models import sentiment as reward_module
+from utils.models.sentiment import (
+    SentimentReward,
+    WordDropout,
+    classify,
+    encode,
+    negative_reward,
+    sentiment_classifier,
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from utils import artifacts, plots, widgets
-from utils.artifacts import ArtifactError, Shelf
-from utils.notebooks import FOLDER, ROOT
+from utils.course import artifacts
+from utils.course.artifacts import ArtifactError, Shelf
+from utils.course.notebooks import FOLDER
+from utils.course.paths import ROOT
+from utils.show import plots
+from utils.votes import panel as widgets
 
 sys.path.insert(0, str(ROOT / "tools"))
 import audit
@@ -390,7 +393,7 @@ def test_a_table_of_texts_is_text():
 
 
 def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
-    from utils.preferences import open_store
+    from utils.votes.store import open_store
 
     pair = {"item": ATTACK, "question": ATTACK, "first": ATTACK, "second": ATTACK}
     store = open_store(f"sqlite:///{tmp_path / 'votes.sqlite'}")
@@ -405,7 +408,7 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
 
 def test_the_demo_shows_models_and_visitors_as_text():
-    demo = pytest.importorskip("utils.demo")
+    demo = pytest.importorskip("utils.show.demo")
     assert_harmless(demo._said(ATTACK, ATTACK))
     entry = demo.MODELS[0]
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
@@ -465,7 +468,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
 
 def test_an_export_of_votes_stays_where_it_is_asked_for(tmp_path):
     """Hostile names in votes are content, never part of a path."""
-    from utils.preferences import Vote, read_votes, write_votes
+    from utils.votes.store import Vote, read_votes, write_votes
 
     vote = Vote("../../x", ATTACK, "/etc/passwd", "..", "a", annotator="../evil")
     assert write_votes([vote], tmp_path / "out" / "votes.jsonl") == 1

@@ -6,8 +6,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from utils.notebooks import ROOT
-from utils.sentences import TRACEBACK_WISH, CourseError
+from utils.course.errors import TRACEBACK_WISH, CourseError
+from utils.course.paths import ROOT
 
 
 class SpoonError(CourseError, ValueError):
@@ -59,7 +59,8 @@ def test_an_error_of_someone_else_keeps_its_frames(shown):
 
 def test_a_notebook_shows_the_sentence_and_stops():
     cells = [
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.sentences import CourseError",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from utils.course.errors import CourseError",
         "raise CourseError('There is no spoon: bring one.') from KeyError('cause')",
         "1 / 0",
     ]

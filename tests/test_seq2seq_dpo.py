@@ -18,8 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from utils import seq2seq_dpo, standins
-from utils.seq2seq_dpo import (
+from utils.finetune import seq2seq_dpo
+from utils.finetune.seq2seq_dpo import (
     COLUMNS,
     REFERENCE,
     DPOSettings,
@@ -32,6 +32,7 @@ from utils.seq2seq_dpo import (
     shift_right,
     tokenise,
 )
+from utils.models import standins
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 WORDS = [

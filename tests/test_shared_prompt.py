@@ -18,7 +18,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tests import chat_worker
 from utils import models
-from utils.shared_prompt import PromptOnce, SharedPromptDPOTrainer, joined, pair_logps
+from utils.finetune.shared_prompt import PromptOnce, SharedPromptDPOTrainer, joined, pair_logps
 
 SMALL = {
     "vocab_size": 40,

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from utils.data import FEEDBACK_SAMPLE, SPLITS
-from utils.text import duplicate_key
+from utils.data.feedback import FEEDBACK_SAMPLE, SPLITS
+from utils.data.text import duplicate_key
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,10 @@ from collections import Counter, defaultdict
 import pytest
 
 from tools.build_preference_data import FOLDER, NEAR, as_bytes, build, written
-from utils.instruction_families import (
-    CAPITALS,
-    OPPOSITES,
-    SYNONYMS,
-    TABLES,
-    number_words,
-    systematic,
-)
-from utils.mining import longer_wins
-from utils.preference_data import load_human_like, load_preferences, science_questions
-from utils.text import duplicate_key, syllables
+from utils.data.families import CAPITALS, OPPOSITES, SYNONYMS, TABLES, number_words, systematic
+from utils.data.mining import longer_wins
+from utils.data.pairs import load_human_like, load_preferences, science_questions
+from utils.data.text import duplicate_key, syllables
 
 SPLITS = ["train", "test"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PhobertTokenizer
 
-from utils import standins
-from utils.notebooks import ROOT
-from utils.text import segment
+from utils.course.paths import ROOT
+from utils.data.text import segment
+from utils.models import standins
 
 
 def test_phobert_has_the_real_classes_and_files(texts):

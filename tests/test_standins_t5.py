@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Tokenizer
 
-from utils import standins
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
+from utils.models import standins
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from utils.text import duplicate_key, new_tone_style, normalise, segment, syllables
+from utils.data.text import duplicate_key, new_tone_style, normalise, segment, syllables
 
 
 def test_normalise_composes_and_collapses():

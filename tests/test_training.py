@@ -4,14 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 import utils.frontier as frontier_module
-from utils.evaluation import perplexity
-from utils.frontier import Frontier, _with_positions, train_group_method
-from utils.models import language_model
-from utils.ppo import PPOConfig, PPOTrainer
-from utils.profiles import TABLE
-from utils.training import adapt_language_model
+
+from utils.course.profiles import TABLE
+from utils.finetune.training import adapt_language_model
+from utils.judge.frontier import Frontier, _with_positions, train_group_method
+from utils.judge.metrics import perplexity
+from utils.models.language import language_model
+from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 LAB = TABLE["lab"]
 

@@ -8,11 +8,10 @@ from html.parser import HTMLParser
 import ipywidgets
 import pytest
 
-from utils import widgets
-from utils.agreement import position_bias, repeated_items
-from utils.notebooks import ROOT
-from utils.preferences import VoteError, open_store
-from utils.widgets import (
+from utils.course.paths import ROOT
+from utils.votes import panel as widgets
+from utils.votes.agreement import position_bias, repeated_items
+from utils.votes.panel import (
     DOUBLE_CLICK,
     LABELS,
     LabelPanel,
@@ -22,6 +21,7 @@ from utils.widgets import (
     side_by_side,
     simulate,
 )
+from utils.votes.store import VoteError, open_store
 
 PAIRS = [
     {
@@ -39,7 +39,7 @@ OLD = ("ipywidgets==7.7.1", "ipython_genutils==0.2.0")  # Colab's, and what it i
 
 
 # what ipywidgets 8 keeps for 7 only, the panel must not use
-pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning:utils.widgets")
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning:utils.votes.panel")
 
 
 def shorter(question, answer_a, answer_b):

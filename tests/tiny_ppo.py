@@ -22,7 +22,7 @@ from transformers import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils.ppo import PPOConfig, PPOTrainer
+from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 VOCABULARY = 40
 END = 0

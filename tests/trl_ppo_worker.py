@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 from tests import tiny_ppo
-from utils.sampling import fuse_gelu
+from utils.ppo.sampling import fuse_gelu
 
 
 class WordReward(torch.nn.Module):

@@ -3,8 +3,8 @@
     python tools/build_preference_data.py            write the two files
     python tools/build_preference_data.py --check    say whether the shipped ones are up to date
 
-Sources: written.jsonl (by hand) and utils/instruction_families.py (systematic). The rejected
-answers are mined by utils/mining.py within each split and each source, so that no hand-written
+Sources: written.jsonl (by hand) and utils/data/families.py (systematic). The rejected
+answers are mined by utils/data/mining.py within each split and each source, so that no hand-written
 answer of one split stands in the other.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.instruction_families import Instruction, systematic  # noqa: E402
-from utils.mining import mine, report  # noqa: E402
-from utils.text import syllables  # noqa: E402
+from utils.data.families import Instruction, systematic  # noqa: E402
+from utils.data.mining import mine, report  # noqa: E402
+from utils.data.text import syllables  # noqa: E402
 
 FOLDER = ROOT / "data" / "vi_alpaca_preference"
 HELD_OUT_EVERY = 8  # of the hand-written rows of each kind

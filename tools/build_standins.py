@@ -9,10 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def main() -> None:
     """Pre-train it unless the cache has it; say how long that took."""
-    from utils import course, models, profiles
-    from utils.preference_data import load_preferences
+    from utils import models
+    from utils.course import profiles, session
+    from utils.data.pairs import load_preferences
 
-    course._quiet()
+    session._quiet()
     begin = time.perf_counter()
     pairs = load_preferences(offline=True, quiet=True)
     _, name = models.chat_source(profiles.TABLE["lab"].chat, pairs)

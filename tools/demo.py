@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils import artifacts, profiles
+from utils.course import artifacts, profiles
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no word of what the CPU lacks
     import transformers
 
-    from utils import demo
+    from utils.show import demo
 
     transformers.logging.disable_progress_bar()
     page = demo.build(artifacts.shelf(profile.name))

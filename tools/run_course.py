@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils import artifacts, notebooks
+from utils.course import artifacts, notebooks
 
 HEADLINES = {
     "00": (

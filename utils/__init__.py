@@ -1,1 +1,17 @@
-"""The course's shared package; a notebook enters through `utils.course.start`."""
+"""The course's shared package. A notebook enters by `from utils.course import start`.
+
+Rooms, from the top down. A room imports from rooms below it and from no other:
+
+exercises   the judges of the exercises, a module per notebook
+show        what is looked at: plots and tables, and the web demo
+votes       votes of people: the store, agreement beyond chance, the panel to vote in
+judge       how good a model is: metrics with intervals, comparisons, the frontier of KL and reward
+finetune    what SFT, DPO and ORPO add to TRL: resuming, scarce memory, packing, shared prompts, T5
+ppo         PPO in nine numbered steps, and its policy, sampling, rewards and processes
+models      loading models, adapters, answers and their log-probabilities, the lab's stand-ins
+data        Vietnamese texts: reading and checking them, feedback, pairs, and how pairs are mined
+course      the session of a notebook: profiles, artifacts, the Hub, Colab, errors
+losses      every loss as a pure function of tensors
+
+Each room's `__init__` lists its public names: `from utils.ppo import PPOTrainer`.
+"""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 SCREENSHOTS = ROOT / ".ci" / "output" / "screenshots"  # CI keeps them; git ignores them
 

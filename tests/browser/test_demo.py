@@ -8,7 +8,10 @@ from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.browser import screenshot
-from utils import artifacts, demo, preferences, saved_models, standins
+from utils.course import artifacts
+from utils.models import saved, standins
+from utils.show import demo
+from utils.votes import store as preferences
 
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 QUESTION = "giảng viên <script>document.title=1</script>"
@@ -74,8 +77,8 @@ def ask(page, question):
 
 
 def test_choose_ask_read_vote(visit, store, monkeypatch):
-    plain = saved_models.Loaded.text
-    monkeypatch.setattr(saved_models.Loaded, "text", lambda *seen: f"{ATTACK} {plain(*seen)}")
+    plain = saved.Loaded.text
+    monkeypatch.setattr(saved.Loaded, "text", lambda *seen: f"{ATTACK} {plain(*seen)}")
     expect(visit.locator(".missing")).to_contain_text("chạy notebook 04 trước · run 04 first")
     offered = choose(visit, "Mô hình 1", "GPT-2 nhận xét · PPO")
     assert offered == ["GPT-2 nhận xét · gốc", "GPT-2 nhận xét · PPO"]

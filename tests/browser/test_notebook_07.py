@@ -12,10 +12,11 @@ from playwright.sync_api import Page, Response, expect
 
 from tests.browser import jupyterlab, screenshot
 from tests.hub.conftest import hub_of_its_own_words, surroundings
-from utils.course import SEED
-from utils.notebooks import ROOT, path_of
-from utils.preferences import open_store, read_votes
-from utils.widgets import DOUBLE_CLICK, Shown, queue
+from utils.course.notebooks import path_of
+from utils.course.paths import ROOT
+from utils.course.session import SEED
+from utils.votes.panel import DOUBLE_CLICK, Shown, queue
+from utils.votes.store import open_store, read_votes
 
 NAME = "07_collect_preferences"
 ROWS = 60  # of each split on the Hub

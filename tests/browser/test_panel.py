@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import jupyterlab, screenshot
-from utils.notebooks import ROOT
-from utils.preferences import open_store
-from utils.widgets import DOUBLE_CLICK
+from utils.course.paths import ROOT
+from utils.votes.panel import DOUBLE_CLICK
+from utils.votes.store import open_store
 
 ATTACK = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
 ATTACK += " $x$ và $$y$$"

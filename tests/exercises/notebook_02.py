@@ -1,6 +1,6 @@
 import torch
 
-from utils.evaluation import minimal_kl
+from utils.judge.metrics import minimal_kl
 
 
 def _token_rewards(kl, scores, mask, beta):

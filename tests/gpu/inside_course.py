@@ -21,9 +21,13 @@ from trl import SFTConfig
 
 from tests import chat_worker as worker
 from tests.gpu.emulated_cuda import state
-from utils import chat, kernels, logprobs, memory, mining, models, packing, profiles, training
-from utils.precision import DTYPES, precision_arguments, tolerance
-from utils.sentences import CourseError
+from utils import models
+from utils.course import profiles
+from utils.course.errors import CourseError
+from utils.data import mining
+from utils.finetune import packing, training
+from utils.models import chat, kernels, logprobs, memory
+from utils.models.precision import DTYPES, precision_arguments, tolerance
 
 PROFILE = profiles.choose()
 HALF = DTYPES[PROFILE.precision]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 HERE = Path(__file__).resolve().parent
 

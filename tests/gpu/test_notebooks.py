@@ -17,7 +17,8 @@ from tests.gpu.test_inside import HERE, emulated
 from tests.hub import shelves
 from tests.hub.conftest import hub_of_its_own_words, surroundings
 from tests.hub.server import Hub
-from utils import models, notebooks
+from utils import models
+from utils.course import notebooks
 
 NAMES = [path.stem for path in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))]
 CHAT_NAMES = [name for name in NAMES if name[:2] in ("03", "04", "05")]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TEXTS
 from tests.hub import server, shelves
-from utils.notebooks import ROOT
+from utils.course.paths import ROOT
 
 WITHOUT = {"HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "COURSE_PROFILE"}
 

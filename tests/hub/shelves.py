@@ -12,7 +12,10 @@ import transformers
 from datasets import Dataset
 
 from tests.hub.server import Repository
-from utils import chat_standins, data, preference_data, profiles, standins
+from utils.course import profiles
+from utils.data import feedback as data
+from utils.data import pairs as preference_data
+from utils.models import chat_standins, standins
 
 CHAT = profiles.TABLE["t4"].chat
 GATED = {  # name -> ungated copy

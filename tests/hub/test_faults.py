@@ -14,7 +14,7 @@ import pytest
 
 from tests.hub import server
 from tests.hub.server import Fault, Repository
-from utils import hub as ours
+from utils.course import hub as ours
 
 GATED, COPY = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruct"
 GPT2, FEEDBACK = "NlpHUST/gpt2-vietnamese", "uitnlp/vietnamese_students_feedback"
@@ -90,7 +90,9 @@ def test_who_accepted_the_licence_gets_the_gated_model(fetch, shelf):
 
 def test_a_gated_model_without_a_copy_says_what_to_do(fetch):
     said = sentence(fetch(GATED))
-    assert said.startswith(f"utils.hub.GatedError: {GATED} is gated and there is no token: accept")
+    assert said.startswith(
+        f"utils.course.hub.GatedError: {GATED} is gated and there is no token: accept"
+    )
     assert "HF_TOKEN" in said
 
 
@@ -106,7 +108,9 @@ def test_a_wrong_token_is_named_and_left_aside(fetch, shelf):
 @pytest.mark.parametrize("token", ["", server.ACCEPTED])
 def test_a_missing_repository_is_named(fetch, token):
     said = sentence(fetch("nobody/nothing", HF_TOKEN=token))
-    assert said.startswith("utils.hub.HubError: The Hub shows no nobody/nothing: check the name")
+    assert said.startswith(
+        "utils.course.hub.HubError: The Hub shows no nobody/nothing: check the name"
+    )
 
 
 def test_a_missing_revision_is_named(client):
@@ -133,7 +137,8 @@ def test_503_for_ever_is_one_sentence_after_three_attempts(fetch, hub):
     hub.faults = [Fault("unavailable", times=10**6)]
     run = fetch(GPT2)
     assert sentence(run).startswith(
-        f"utils.hub.UnreachableError: The Hub did not deliver {GPT2} (status 503) and no whole copy"
+        f"utils.course.hub.UnreachableError: The Hub did not deliver {GPT2} (status 503) and no "
+        "whole copy"
     )
     assert len(hub.asked) == 3
 
@@ -165,7 +170,9 @@ def test_a_connection_cut_in_a_large_file_is_resumed_where_it_broke(fetch, hub, 
 def test_a_connection_cut_for_ever_leaves_nothing_behind(fetch, hub, tmp_path):
     hub.faults = [Fault("cut", WEIGHTS, times=10**6)]
     said = sentence(fetch(GPT2))
-    assert said.startswith(f"utils.hub.UnreachableError: The Hub did not deliver {GPT2} (Remote")
+    assert said.startswith(
+        f"utils.course.hub.UnreachableError: The Hub did not deliver {GPT2} (Remote"
+    )
     assert half_written(tmp_path / "home") == []
     hub.stop()
     assert "no whole copy lies in the cache" in sentence(fetch(GPT2))
@@ -289,7 +296,7 @@ print(json.dumps([rows, str(loaded["train"].features["sentiment"])]))
 
 
 def test_data_sets_come_the_same_way(client, hub):
-    plain = LOAD_DATA.replace("from utils.hub", "from datasets").replace(
+    plain = LOAD_DATA.replace("from utils.course.hub", "from datasets").replace(
         "load_hub_dataset", "load_dataset"
     )
     found = [client(program).stdout.strip().splitlines()[-1] for program in (LOAD_DATA, plain)]

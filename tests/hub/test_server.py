@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.hub import server, shelves
-from utils import profiles
+from utils.course import profiles
 
 LOAD = """
 import json, transformers
@@ -77,7 +77,7 @@ print(json.dumps([
     assert feedback == {"train": 60, "validation": 60, "test": 60}
     assert pairs == {"train": 60, "test": 60}
     assert human == {"train": 54, "test": 6}  # the Hub's has no test split
-    from utils import data
+    from utils.data import feedback as data
 
     sample = data.load_feedback(quiet=True)
     first = {split: content.select(range(60)) for split, content in sample.items()}

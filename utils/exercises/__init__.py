@@ -1,1 +1,10 @@
-"""The judges of the exercises, a module a notebook."""
+"""The judges of the exercises, a module per notebook."""
+
+from utils.door import door
+
+__getattr__, __all__ = door(
+    __name__,
+    {
+        "checks": ["check"],
+    },
+)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from utils import losses
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 
 def _close(answer: torch.Tensor, wanted: torch.Tensor) -> bool:

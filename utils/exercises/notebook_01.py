@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 _LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.3, 0.1, 1.5], [-0.5, 0.2, -0.9], [1.2, 1.1, 1.0]])
 _EXPECTED = torch.tensor([2.0, 0.0, 0.0, 1.2])  # the negative logit where negative wins

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 _RESPONSES = torch.tensor([[5, 2, 6, 2], [5, 6, 7, 8], [2, 2, 5, 5]])
 

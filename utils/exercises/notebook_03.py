@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 _PROMPT, _ANSWER = [7, 8, 9], [4, 5, 2]  # 2 ends the turn
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 
 @exercise("05.1")

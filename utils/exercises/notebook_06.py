@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 
 _FIRST, _SECOND = "Vì sao sao trên trời lấp lánh", "vì sao trăng lấp lánh"
 _SETS = set(_FIRST.lower().split()), set(_SECOND.lower().split())  # 6 and 5 syllables, 4 shared

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
-from utils.checks import Verdict, exercise
-from utils.preferences import Vote
+from utils.exercises.checks import Verdict, exercise
+from utils.votes.store import Vote
 
 FIRST = ["first", "first", "first", "first", "first", "first", "second", "second", "tie", "tie"]
 SECOND = ["first", "first", "first", "first", "second", "first", "second", "tie", "tie", "first"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from utils.checks import Verdict, exercise
+from utils.exercises.checks import Verdict, exercise
 from utils.losses import dpo_loss
 
 _LABELS = torch.tensor([[5, 6, 1], [7, 1, 0]])  # 1 ends, 0 fills up

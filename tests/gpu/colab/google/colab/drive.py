@@ -6,7 +6,7 @@ from pathlib import Path
 
 def mount(place: str) -> None:
     """What Colab shows under /content/drive lies in the shared folder here."""
-    from utils import colab
+    from utils.course import colab
 
     assert place == "/content/drive", place
     colab.DRIVE = Path(os.environ["SIMULATED_DRIVE"], "MyDrive", colab.DRIVE.name)

@@ -1,0 +1,107 @@
+"""The simulated GPU of the benchmarks counts what the emulated one counts; its report holds."""
+
+import functools
+import subprocess
+import sys
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+import transformers
+import trl.trainer.utils as trl_utils
+from peft import get_peft_model
+from trl.kernels import chunked_logprob
+
+from benchmarks import fake_gpu
+from utils import models
+from utils.course.paths import ROOT
+from utils.course.profiles import TABLE
+
+T4 = TABLE["t4"]
+ROWS, LENGTH = 4, 160
+SIZES = {"vocab_size": 1000, "bos_token_id": None, "eos_token_id": None}
+LLAMA = transformers.LlamaConfig(
+    hidden_size=256, intermediate_size=768, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, **SIZES,
+)  # fmt: skip
+GPT2 = transformers.GPT2Config(
+    n_embd=256, n_layer=2, n_head=4, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, **SIZES
+)
+
+
+def in_real_four_bits(model):
+    """bitsandbytes' own layers, quantised on the way to the GPU."""
+    import bitsandbytes as bnb
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+            shape, how = (layer.in_features, layer.out_features), {"quant_type": "nf4"}
+            packed = bnb.nn.Linear4bit(*shape, bias=False, compute_dtype=model.dtype, **how)
+            data = layer.weight.data
+            packed.weight = bnb.nn.Params4bit(
+                data, requires_grad=False, compress_statistics=True, **how
+            )
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, packed.to("cuda"))
+    model.is_loaded_in_4bit = True
+    models.keep_gradients(model)
+    return model.to("cuda")
+
+
+def llama_step(gpu, four_bits, device, checkpointing):
+    """QLoRA on packed rows through TRL's output layer."""
+    base = transformers.AutoModelForCausalLM.from_config(LLAMA, dtype=torch.float16)
+    model = get_peft_model(four_bits(base), models.lora(T4.chat))
+    del base
+    fake_gpu.fused_head(model)
+    fake_gpu.prepare(model, "fp16", checkpointing)
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device=device)
+    places = torch.arange(LENGTH, device=device).remainder(LENGTH // 2).expand(ROWS, -1)
+    given = {"input_ids": ids, "position_ids": places, "labels": ids, "fused_lm_head": True}
+    gpu.learned = ROWS * (LENGTH - 1)
+    tile = mock.patch.object(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 512)  # not half the memory
+    with tile:
+        fake_gpu.train(gpu, model, lambda: model(**given).loss, accumulation=2)
+
+
+def gpt2_step(gpu, four_bits, device, checkpointing):
+    """Language modelling with all weights and all logits."""
+    model = transformers.AutoModelForCausalLM.from_config(GPT2, dtype=torch.float32).to(device)
+    fake_gpu.prepare(model, "fp16", checkpointing)
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device=device)
+    fake_gpu.train(gpu, model, lambda: model(input_ids=ids, labels=ids).loss)
+
+
+STEPS = {
+    "llama": functools.partial(llama_step, checkpointing=False),
+    "llama checkpointed": functools.partial(llama_step, checkpointing=True),
+    "gpt2": functools.partial(gpt2_step, checkpointing=False),
+}
+
+
+def emulated_peak(name: str) -> int:
+    """Bytes, without TRL's kernels: Triton works in place, the torch forms do not."""
+    clock = SimpleNamespace(start=torch.cuda.reset_peak_memory_stats, units=0)
+    for kernel in ("_forward_kernel", "_backward_kernel"):
+        setattr(chunked_logprob, kernel, fake_gpu.NoKernel())
+    STEPS[name](clock, in_real_four_bits, "cuda")
+    return torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_simulation_agrees_with_the_emulated_gpu(name):
+    from tests.gpu.test_inside import emulated
+
+    with fake_gpu.simulated(T4) as gpu:
+        STEPS[name](gpu, fake_gpu.in_four_bits, "cpu")
+    command = [sys.executable, "-m", "tests.gpu.test_memory", name]
+    run = subprocess.run(command, env=emulated("t4"), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    wanted = int(run.stdout.split()[-1])
+    print(f"{name}: simulated {gpu.peak:,} bytes, emulated {wanted:,}")
+    assert gpu.peak == pytest.approx(wanted, rel=0.05)
+
+
+if __name__ == "__main__":
+    print(emulated_peak(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""The rooms of `utils`: the map is the one in the README, and no arrow points up."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import utils
+from utils.course.paths import ROOT
+
+HOUSE = ROOT / "utils"
+FOUNDATION = {"door"}  # how a room is opened, not a room
+
+
+def map_of(text: str) -> dict[str, str]:
+    """Room -> what is inside, from lines of two columns, from the top down."""
+    return dict(re.findall(r"(?m)^([a-z]+) {2,}(\S.*)$", text))
+
+
+ROOMS = list(map_of(utils.__doc__))
+
+
+def room_of(path: Path) -> str:
+    inside = path.relative_to(HOUSE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a file imports from, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "utils":
+            deep = node.module.split(".")[1:]
+            found |= {deep[0]} if deep else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("utils.")}
+    return found
+
+
+MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE)
+
+
+def test_every_folder_and_module_is_on_the_map():
+    there = {room_of(path) for path in HOUSE.rglob("*.py")} - {"__init__"} - FOUNDATION
+    assert there == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_a_room_imports_from_rooms_below_it(path):
+    below = set(ROOMS[ROOMS.index(room_of(path)) :]) | FOUNDATION
+    assert imported(path) <= below
+
+
+def test_the_readme_has_the_same_map():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert map_of(readme) == map_of(utils.__doc__)
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (HOUSE / room).is_dir()])
+def test_a_door_gives_every_name_that_it_lists(room):
+    package = importlib.import_module(f"utils.{room}")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match=rf"The room utils\.{room} has no 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+def test_a_door_loads_nothing_heavy_until_it_is_used():
+    rooms = ", ".join(f"utils.{room}" for room in ROOMS)
+    program = f"import sys, {rooms}; print('torch' in sys.modules, 'datasets' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", "False"]  # losses is tensors, the other rooms are closed

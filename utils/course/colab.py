@@ -1,0 +1,156 @@
+"""Colab and Kaggle: install what their image lacks, move nothing else, restart at most once."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.course.paths import ROOT
+
+# moving one of these under a running kernel breaks it ("dtype size changed")
+PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
+NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
+NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
+NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers")
+TORCHAO_FLOOR = (0, 16)  # PEFT raises ImportError for an older one
+MOUNT = "/content/drive"
+DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # once Drive is mounted
+RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
+
+
+def hosted() -> bool:
+    """Whether this is Colab or Kaggle."""
+    return "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The numeric part of a version, to compare.
+
+    >>> numbers("2.11.0+cu128")
+    (2, 11, 0)
+    """
+    parts = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in parts.group().split(".")) if parts else ()
+
+
+def requirements() -> dict[str, str]:
+    """Package -> version range, from requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [re.match(r"([\w-]+)(.*)", line.split("#")[0].strip()) for line in lines]
+    return {pair.group(1): pair.group(2) for pair in pairs if pair}
+
+
+def satisfied(version: str, wanted: str) -> bool:
+    """Whether a version lies in a range like `>=4.7,<6`."""
+    for bound in wanted.split(","):
+        relation, limit = re.match(r"(>=|<)(.*)", bound).groups()
+        inside = numbers(version) >= numbers(limit)
+        if inside != (relation == ">="):
+            return False
+    return True
+
+
+def to_install(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """The requirements that the image does not meet, protected packages never among them."""
+    return [
+        name + wanted[name]
+        for name in NEEDED
+        if name not in PROTECTED
+        and (name not in installed or not satisfied(installed[name], wanted[name]))
+    ]
+
+
+def to_keep(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Constraints that hold the protected packages, and those that fit already, where they are.
+
+    Without them datasets' newest version moves huggingface_hub, which the image's others pin.
+    """
+    return [
+        f"{name}=={version}"
+        for name, version in installed.items()
+        if name in PROTECTED or (name in NEEDED and satisfied(version, wanted[name]))
+    ]
+
+
+def installed_versions(names: Sequence[str]) -> dict[str, str]:
+    """The versions of the named packages that are installed, without importing any."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _pip(*arguments: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments, "-q", "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise RuntimeError(
+            f"The course's packages could not be installed ({reason}): run this cell again, and if "
+            "it fails again choose Runtime > Disconnect and delete runtime, then start over."
+        )
+
+
+def prepare() -> None:
+    """On Colab and Kaggle make the packages fit; elsewhere, and the second time, do nothing."""
+    if not hosted():
+        return
+    before = installed_versions([*NEEDED, *PROTECTED, "torchao"])
+    if "torchao" in before and numbers(before["torchao"]) < TORCHAO_FLOOR:
+        _pip("uninstall", "-y", "torchao")
+    wanted = requirements()
+    missing = to_install(before, wanted)
+    if not missing:
+        return
+    print(f"Installing {', '.join(missing)} …", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(to_keep(before, wanted)), encoding="utf-8")
+        _pip("install", "-c", str(constraints), *missing)
+    importlib.invalidate_caches()
+    after = installed_versions(NEEDED)
+    moved = [name for name in NEEDED if before.get(name) != after.get(name)]
+    loaded = [name for name in moved if name.lower() in sys.modules]
+    if not loaded:
+        return
+    if RESTARTED.exists():
+        raise RuntimeError(
+            f"{', '.join(loaded)} was loaded before it was replaced, and the runtime has restarted "
+            "once already: choose Runtime > Restart session, then run all cells."
+        )
+    RESTARTED.touch()
+    print(f"{', '.join(loaded)} was already loaded: the runtime restarts once; run all again.")
+    _restart()
+
+
+def keep_on_drive() -> None:
+    """Mount Google Drive and keep artifacts, checkpoints and votes there.
+
+    Every notebook that is opened on Colab runs on a machine of its own, and Drive is what they
+    share: with it the next notebook finds what this one hands over.
+    """
+    try:
+        from google.colab import drive
+    except ImportError:
+        print("KEEP_ON_DRIVE is for Colab: here everything stays in the folder artifacts/.")
+        return
+    drive.mount(MOUNT)
+    os.environ["COURSE_ARTIFACTS"] = str(DRIVE)
+    print(f"Artifacts, checkpoints and votes are kept on Drive, in {DRIVE.name}.")
+
+
+def _restart() -> None:
+    from IPython import get_ipython
+
+    get_ipython().kernel.do_shutdown(restart=True)
+    raise SystemExit

@@ -1,0 +1,179 @@
+"""Run a notebook from start to end without a browser."""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.course.paths import BENCHMARKS, NOTEBOOKS
+from utils.course.progress import WISH
+
+FOLDER = NOTEBOOKS
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What came of one run."""
+
+    notebook: str  # file name without .ipynb
+    seconds: float
+    error: str | None  # the last line of the traceback, None when every cell ran
+    peak_mb: float  # resident memory of the kernel at its peak
+
+
+def path_of(name: str) -> Path:
+    """The file of a notebook named by its number or its name.
+
+    >>> path_of("01").stem
+    '01_phobert_reward_model'
+    """
+    found = sorted(FOLDER.glob(f"{name}*.ipynb"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"No single notebook is called {name!r} in notebooks/: "
+            f"use one of {', '.join(p.stem for p in sorted(FOLDER.glob('*.ipynb')))}."
+        )
+    return found[0]
+
+
+def expected_time(name: str, profile: str) -> str:
+    """How long a notebook takes in a profile: measured, estimated, or not known.
+
+    >>> expected_time("03_llama_sft_vi_alpaca", "another machine")
+    'how long it takes is not measured'
+    """
+    for file, word in (("lab.json", "measured"), ("memory.json", "estimated")):
+        try:
+            known = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
+            minutes = known["notebooks"][profile.removesuffix("-quick")][name[:2]]["minutes"]
+        except (OSError, ValueError, KeyError):
+            continue
+        most = "at most " if profile.endswith("-quick") else ""
+        return f"{most}about {max(1, round(minutes))} minutes, {word}"
+    return "how long it takes is not measured"
+
+
+class _PeakMemory:
+    """The kernel's peak resident memory, sampled between cells and once a second."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+
+    def watch(self, pid: int, stop: Callable[[], bool]) -> None:
+        """Sample process `pid` and its children until `stop()`."""
+        import psutil
+
+        try:
+            process = psutil.Process(pid)
+            while not stop():
+                family = [process, *process.children(recursive=True)]
+                total = sum(p.memory_info().rss for p in family if p.is_running())
+                self.peak_mb = max(self.peak_mb, total / 2**20)
+                time.sleep(0.5)
+        except psutil.Error:
+            return
+
+
+def execute(
+    name: str,
+    *,
+    on_cell: Callable[[int, int], None] | None = None,
+    environment: dict[str, str] | None = None,
+    form: Mapping[str, object] | None = None,
+    write: bool = False,
+    timeout: int = 3600,
+) -> Execution:
+    """Run the notebook's cells in a fresh kernel of this Python; with `write` keep the outputs.
+
+    `form` fills in fields of the first cell, as a user of Colab does: lines `NAME = …  # @param`.
+    """
+    import threading
+
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    path = path_of(name)
+    notebook = nbformat.read(path, as_version=4)
+    total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for field, value in (form or {}).items():
+        first.source = re.sub(
+            rf"(?m)^{field} = .*(?=  # @param)", f"{field} = {value!r}", first.source
+        )
+    done = 0
+
+    def cell_done(cell: object, cell_index: int, execute_reply: object = None) -> None:
+        nonlocal done
+        done += 1
+        if on_cell:
+            on_cell(min(done, total), total)
+
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_executed=cell_done,
+        extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the lesson's
+    )
+    memory, finished = _PeakMemory(), threading.Event()
+    started, error = time.perf_counter(), None
+    try:
+        with client.setup_kernel(env={**os.environ, WISH: "0", **(environment or {})}):
+            pid = client.km.provisioner.pid
+            watcher = threading.Thread(
+                target=memory.watch, args=(pid, finished.is_set), daemon=True
+            )
+            watcher.start()
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+            finished.set()
+            watcher.join(timeout=5)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(failure))  # without colours
+        lines = [line for line in plain.splitlines() if line.strip()]
+        error = lines[-1] if lines else type(failure).__name__
+    finally:
+        finished.set()
+    if write and error is None:
+        clean(notebook)
+        temporary = path.with_suffix(".ipynb.part")
+        nbformat.write(notebook, temporary)
+        os.replace(temporary, path)
+    return Execution(path.stem, time.perf_counter() - started, error, memory.peak_mb)
+
+
+def code_hash(notebook: Mapping) -> str:
+    """What a notebook's code says, but for REPO and TAG, which `make badges` rewrites."""
+    sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    code = re.sub(r"(?m)^REPO, TAG = .*$", "", "\n\n".join(sources))
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def clean(notebook: object) -> None:
+    """Take out what must not be committed: timings, widget state, addresses; note whose outputs."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "course": {"outputs_of": code_hash(notebook)},
+    }
+    for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+        cell.metadata.pop("execution", None)
+        cell.execution_count = count
+        merged: list = []
+        for output in cell.outputs:
+            if output.get("execution_count"):
+                output["execution_count"] = count
+            if plain := output.get("data", {}).get("text/plain"):
+                output["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", plain)
+            stream = output.output_type == "stream"
+            if stream and merged and merged[-1].get("name") == output.name:
+                merged[-1]["text"] += output["text"]
+            else:
+                merged.append(output)
+        cell.outputs = merged

@@ -1,0 +1,595 @@
+"""One table of sizes, identifiers, precisions and learning rates: lab, t4, a100."""
+
+import os
+from dataclasses import dataclass, replace
+
+from utils.course.errors import CourseError
+
+CPU_WISH = "COURSE_ALLOW_CPU"
+PROFILE_WISH = "COURSE_PROFILE"
+QUICK_WISH = "COURSE_QUICK"
+OLDEST = (7, 5)  # a T4's capability; Kaggle's P100 has 6.0
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Notebook 01: the sentiment classifier that becomes the reward."""
+
+    model_id: str  # a Hub identifier, or "stand-in" for the tiny one built here
+    batch_size: int
+    epochs: float
+    learning_rate: float
+    max_length: int  # tokens; p99 of the feedback is far below
+    class_weight_exponent: float  # 0 weighs all rows alike, 1 all classes alike
+    label_smoothing: float  # keeps logits from growing without need
+    word_dropout: float  # share of tokens hidden while training
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Notebook 02: the language model that writes feedback, before any reward."""
+
+    model_id: str
+    adapt_epochs: int  # passes over the train split's sentences
+    adapt_batch_size: int
+    adapt_learning_rate: float
+    prompt_words: int  # first words of a sentence that the policy continues
+    held_out_prompts: int  # of the test split, for every judgement
+    base_samples: int  # texts a prompt that estimate p(negative) before training
+    reward_kind: str
+    reward_cap: float
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """The settings of `utils.ppo.PPOConfig` that differ between profiles."""
+
+    updates: int
+    batch_size: int
+    minibatch_size: int
+    epochs: int
+    learning_rate: float
+    anneal: bool
+    max_new_tokens: int
+    kl_coef: float
+    value_coef: float
+    kl_limit: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class GroupRun:
+    """RLOO and GRPO of TRL, beside our PPO."""
+
+    steps: int
+    batch_size: int  # completions a step
+    generations: int  # completions a prompt: a group
+    learning_rate: float
+    rloo_kl_coef: float
+    grpo_kl_coef: float
+
+
+@dataclass(frozen=True)
+class PairMining:
+    """Notebook 06: the rejected answers, found among the answers to other questions."""
+
+    model_id: str  # a sentence encoder that reads segmented Vietnamese, or "tf-idf", made here
+    batch_size: int  # texts in one pass of the encoder
+    rows: int  # at most so many rows of train
+    candidates: int  # nearest answers looked at for each question
+    answer_ceiling: float  # likeness of two answers from which both may be right
+    question_ceiling: float  # likeness of two questions from which they ask the same
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A chat model of the Hub."""
+
+    hub_id: str  # or "stand-in" for one made here
+    copy: str | None = None  # the same weights without a gate, for who has no access yet
+    licence: str = ""  # what a user must know before choosing it
+
+
+@dataclass(frozen=True)
+class ChatModels:
+    """Notebooks 03 to 05 and 07: the models that answer questions, and the adapter on them."""
+
+    choices: dict[str, ChatModel]  # by COURSE_MODEL; the first is the default
+    labelled: ChatModel  # notebook 07 collects votes on its answers
+    lora_rank: int
+    lora_alpha: int
+    labelled_lora_alpha: int  # notebook 07's
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class SFTRun:
+    """Notebook 03: supervised fine-tuning on the chosen answers."""
+
+    rows: int  # at most so many of train: a T4 session ends before 65,000 do
+    epochs: float
+    batch_size: int  # packed rows
+    accumulation: int
+    learning_rate: float  # of the adapter: ten to a hundred times that of full fine-tuning
+    max_length: int  # tokens of a packed row
+    checkpointing: bool  # of activations: less memory, a third more time
+    save_steps: int
+    side_rows: int  # of the short trainings that show a mistake
+
+
+@dataclass(frozen=True)
+class DPORun:
+    """Notebook 04: preferences on top of notebook 03's adapter."""
+
+    rows: int
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    beta: float
+    sft_weight: float  # of the supervised loss on chosen beside the preference loss; 0: plain DPO
+    max_length: int  # tokens of a prompt with one answer
+    checkpointing: bool
+    save_steps: int
+    held_out: int  # pairs of test for every judgement
+    sweep_betas: tuple[float, ...]
+    sweep_rows: int
+
+
+@dataclass(frozen=True)
+class SmallDPO:
+    """Notebook 08: SFT, then DPO, of a T5 and of a GPT-2 on Human-Like pairs."""
+
+    t5_id: str  # an encoder-decoder
+    gpt2_id: str
+    judge_pairs: int  # of train, for the style judge alone
+    train_pairs: int  # at most so many of the others
+    held_out: int  # pairs of test for every judgement
+    max_prompt_length: int  # tokens, the end included
+    max_answer_length: int
+    batch_size: int  # pairs, so twice as many answers
+    sft_epochs: int
+    t5_sft_learning_rate: float
+    gpt2_sft_learning_rate: float
+    dpo_epochs: int
+    t5_dpo_learning_rate: float
+    gpt2_dpo_learning_rate: float
+    beta: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Notebook 07: answers to vote on, and DPO on the votes."""
+
+    held_out: int  # questions nobody votes on, for every judgement
+    draws: int  # pairs of answers to each of the others
+    temperatures: tuple[float, float]  # of a pair's first and second answer
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    beta: float
+    max_length: int  # tokens of a question with one answer
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class ORPORun:
+    """Notebook 05: preferences and answers in one stage."""
+
+    rows: int
+    epochs: float
+    batch_size: int  # pairs
+    accumulation: int
+    learning_rate: float
+    weight: float  # of the odds ratio, λ
+    max_length: int
+    checkpointing: bool
+    save_steps: int
+    sweep_weights: tuple[float, ...]
+    sweep_rows: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one kind of machine runs."""
+
+    name: str
+    device: str  # "cpu" or "cuda"
+    precision: str  # "fp32", "fp16" (T4) or "bf16" (capability 8 and later)
+    offline: bool  # shipped data and stand-ins, no Hub
+    reward_model: RewardModel
+    policy: Policy
+    ppo: PPORun
+    group: GroupRun
+    chat: ChatModels
+    sft: SFTRun
+    dpo: DPORun
+    orpo: ORPORun
+    pair_mining: PairMining
+    small_dpo: SmallDPO
+    labelling: Labelling
+
+
+_STANDIN = RewardModel(
+    model_id="stand-in",
+    batch_size=16,
+    epochs=6,
+    learning_rate=7e-4,
+    max_length=64,
+    class_weight_exponent=0.5,
+    label_smoothing=0.05,
+    word_dropout=0.15,
+)
+_PHOBERT = RewardModel(
+    model_id="vinai/phobert-base",
+    batch_size=32,
+    epochs=4,
+    learning_rate=2e-5,
+    max_length=256,
+    class_weight_exponent=0.5,
+    label_smoothing=0.05,
+    word_dropout=0.0,
+)
+_STANDIN_POLICY = Policy(
+    model_id="stand-in",
+    adapt_epochs=6,
+    adapt_batch_size=32,
+    adapt_learning_rate=2e-3,
+    prompt_words=2,
+    held_out_prompts=600,
+    base_samples=16,
+    reward_kind="capped",
+    reward_cap=4.0,
+)
+_GPT2 = replace(
+    _STANDIN_POLICY,
+    model_id="NlpHUST/gpt2-vietnamese",
+    adapt_epochs=3,
+    adapt_learning_rate=5e-5,
+)
+_LAB_PPO = PPORun(
+    updates=120,
+    batch_size=256,
+    minibatch_size=64,
+    epochs=2,
+    learning_rate=5e-4,
+    anneal=True,
+    max_new_tokens=24,
+    kl_coef=0.15,
+    value_coef=0.1,
+    kl_limit=100.0,
+    precision="fp32",
+)
+_T4_PPO = replace(_LAB_PPO, learning_rate=1.5e-5, precision="fp16")
+_LAB_GROUP = GroupRun(
+    steps=40,
+    batch_size=256,
+    generations=8,
+    learning_rate=5e-4,
+    rloo_kl_coef=0.15,
+    grpo_kl_coef=0.15,
+)
+_GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
+
+_LAB_PAIRS = PairMining(
+    model_id="tf-idf",
+    batch_size=128,
+    rows=5_000,
+    candidates=60,
+    answer_ceiling=0.4,
+    question_ceiling=0.6,
+)
+# an encoder's likenesses are higher than those of TF-IDF; these ceilings are not measured
+_ENCODER_PAIRS = replace(
+    _LAB_PAIRS,
+    model_id="bkai-foundation-models/vietnamese-bi-encoder",
+    rows=70_000,
+    answer_ceiling=0.75,
+    question_ceiling=0.8,
+)
+
+CHAT_MODELS = {
+    "llama": ChatModel(
+        "meta-llama/Llama-3.2-1B-Instruct",
+        copy="unsloth/Llama-3.2-1B-Instruct",
+        licence="Llama 3.2 Community License",
+    ),
+    "qwen": ChatModel(
+        "Qwen/Qwen2.5-3B-Instruct",
+        licence="Qwen Research License: it forbids commercial use",
+    ),
+    "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0"),
+    "sailor": ChatModel("sail/Sailor2-1B-Chat", licence="Apache-2.0"),  # made for Vietnamese
+}
+_STANDIN_CHAT = ChatModel("stand-in")
+_LAB_CHAT = ChatModels(
+    choices=dict.fromkeys(CHAT_MODELS, _STANDIN_CHAT),
+    labelled=_STANDIN_CHAT,
+    lora_rank=16,
+    lora_alpha=16,
+    labelled_lora_alpha=16,
+    max_new_tokens=48,
+)
+_GPU_CHAT = replace(
+    _LAB_CHAT,
+    choices=CHAT_MODELS,
+    labelled=ChatModel(
+        "meta-llama/Llama-3.1-8B-Instruct",
+        copy="unsloth/Meta-Llama-3.1-8B-Instruct",
+        licence="Llama 3.1 Community License",
+    ),
+    labelled_lora_alpha=32,
+    max_new_tokens=256,
+)
+_LAB_SFT = SFTRun(
+    rows=1_000,  # a short course on purpose: notebook 04 must have something left to gain
+    epochs=1,
+    batch_size=4,
+    accumulation=1,
+    learning_rate=2e-3,
+    max_length=256,
+    checkpointing=False,
+    save_steps=50,
+    side_rows=1_000,
+)
+_GPU_SFT = replace(
+    _LAB_SFT,
+    rows=8_000,
+    accumulation=4,
+    learning_rate=2e-4,
+    max_length=1024,
+    checkpointing=True,
+    side_rows=500,
+)
+_LAB_DPO = DPORun(
+    rows=2_000,
+    epochs=1,
+    batch_size=8,
+    accumulation=1,
+    learning_rate=1e-3,
+    beta=0.1,
+    sft_weight=1.0,
+    max_length=56,
+    checkpointing=False,
+    save_steps=50,
+    held_out=500,  # all of the shipped test split
+    sweep_betas=(0.03, 0.1, 0.3),
+    sweep_rows=240,
+)
+_GPU_DPO = replace(
+    _LAB_DPO,
+    epochs=1,
+    rows=4_000,
+    batch_size=4,
+    accumulation=4,
+    learning_rate=2e-5,
+    sft_weight=0.0,
+    max_length=768,
+    checkpointing=True,
+    sweep_rows=1_000,
+)
+_LAB_ORPO = ORPORun(
+    rows=2_000,
+    epochs=1.6,  # as many chosen answers read as by SFT and DPO together
+    batch_size=8,
+    accumulation=1,
+    learning_rate=1e-3,
+    weight=0.3,
+    max_length=56,
+    checkpointing=False,
+    save_steps=50,
+    sweep_weights=(0.0, 0.3, 1.0),
+    sweep_rows=240,
+)
+_GPU_ORPO = replace(
+    _LAB_ORPO,
+    rows=4_000,
+    epochs=3,
+    batch_size=4,
+    accumulation=4,
+    learning_rate=1e-4,
+    max_length=768,
+    checkpointing=True,
+    sweep_rows=1_000,
+)
+
+_LAB_SMALL = SmallDPO(
+    t5_id="stand-in",
+    gpt2_id="stand-in",
+    judge_pairs=60,
+    train_pairs=220,
+    held_out=60,
+    max_prompt_length=40,
+    max_answer_length=80,
+    batch_size=16,
+    sft_epochs=12,
+    t5_sft_learning_rate=3e-3,
+    gpt2_sft_learning_rate=2e-3,
+    dpo_epochs=5,
+    t5_dpo_learning_rate=3e-4,
+    gpt2_dpo_learning_rate=3e-4,
+    beta=0.1,
+    max_new_tokens=60,
+)
+# models of English, as the Hub's pairs are English; for Vietnamese ones set
+# COURSE_T5=VietAI/vit5-base (MIT) and COURSE_POLICY=NlpHUST/gpt2-vietnamese
+_GPU_SMALL = replace(
+    _LAB_SMALL,
+    t5_id="google-t5/t5-small",
+    gpt2_id="openai-community/gpt2",
+    judge_pairs=500,
+    train_pairs=4_000,
+    held_out=500,
+    max_prompt_length=128,
+    max_answer_length=256,
+    batch_size=8,
+    sft_epochs=1,
+    t5_sft_learning_rate=3e-4,
+    gpt2_sft_learning_rate=5e-5,
+    dpo_epochs=1,
+    t5_dpo_learning_rate=5e-5,
+    gpt2_dpo_learning_rate=1e-5,
+    max_new_tokens=128,
+)
+
+_LAB_LABELLING = Labelling(
+    held_out=40,
+    draws=3,
+    temperatures=(0.5, 0.6),
+    epochs=4,
+    batch_size=16,
+    accumulation=1,
+    learning_rate=1e-3,
+    beta=0.1,
+    max_length=256,
+    checkpointing=False,
+)
+_GPU_LABELLING = replace(
+    _LAB_LABELLING,
+    draws=1,
+    temperatures=(0.7, 1.0),
+    epochs=3,
+    batch_size=4,
+    learning_rate=5e-5,
+    max_length=512,
+    checkpointing=True,
+)
+
+_LAB = Profile(
+    "lab",
+    "cpu",
+    "fp32",
+    offline=True,
+    reward_model=_STANDIN,
+    policy=_STANDIN_POLICY,
+    ppo=_LAB_PPO,
+    group=_LAB_GROUP,
+    chat=_LAB_CHAT,
+    sft=_LAB_SFT,
+    dpo=_LAB_DPO,
+    orpo=_LAB_ORPO,
+    pair_mining=_LAB_PAIRS,
+    small_dpo=_LAB_SMALL,
+    labelling=_LAB_LABELLING,
+)
+_T4 = Profile(
+    "t4",
+    "cuda",
+    "fp16",
+    offline=False,
+    reward_model=_PHOBERT,
+    policy=_GPT2,
+    ppo=_T4_PPO,
+    group=_GPU_GROUP,
+    chat=_GPU_CHAT,
+    sft=_GPU_SFT,
+    dpo=_GPU_DPO,
+    orpo=_GPU_ORPO,
+    pair_mining=_ENCODER_PAIRS,
+    small_dpo=_GPU_SMALL,
+    labelling=_GPU_LABELLING,
+)
+_A100 = replace(
+    _T4,
+    name="a100",
+    precision="bf16",
+    ppo=replace(_T4_PPO, precision="bf16"),
+    sft=replace(_GPU_SFT, rows=30_000, batch_size=8, accumulation=2, checkpointing=False),
+    dpo=replace(_GPU_DPO, rows=16_000, batch_size=16, accumulation=1),
+    orpo=replace(_GPU_ORPO, rows=16_000, batch_size=16, accumulation=1),
+)
+
+TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
+
+
+class ProfileError(CourseError, ValueError):
+    """A wish that this machine cannot fulfil."""
+
+
+def quick(profile: Profile) -> Profile:
+    """The profile with so few rows that a notebook is a lesson of about ten minutes on a T4.
+
+    Its artifacts lie in a folder of their own, so that a full run never takes them for its own.
+    """
+    return replace(
+        profile,
+        name=f"{profile.name}-quick",
+        reward_model=replace(profile.reward_model, epochs=min(1.0, profile.reward_model.epochs)),
+        policy=replace(profile.policy, adapt_epochs=1, held_out_prompts=200, base_samples=8),
+        ppo=replace(profile.ppo, updates=20, batch_size=128),
+        group=replace(profile.group, steps=8, batch_size=128),
+        sft=replace(profile.sft, rows=800, side_rows=200),
+        dpo=replace(profile.dpo, rows=400, held_out=60, sweep_rows=120),
+        orpo=replace(profile.orpo, rows=400, epochs=1, sweep_rows=120),
+        pair_mining=replace(profile.pair_mining, rows=3_000),
+        small_dpo=replace(profile.small_dpo, train_pairs=400, held_out=60),
+        labelling=replace(profile.labelling, held_out=110),
+    )
+
+
+def _capability() -> tuple[int, int] | None:
+    """The CUDA capability, or None without a CUDA device."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def use_one_gpu() -> None:
+    """Let CUDA see one GPU: TRL's trainers refuse several in one process, and Kaggle lends two.
+
+    It works before CUDA starts, so it is the first thing that a notebook does.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def choose() -> Profile:
+    """The profile of this machine, or the one that COURSE_PROFILE names."""
+    capability = _capability()
+    if capability is not None and (visible := _gpus()) > 1:
+        raise ProfileError(
+            f"{visible} GPUs are visible and a notebook trains on one: set CUDA_VISIBLE_DEVICES=0 "
+            "and restart the kernel."
+        )
+    wish = os.environ.get(PROFILE_WISH, "").strip().lower()
+    if wish and wish not in TABLE:
+        raise ProfileError(f"{PROFILE_WISH}={wish} is not one of {', '.join(TABLE)}: choose one.")
+    # bf16 by capability: `torch.cuda.is_bf16_supported()` also says yes on a T4, which emulates it
+    if capability is not None and capability < OLDEST and wish != "lab":
+        raise ProfileError(
+            f"This GPU has capability {capability[0]}.{capability[1]} and the course needs "
+            f"{OLDEST[0]}.{OLDEST[1]} or later: choose a T4 (on Kaggle: Settings > Accelerator > "
+            f"GPU T4 x2), or set {PROFILE_WISH}=lab to work on the CPU."
+        )
+    native_bf16 = capability is not None and capability[0] >= 8
+    name = wish or ("lab" if capability is None else "a100" if native_bf16 else "t4")
+    profile = TABLE[name]
+    if os.environ.get(QUICK_WISH) == "1":
+        profile = quick(profile)
+    if profile.device == "cuda" and capability is None:
+        if os.environ.get(CPU_WISH) != "1":
+            raise ProfileError(
+                f"{PROFILE_WISH}={name} needs a CUDA device and this machine has none: unset it "
+                f"for the lab profile, or set {CPU_WISH}=1 to run it slowly on the CPU."
+            )
+        ppo = replace(profile.ppo, precision="fp32")
+        return replace(profile, device="cpu", precision="fp32", ppo=ppo)
+    if name == "a100" and not native_bf16:
+        raise ProfileError(
+            f"{PROFILE_WISH}=a100 computes in bf16 and this GPU has capability "
+            f"{capability[0]}.{capability[1]} (8.0 needed): use {PROFILE_WISH}=t4."
+        )
+    return profile
+
+
+def describe(profile: Profile) -> str:
+    """One line for the banner: what machine, what precision, what data and models."""
+    models = "shipped data, stand-in models" if profile.offline else "models from the Hub"
+    return f"profile {profile.name} ({profile.device}, {profile.precision}; {models})"

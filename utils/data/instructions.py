@@ -1,0 +1,69 @@
+"""Questions with their right answer: what pairs are built from, before there is a rejected one."""
+
+import json
+import os
+from pathlib import Path
+
+from datasets import Dataset
+
+from utils.data.pairs import PREFERENCES, PairReport, load_preferences, tidy
+from utils.data.reading import DataError, read_text
+
+COLUMNS = ("id", "question", "answer")
+
+
+def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
+    """The train split's questions and right answers: id, question, answer.
+
+    COURSE_PREFERENCE_DATA chooses as it does for `load_preferences`. In a folder of the user's
+    own, train.jsonl may hold question and answer alone: what is rejected is still to be found.
+    """
+    wish = os.environ.get(PREFERENCES.wish, "").strip()
+    if wish not in {"", "sample", "hub"}:
+        path = Path(wish).expanduser() / "train.jsonl"
+        if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
+            return _without_rejected(path, quiet)
+    train = load_preferences(offline, quiet=quiet)["train"]
+    return train.rename_column("chosen", "answer").select_columns(list(COLUMNS))
+
+
+def _without_rejected(path: Path, quiet: bool) -> Dataset:
+    """The rows of a JSONL file of questions and answers; an answer may also be called chosen."""
+    report, kept = PairReport(), []
+    for number, line in enumerate(read_text(path, report).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}, character {error.colno}: broken JSON ({error.msg}): "
+                "write one object a line, with question and answer."
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{where}: {type(row).__name__} instead of an object: "
+                "write {...} with question and answer."
+            )
+        texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
+        if not all(texts):
+            report.empty.append(where)
+            continue
+        kept.append(dict(zip(COLUMNS, (str(row.get("id", number)), *texts), strict=True)))
+    if not kept:
+        raise DataError(f"{path.name}: no row with a question and an answer: add some.")
+    if not quiet:
+        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+    return Dataset.from_list(kept)
+
+
+def _text(row: dict, names: tuple[str, ...], where: str) -> str:
+    """The tidied text of the first of the columns that is there."""
+    value = next((row[name] for name in names if name in row), None)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: no text called {' or '.join(names)} (found: {', '.join(row) or 'nothing'}): "
+            "name the columns question and answer."
+        )
+    return tidy(value)

@@ -1,0 +1,300 @@
+"""Pairs of a better and a worse answer in one schema: shipped, from the Hub, or the user's own."""
+
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Value
+
+from utils.course.hub import load_hub_dataset
+from utils.course.paths import ROOT
+from utils.data.reading import DataError, Report, read_text
+from utils.data.text import duplicate_key, normalise
+
+SPLITS = ["train", "test"]
+TEST_EVERY = 10  # without a test split, every tenth row of train becomes one
+LONG = 400  # syllables of the question and its longer answer, above which a row is over-long
+WRITTEN = ROOT / "data" / "vi_alpaca_preference" / "written.jsonl"
+QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one set of pairs comes from, and its columns."""
+
+    wish: str  # the variable of the environment that chooses
+    hub_id: str
+    sample: Path
+    columns: tuple[str, ...]  # the last two are chosen and rejected, the one before is asked
+
+    @property
+    def asked(self) -> str:
+        """The column that holds what was asked."""
+        return self.columns[-3]
+
+    @property
+    def features(self) -> Features:
+        """Every column is text."""
+        return Features({column: Value("string") for column in self.columns})
+
+
+PREFERENCES = Source(
+    "COURSE_PREFERENCE_DATA",
+    "thainq107/Vi-Alpaca-Preference",
+    ROOT / "data" / "vi_alpaca_preference",
+    ("id", "question", "chosen", "rejected"),
+)
+HUMAN_LIKE = Source(
+    "COURSE_HUMAN_LIKE_DATA",
+    "HumanLLMs/Human-Like-DPO-Dataset",
+    ROOT / "data" / "human_like",
+    ("prompt", "chosen", "rejected"),
+)
+
+
+@dataclass
+class PairReport(Report):
+    """What the loader noticed; each list holds the rows' names."""
+
+    empty: list[str] = field(default_factory=list)
+    equal: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    repeated_ids: list[str] = field(default_factory=list)
+    over_long: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+    limit: int = LONG
+
+    def lines(self) -> list[str]:
+        """The report as sentences, none when there is nothing to say."""
+        said = super().lines()
+        for names, text in (
+            (self.empty, "left out, because a side is empty"),
+            (self.equal, "left out, because chosen and rejected are the same"),
+            (self.repeated, "kept, although an earlier row of the split asks the same"),
+            (self.repeated_ids, "kept, although an earlier row of the split has the same id"),
+            (self.over_long, f"kept, although longer than {self.limit} syllables: training cuts"),
+        ):
+            if names:
+                said.append(f"{_count(names)} {text} ({_first(names)}).")
+        if self.leaks:
+            said.append(
+                f"WARNING: {_count(self.leaks)} of test also asked in train "
+                f"({_first(self.leaks)}); scores on test will flatter. Remove them from one."
+            )
+        return said
+
+
+def _count(names: list[str]) -> str:
+    return "1 row" if len(names) == 1 else f"{len(names)} rows"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def tidy(text: str) -> str:
+    """Normalised line by line: the lines of a list and the indents of code stay.
+
+    >>> tidy("1.  Đun nước\\u200b\\n    2. Rót ")
+    '1. Đun nước\\n    2. Rót'
+    """
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").strip().split("\n")]
+    return "\n".join(line[: len(line) - len(line.lstrip(" "))] + normalise(line) for line in lines)
+
+
+def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[str, dict]]:
+    """Each row of a JSONL file with its name; the first bad line stops with a sentence."""
+    wanted = ", ".join(source.columns)
+    rows = []
+    for number, line in enumerate(read_text(path, report).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}, character {error.colno}: broken JSON ({error.msg}): "
+                f"write one object a line, with {wanted}."
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{where}: {type(row).__name__} instead of an object: write {{...}} with {wanted}."
+            )
+        rows.append((where, row))
+    if not rows:
+        raise DataError(f"{path.name}: no rows: add some or remove the file.")
+    return rows
+
+
+def _checked(
+    rows: Iterable[tuple[str, dict]], split: str, source: Source, report: PairReport
+) -> list[dict[str, str]]:
+    """The usable rows of a split in the schema; what is left out or odd goes into the report."""
+    kept, asked, identifiers = [], set(), set()
+    unnamed = 0
+    for number, (where, row) in enumerate(rows, 1):
+        clean = {}
+        for column in source.columns:
+            value = row.get(column)
+            if column == "id":
+                unnamed += value is None
+                clean[column] = str(f"{split}-{number}" if value is None else value)
+                continue
+            if column not in row:
+                found = ", ".join(map(str, row)) or "nothing"
+                raise DataError(
+                    f"{where}, column {column}: missing (found: {found}): "
+                    f"name the columns {', '.join(source.columns)}."
+                )
+            if value is not None and not isinstance(value, str):
+                raise DataError(
+                    f"{where}, column {column}: {type(value).__name__} instead of text: "
+                    "put it between double quotes."
+                )
+            clean[column] = tidy(value or "")
+        texts = [clean[column] for column in source.columns if column != "id"]
+        given = (row[column] or "" for column in source.columns if column != "id")
+        report.nfd_rows += not all(unicodedata.is_normalized("NFC", text) for text in given)
+        if not all(texts):
+            report.empty.append(where)
+            continue
+        if clean["chosen"] == clean["rejected"]:
+            report.equal.append(where)
+            continue
+        key = _key(clean[source.asked])
+        if key in asked:
+            report.repeated.append(where)
+        asked.add(key)
+        if "id" in clean:
+            if clean["id"] in identifiers:
+                report.repeated_ids.append(f"{where}: {clean['id']}")
+            identifiers.add(clean["id"])
+        question, chosen, rejected = (len(text.split()) for text in texts)
+        if question + max(chosen, rejected) > report.limit:
+            report.over_long.append(where)
+        kept.append(clean)
+    if unnamed:
+        report.notes.append(f"{unnamed} rows of {split} had no id and were numbered.")
+    if not kept:
+        raise DataError(
+            f"{split}: no usable row: every one has an empty side, or chosen equal to rejected."
+        )
+    return kept
+
+
+def _key(text: str) -> str:
+    """What two questions share when they ask the same; beside numbers the signs count too."""
+    digits = any(character.isdigit() for character in text)
+    return normalise(text).lower() if digits else duplicate_key(text) or text
+
+
+def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, list[dict]]:
+    """Both splits, test split off train when it is missing."""
+    if "test" in rows:
+        return rows
+    train = rows["train"]
+    test = train[TEST_EVERY - 1 :: TEST_EVERY]
+    if not test:
+        raise DataError(
+            f"train has only {len(train)} rows, too few to split a test set off it: "
+            f"add rows up to {TEST_EVERY}, or add a test split."
+        )
+    report.notes.append(f"No test split: {len(test)} rows were split off train.")
+    kept = [row for number, row in enumerate(train, 1) if number % TEST_EVERY]
+    return {"train": kept, "test": test}
+
+
+def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, list[dict]]:
+    """train.jsonl and, if there, test.jsonl of a folder."""
+    if not folder.is_dir():
+        raise DataError(f"{source.wish}={folder} is not a folder: give one with train.jsonl.")
+    rows = {}
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        if path.exists():
+            read = _read_lines(path, source, report)
+            rows[split] = _checked(read, split, source, report)
+        elif split == "train":
+            raise DataError(f"train.jsonl is missing in {folder.name}: the course needs it.")
+    return rows
+
+
+def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
+    """The real data set, from the Hub."""
+    loaded = load_hub_dataset(source.hub_id)
+    report.notes.append(f"Read from the Hub: {source.hub_id}.")
+    rows = {}
+    for split in SPLITS:
+        if split in loaded:
+            named = ((f"{split}, row {number}", row) for number, row in enumerate(loaded[split], 1))
+            rows[split] = _checked(named, split, source, report)
+    if "train" not in rows:
+        raise DataError(f"{source.hub_id} has no split train: choose sample or a folder instead.")
+    return rows
+
+
+def _load(source: Source, offline: bool, limit: int, quiet: bool) -> DatasetDict:
+    wish = os.environ.get(source.wish, "").strip() or ("sample" if offline else "hub")
+    report = PairReport(limit=limit)
+    if wish == "hub":
+        rows = _from_hub(source, report)
+    else:
+        folder = source.sample if wish == "sample" else Path(wish).expanduser()
+        rows = _from_folder(folder, source, report)
+    rows = _with_test(rows, report)
+    known = Counter(_key(row[source.asked]) for row in rows["train"])
+    report.leaks = [
+        repr(row[source.asked][:40]) for row in rows["test"] if _key(row[source.asked]) in known
+    ]
+    if not quiet:
+        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {column: [row[column] for row in rows[split]] for column in source.columns},
+                features=source.features,
+            )
+            for split in SPLITS
+        }
+    )
+
+
+def load_preferences(
+    offline: bool = True, *, limit: int = LONG, quiet: bool = False
+) -> DatasetDict:
+    """Questions with a chosen and a rejected answer: id, question, chosen, rejected.
+
+    COURSE_PREFERENCE_DATA chooses: a folder of the user's own, `sample` (shipped) or `hub`
+    (Vi-Alpaca-Preference). Unset, an offline profile takes the sample and the others the Hub.
+    Rows of more than `limit` syllables are counted in the report and kept.
+    """
+    return _load(PREFERENCES, offline, limit, quiet)
+
+
+def load_human_like(offline: bool = True, *, limit: int = LONG, quiet: bool = False) -> DatasetDict:
+    """Prompts with a natural and a stiff answer: prompt, chosen, rejected.
+
+    COURSE_HUMAN_LIKE_DATA chooses as COURSE_PREFERENCE_DATA does for `load_preferences`.
+    """
+    return _load(HUMAN_LIKE, offline, limit, quiet)
+
+
+def hand_written(questions: Iterable[str], path: Path = WRITTEN) -> list[bool]:
+    """Which questions are of the shipped rows written by hand; none of other data."""
+    lines = read_text(path, Report()).splitlines()
+    known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
+    return [_key(question) in known for question in questions]
+
+
+def science_questions(path: Path = QUESTIONS) -> list[str]:
+    """Science questions to collect preferences on, one a line of the file."""
+    lines = (normalise(line) for line in read_text(path, Report()).split("\n"))
+    questions = [line for line in lines if line]
+    if not questions:
+        raise DataError(f"{path.name}: no questions: write one a line.")
+    return questions

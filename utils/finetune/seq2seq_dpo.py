@@ -1,0 +1,204 @@
+"""DPO for encoder-decoder models such as T5, which TRL's DPOTrainer cannot train.
+
+1. tokenise: prompt, chosen, rejected -> encoder tokens and two answers that end in the end token
+2. collate: pad; what counts is known from each answer's length, not from the padding token
+3. answer_logps: the encoder once a prompt, both answers in one decoder pass, log-probs summed
+4. Seq2SeqDPOTrainer: the reference's log-probs once before training, then `losses.dpo_loss`
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from utils.course import progress
+from utils.course.errors import CourseError
+from utils.losses import dpo_loss, token_logps
+from utils.models import standins
+from utils.models.language import STAND_IN, local_or_hub
+from utils.models.logprobs import padded, shift_right
+
+COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+REFERENCE = ["reference_chosen_logps", "reference_rejected_logps"]
+
+
+@dataclass(frozen=True)
+class DPOSettings:
+    """What DPO asks beyond TrainingArguments."""
+
+    beta: float = 0.1  # how dearly leaving the reference is paid
+    variant: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    label_smoothing: float = 0.0  # share of flipped labels: by `sigmoid` and `robust`
+    max_prompt_length: int = 128  # tokens, the end token included
+    max_answer_length: int = 128  # tokens, the end token included
+
+
+class DPOError(CourseError, ValueError):
+    """Settings or a machine with which this trainer cannot work."""
+
+
+def encoder_decoder(
+    model_id: str, texts: Sequence[str], device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """T5 from the Hub, or the stand-in whose words are those of `texts`.
+
+    COURSE_T5 names another encoder-decoder, for instance `VietAI/vit5-base`.
+    """
+    source = os.environ.get("COURSE_T5") or model_id
+    source = standins.t5(texts) if source == STAND_IN else local_or_hub(source)
+    model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
+    return model.to(device), AutoTokenizer.from_pretrained(source)
+
+
+# --- 1. Text to tokens ---------------------------------------------------------------------------
+
+
+def tokenise(data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: DPOSettings) -> Dataset:
+    """prompt, chosen, rejected (text) -> prompt_ids, chosen_ids, rejected_ids, all with an end."""
+    end = tokenizer.eos_token_id
+    limits = settings.max_prompt_length, settings.max_answer_length, settings.max_answer_length
+    if min(limits) < 2:
+        raise DPOError(f"At most {min(limits)} token leaves no word before the end: allow more.")
+
+    def encode(text: str, limit: int) -> list[int]:
+        ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        return ids if ids[-1:] == [end] else [*ids[: limit - 1], end]
+
+    def encode_row(row: dict[str, str]) -> dict[str, list[int]]:
+        texts = row["prompt"], row["chosen"], row["rejected"]
+        return dict(zip(COLUMNS, map(encode, texts, limits), strict=True))
+
+    return data.map(encode_row, remove_columns=data.column_names)
+
+
+# --- 2. Tokens to a batch ------------------------------------------------------------------------
+
+
+def collate(rows: Sequence[dict], filler: int) -> dict[str, Tensor]:
+    """Prompts (batch, prompt) and answers (2 · batch, answer): all chosen, then all rejected."""
+    prompt, chosen, rejected = ([row[column] for row in rows] for column in COLUMNS)
+    names = ("prompts", "prompt_mask", "answers", "answer_mask")
+    tensors = (*padded(prompt, filler), *padded(chosen + rejected, filler))
+    batch = dict(zip(names, tensors, strict=True))
+    known = [column for column in REFERENCE if column in rows[0]]
+    return batch | {column: torch.tensor([row[column] for row in rows]) for column in known}
+
+
+# --- 3. Log-probabilities ------------------------------------------------------------------------
+
+
+def answer_logps(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Summed log-probability of each chosen and each rejected answer: (batch,) twice."""
+    mask, answers = batch["prompt_mask"].long(), batch["answers"]
+    states = model.get_encoder()(input_ids=batch["prompts"], attention_mask=mask).last_hidden_state
+    logits = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat(2, 1, 1)),
+        attention_mask=mask.repeat(2, 1),
+        decoder_input_ids=shift_right(answers, model.config.decoder_start_token_id),
+        use_cache=False,
+    ).logits  # (2 · batch, answer, vocabulary)
+    logps = torch.where(batch["answer_mask"], token_logps(logits, answers), 0.0)
+    return logps.sum(-1).chunk(2)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Every dropout to 0, those too that attention keeps as a plain number, as T5's does."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+# --- 4. Training ---------------------------------------------------------------------------------
+
+
+class Seq2SeqDPOTrainer(Trainer):
+    """A Trainer whose loss is DPO's; the reference is the model as it is handed over."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train_dataset: Dataset,
+        eval_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        settings: DPOSettings | None = None,
+        **others: object,
+    ) -> None:
+        if (devices := max(args.world_size, args.n_gpu)) > 1:
+            raise DPOError(f"{devices} devices, but one can be used: set CUDA_VISIBLE_DEVICES=0.")
+        self.settings, self.noted = settings or DPOSettings(), defaultdict(list)
+        pad = partial(collate, filler=processing_class.pad_token_id)
+        data = (tokenise(d, processing_class, self.settings) for d in (train_dataset, eval_dataset))
+        disable_dropout(model)
+        super().__init__(model, args, pad, *data, processing_class, **others)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: Trainer averages accumulation
+        self._signature_columns = COLUMNS + REFERENCE
+        self.train_dataset = self.with_reference(self.train_dataset)
+        self.eval_dataset = self.with_reference(self.eval_dataset)
+
+    @torch.no_grad()
+    def with_reference(self, data: Dataset) -> Dataset:
+        """The tokens with the reference's log-probs as columns: once, instead of every epoch."""
+        found, size = [], self.args.eval_batch_size
+        for start in progress.track(range(0, len(data), size), "reference", unit="batch"):
+            rows = data.select(range(start, min(start + size, len(data)))).to_list()
+            with self.accelerator.autocast():
+                logps = answer_logps(self.model, self._prepare_inputs(self.data_collator(rows)))
+            found.append(torch.stack(logps).float())
+        for name, column in zip(REFERENCE, torch.cat(found, dim=1).tolist(), strict=True):
+            data = data.add_column(name, column)
+        return data
+
+    def compute_loss(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor], *_: object, **__: object
+    ) -> Tensor:
+        """DPO's loss of a batch; its rewards are noted for the log."""
+        with self.accelerator.autocast():  # the encoder, called by itself, would stay in float32
+            policy = torch.stack(answer_logps(model, inputs))  # (2, batch)
+        reference = torch.stack([inputs[column] for column in REFERENCE])
+        self.note_rewards(*(self.settings.beta * (policy - reference)).detach().cpu())
+        if self.settings.variant == "ipo":  # wants averages over the answer
+            lengths = inputs["answer_mask"].sum(-1).view_as(policy)
+            policy, reference = policy / lengths, reference / lengths
+        wanted = ("beta", "variant", "label_smoothing")
+        return dpo_loss(*policy, *reference, **{n: getattr(self.settings, n) for n in wanted})
+
+    def note_rewards(self, chosen: Tensor, rejected: Tensor) -> None:
+        """Keep a batch's rewards until the next log, under TRL's names."""
+        lead = "rewards" if self.model.training else "eval_rewards"
+        self.noted[f"{lead}/chosen"].append(chosen)
+        self.noted[f"{lead}/rejected"].append(rejected)
+        self.noted[f"{lead}/margins"].append(chosen - rejected)
+        self.noted[f"{lead}/accuracies"].append((chosen > rejected).float())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log, with the mean of the rewards noted since the last one."""
+        for name in list(self.noted):
+            if name.startswith("eval_") != self.model.training:
+                logs[name] = torch.cat(self.noted.pop(name)).mean().item()
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor], *_: object, **__: object
+    ) -> tuple[Tensor, None, None]:
+        """The loss alone: what Trainer would do asks the model for labels."""
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None

@@ -1,0 +1,126 @@
+"""Both answers of a pair in one row behind one prompt: the prompt is computed once, not twice.
+
+TRL gives a model each pair as two rows, prompt + chosen and prompt + rejected. `PromptOnce` stands
+where the model stood: it turns the two rows into one,
+
+    prompt | chosen | last token of the prompt | rejected
+
+in which rejected sees the prompt and not chosen, at the positions it would have alone, and gives
+back what the two rows would have given. The prompt's last token stands there twice since two
+tokens, one of each answer, are predicted from it.
+"""
+
+from types import SimpleNamespace
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer
+
+from utils.course import progress
+from utils.finetune.packing import need_full_attention
+from utils.models.precision import unrounded
+
+
+def joined(
+    input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Two rows a pair, chosen rows first, padded on the right -> a model's inputs, one row a pair.
+
+    Also where each row's predictions stand in the joined ones: (2 · pairs, sequence - 1).
+    """
+    answer, width = labels != -100, input_ids.shape[1]
+    prompt = (attention_mask.bool() & ~answer).sum(1).chunk(2)[0][:, None]  # (pairs, 1)
+    chosen, rejected = (part[:, None] for part in answer.sum(1).chunk(2))
+    first, other = input_ids.chunk(2)
+    if ((first != other) & (torch.arange(width, device=first.device) < prompt)).any():
+        raise ValueError("The two answers of a pair must follow one prompt.")
+    ends = prompt + chosen + 1 + rejected
+    place = torch.arange(int(ends.max()), device=input_ids.device)[None]  # (1, joined)
+    second = place >= prompt + chosen
+    position = torch.where(second, place - chosen - 1, place).clamp(max=width - 1)
+    real = place < ends
+
+    def taken(rows: Tensor) -> Tensor:
+        first, other = rows.chunk(2)
+        return torch.where(second, other.gather(1, position), first.gather(1, position))
+
+    key, query = place[:, None, :], place[:, :, None]
+    of_chosen = ~second & (place >= prompt - 1)  # and the prompt's last token, which comes again
+    seen = (key <= query) & real[:, None, :] & ~(second[:, :, None] & of_chosen[:, None, :])
+    alone = torch.arange(width - 1, device=input_ids.device).expand(len(prompt), -1)
+    return {
+        "input_ids": taken(input_ids),
+        "position_ids": position,
+        "attention_mask": seen[:, None],  # (pairs, 1, joined, joined)
+        "labels": taken(labels).masked_fill(~real, -100),
+    }, torch.cat([alone, alone + chosen + 1]).clamp(max=place.shape[1] - 2)
+
+
+class PromptOnce:
+    """Called like a model with TRL's fused head, on TRL's batches of pairs; see the module."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        kind = getattr(model, "module", model).config._attn_implementation  # of several processes
+        if kind != "sdpa":  # others take no mask of their own, or read it as numbers to add
+            raise ValueError(f"The shared prompt needs attn_implementation='sdpa', not '{kind}'.")
+        self.model = model
+
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **options: bool
+    ) -> SimpleNamespace:
+        """Per-token outputs of every row, zero where nothing is learned."""
+        inputs, places = joined(input_ids, attention_mask, labels)
+        outputs = self.model(**inputs, **options)
+        learned = labels[:, 1:] != -100
+
+        def apart(values: Tensor) -> Tensor:  # (pairs, joined - 1) -> (2 · pairs, sequence - 1)
+            return values.repeat(2, 1).gather(1, places).masked_fill(~learned, 0)
+
+        tokens = {name: v for name, v in outputs.items() if v is not None and v.dim() == 2}
+        return SimpleNamespace(**{name: apart(values) for name, values in tokens.items()})
+
+
+def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """ln π of each answer token in TRL's batch, 0 elsewhere, and where: (2 · pairs, sequence - 1).
+
+    The model has TRL's fused head, as every model that a DPOTrainer was made with.
+    """
+    mask = inputs["completion_mask"].bool()
+    labels = inputs["input_ids"].masked_fill(~mask, -100)
+    outputs = PromptOnce(model)(
+        inputs["input_ids"], inputs["attention_mask"], labels, fused_lm_head=True
+    )
+    return outputs.log_probs, mask[:, 1:]
+
+
+class SharedPromptDPOTrainer(DPOTrainer):
+    """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once.
+
+    The reference is the model as it is handed over, to the last digit: TRL rounds adapters on
+    four-bit weights to bf16, and here they get their digits back.
+    """
+
+    def __init__(self, model: PreTrainedModel, args: DPOConfig, **others: object) -> None:
+        need_full_attention(model.config, "The shared prompt")
+        with unrounded(model):
+            super().__init__(model=model, args=args, **others)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        with progress.bar("reference", len(dataset), "pair") as self._counted:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def _compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool
+    ) -> Tensor:
+        return super()._compute_loss(PromptOnce(model), inputs, return_outputs)
+
+    def compute_ref_log_probs(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Of chosen and of rejected answers, as TRL's."""
+        found = super().compute_ref_log_probs(PromptOnce(model), inputs)
+        if (counted := getattr(self, "_counted", None)) is not None:
+            counted.update(len(found[0]))
+        return found

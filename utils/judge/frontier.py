@@ -1,0 +1,155 @@
+"""Points (KL, share of negatives) of any policy, and TRL's group methods that add to them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from datasets import Dataset
+from sklearn.pipeline import Pipeline
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from utils.course.profiles import GroupRun, Profile
+from utils.data.feedback import NEGATIVE
+from utils.finetune.training import run as run_training
+from utils.judge.metrics import distinct, perplexity
+from utils.losses import positions
+from utils.models.memory import release
+from utils.models.precision import precision_arguments
+from utils.ppo.trainer import PPOTrainer
+
+SEED = 11  # of the texts that are judged: the same draws for every method
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a policy stands at one moment."""
+
+    method: str
+    kl: float  # nats an episode, to the base policy
+    share: float  # negative by the judge
+    step: int
+
+
+@dataclass
+class Frontier:
+    """Judges policies on one set of held-out prompts."""
+
+    judge: Pipeline
+    prompts: Sequence[str]
+    points: list[Point] = field(default_factory=list)
+
+    def add(self, method: str, trainer: PPOTrainer, step: int = 0) -> Point:
+        """Where the trainer's policy stands now; the reward is not asked."""
+        found = trainer.evaluate(self.prompts, seed=SEED)
+        share = float(np.mean(self.judge.predict(found["texts"]) == NEGATIVE))
+        return self.add_point(method, float(np.mean(found["kl"])), share, step)
+
+    def add_point(self, method: str, kl: float, share: float, step: int) -> Point:
+        """A point known from elsewhere."""
+        self.points.append(Point(method, float(kl), float(share), step))
+        return self.points[-1]
+
+    def last(self, method: str) -> Point:
+        """The method's newest point."""
+        return [point for point in self.points if point.method == method][-1]
+
+    def rows(self) -> list[dict]:
+        """The points as plain rows, for a table or a file."""
+        return [asdict(point) for point in self.points]
+
+
+def portrait(texts: Sequence[str], trainer: PPOTrainer, judge: Pipeline) -> dict[str, float]:
+    """What texts are like, to both judges and to the reference of a trainer that has one."""
+    rewards = np.array([float(value) for value in trainer.reward(list(texts))])
+    return {
+        "reward": float(rewards.mean()),
+        "negative (reward)": float((rewards > 0).mean()),
+        "negative (judge)": float(np.mean(judge.predict(texts) == NEGATIVE)),
+        "reference perplexity": perplexity(trainer.reference, trainer.tokenizer, texts),
+        "distinct-2": distinct(texts),
+        "unique": len(set(texts)) / len(texts),
+    }
+
+
+def _with_positions(model: object, args: tuple, keywords: dict) -> tuple[tuple, dict]:
+    """Position ids that skip the padding on the left: TRL's scoring pass leaves them out."""
+    mask = keywords.get("attention_mask")
+    if keywords.get("position_ids") is None and mask is not None and not keywords.get("use_cache"):
+        keywords["position_ids"] = positions(mask.bool())
+    return args, keywords
+
+
+def train_group_method(
+    method: str,
+    contender: PPOTrainer,
+    prompts: Sequence[str],
+    run: GroupRun,
+    profile: Profile,
+    folder: str,
+    frontier: Frontier,
+) -> float:
+    """RLOO or GRPO of TRL on the contender's policy, with its reward; seconds without judging.
+
+    The contender, a PPOTrainer that is never trained, holds policy, reference and reward.
+    """
+    judging = 0.0
+    # TRL loads its reference from where the model's configuration says it came from
+    contender.policy.save_pretrained(folder)
+    contender.policy.config._name_or_path = folder
+
+    class Judge(TrainerCallback):
+        def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
+            nonlocal judging
+            if state.global_step % max(run.steps // 6, 1) == 0:
+                began = time.perf_counter()
+                frontier.add(method, contender, state.global_step)
+                judging += time.perf_counter() - began
+
+    def negative_feedback(prompts: list[str], completions: list[str], **_: object) -> list[float]:
+        texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
+        return [float(value) for value in contender.reward(texts)]
+
+    make_config, make_trainer, kl_coef = {
+        "RLOO": (RLOOConfig, RLOOTrainer, run.rloo_kl_coef),
+        "GRPO": (GRPOConfig, GRPOTrainer, run.grpo_kl_coef),
+    }[method]
+    settings = contender.config
+    arguments = make_config(
+        output_dir=folder,
+        max_steps=run.steps,
+        per_device_train_batch_size=run.batch_size,
+        num_generations=run.generations,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        beta=kl_coef,
+        learning_rate=run.learning_rate,
+        disable_dropout=True,
+        gradient_checkpointing=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        seed=settings.seed,
+        **precision_arguments(profile),
+    )
+    trainer = make_trainer(
+        model=contender.policy,
+        reward_funcs=negative_feedback,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
+        processing_class=contender.tokenizer,
+        callbacks=[Judge()],
+    )
+    hooks = [
+        model.register_forward_pre_hook(_with_positions, with_kwargs=True)
+        for model in (contender.policy, trainer.ref_model)
+    ]
+    began = time.perf_counter()
+    run_training(trainer)
+    seconds = time.perf_counter() - began - judging
+    for hook in hooks:
+        hook.remove()
+    del trainer
+    release()
+    return seconds

@@ -1,0 +1,144 @@
+"""Scores with intervals."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.models.logprobs import answer_logps
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> float:
+    """The mean of the classes' F1; a class that neither has counts as 0."""
+    return float(np.mean(f1_per_class(truth, predicted, classes)))
+
+
+def f1_per_class(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> np.ndarray:
+    """F1 of each class, (classes,)."""
+    hits = np.bincount(truth[truth == predicted], minlength=classes)
+    both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return 2 * hits / np.maximum(both, 1)
+
+
+def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The share of right answers."""
+    return float(np.mean(truth == predicted))
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *columns: Sequence,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of aligned columns, rows drawn with replacement.
+
+    >>> low, high = bootstrap(accuracy, [0, 1, 1, 0] * 50, [0, 1, 0, 0] * 50)
+    >>> low < 0.75 < high
+    True
+    """
+    arrays = [np.asarray(column) for column in columns]
+    generator = np.random.default_rng(seed)
+    rows = len(arrays[0])
+    values = []
+    for _ in range(draws):
+        drawn = generator.integers(rows, size=rows)
+        values.append(statistic(*(array[drawn] for array in arrays)))
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def reliability(
+    confidence: np.ndarray, right: np.ndarray, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean confidence, share right and count of each filled bin, and the calibration error (ECE).
+
+    A calibrated model that says 0.8 is right in 80 % of such cases.
+    """
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    said = np.bincount(index, confidence, bins)[filled] / counts[filled]
+    was = np.bincount(index, right, bins)[filled] / counts[filled]
+    error = float(np.sum(counts[filled] * np.abs(said - was)) / len(confidence))
+    return said, was, counts[filled], error
+
+
+# --- Generated texts -----------------------------------------------------------------------------
+
+
+def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
+    """A sentiment classifier of another kind than the reward: letters and words, linear.
+
+    Train it on sentences that the reward model has not learned from.
+    """
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    judge = make_pipeline(make_union(words, letters), LogisticRegression(C=5, max_iter=2000))
+    return judge.fit(list(texts), list(labels))
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """The share of n-grams of words that are different; low when texts repeat one another.
+
+    >>> distinct(["a b c", "a b d"])  # a b, b c, a b, b d
+    0.75
+    """
+    grams = [
+        tuple(words[start : start + n])
+        for words in map(str.split, texts)
+        for start in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+) -> float:
+    """exp of the mean negative log-likelihood per token, the end-of-text token included.
+
+    The first token of a text has nothing before it that would predict it: it is not counted.
+    """
+    encoded = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
+    logps = answer_logps(model, [row[:1] for row in encoded], [row[1:] for row in encoded])
+    count = sum(len(row) - 1 for row in encoded)
+    return float(np.exp(-float(logps.sum()) / max(count, 1)))
+
+
+# --- What a preference costs ---------------------------------------------------------------------
+
+
+def bernoulli_kl(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """KL(Bern(new) || Bern(old)) in nats."""
+    new, old = np.clip(new, 1e-12, 1 - 1e-12), np.clip(old, 1e-12, 1 - 1e-12)
+    return new * np.log(new / old) + (1 - new) * np.log((1 - new) / (1 - old))
+
+
+def minimal_kl(base_rates: Sequence[float], share: float) -> float:
+    """The least KL at which any method can reach a share of negative answers.
+
+    Each prompt's rate p is tilted by one λ to p e^λ / (p e^λ + 1 - p); λ is where the mean of the
+    tilted rates is the share wanted.
+
+    >>> round(minimal_kl([0.5, 0.5], 1 - 1e-12), 3)  # certainty from a coin costs ln 2
+    0.693
+    """
+    rates = np.asarray(base_rates, dtype=float)
+    low, high = -60.0, 60.0
+    for _ in range(100):
+        tilt = (low + high) / 2
+        tilted = rates / (rates + (1 - rates) * np.exp(-tilt))
+        low, high = (tilt, high) if tilted.mean() < share else (low, tilt)
+    return float(bernoulli_kl(tilted, rates).mean())
+
+
+def best_of_n_kl(n: int) -> float:
+    """The KL of best-of-n to the base policy when no two texts tie; with ties an upper bound."""
+    return float(np.log(n) - (n - 1) / n)

@@ -1,0 +1,228 @@
+"""Chat models in four bits, and the adapters that are trained on them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bitsandbytes.nn import Linear4bit
+from datasets import DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from utils.course import hub
+from utils.course.errors import CourseError
+from utils.course.profiles import ChatModel, ChatModels, Profile
+from utils.models import chat_standins, kernels
+from utils.models.language import STAND_IN
+from utils.models.precision import DTYPES
+
+CHAT_WISH = "COURSE_MODEL"
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class ModelError(CourseError, ValueError):
+    """A model that the course does not know."""
+
+
+def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
+    """What a chat stand-in has read before the lesson: the questions and answers of train."""
+    return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
+
+
+def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
+    """The name and the model that COURSE_MODEL chooses, the first one by default."""
+    wish = os.environ.get(CHAT_WISH, "").strip().lower() or next(iter(settings.choices))
+    if wish not in settings.choices:
+        raise ModelError(
+            f"{CHAT_WISH}={wish} is not a model of this course: use one of "
+            f"{', '.join(settings.choices)}."
+        )
+    return wish, settings.choices[wish]
+
+
+def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
+    """The folder of the chat model that COURSE_MODEL names, and its name."""
+    wish, model = chosen_chat_model(settings)
+    if model.hub_id == STAND_IN:
+        return str(chat_standins.BUILDERS[wish](base_documents(pairs))), f"{wish} {STAND_IN}"
+    print(f"{model.hub_id} · licence: {model.licence}")
+    folder = hub.fetch(model.hub_id, model.copy)
+    return str(folder), hub.name_of(folder)
+
+
+def four_bits(profile: Profile) -> BitsAndBytesConfig:
+    """NF4 weights, with the scales in 8 bits; products in the profile's own precision."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[profile.precision],
+    )
+
+
+def chat_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, padded with a token of its own: padding must not look like an end of turn."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        reserved = "<|finetune_right_pad_id|>"  # Llama 3 keeps it for this
+        known = reserved in tokenizer.get_vocab()
+        tokenizer.pad_token = reserved if known else tokenizer.eos_token
+    return tokenizer
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Keep four-bit weights as they are on a CPU, whatever the model is asked in between.
+
+    On a CPU with bf16 instructions bitsandbytes repacks a layer when it first answers in eval mode,
+    for a kernel that rounds to bf16 and has no backward pass. Training after that goes on without
+    an error: the gradient just ends at every four-bit layer.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def chat_model(
+    folder: str, profile: Profile, *, quantised: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A chat model in four bits, and its tokenizer."""
+    kernels.check_triton()
+    tokenizer = chat_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPES[profile.precision],
+        quantization_config=four_bits(profile) if quantised else None,
+        device_map={"": 0} if profile.device == "cuda" else None,
+        attn_implementation="sdpa",
+    )
+    keep_gradients(model)
+    model.config.use_cache = True
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.temperature = model.generation_config.top_p = None  # greedy by default
+    return model, tokenizer
+
+
+def lora(settings: ChatModels) -> LoraConfig:
+    """An adapter on all seven projections of a layer."""
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=PROJECTIONS,
+        task_type="CAUSAL_LM",
+    )
+
+
+BASE_NOTE = "base.json"  # which model an adapter belongs to
+
+
+def content_hash(folder: str | Path) -> str:
+    """A short hash of a model's configuration and weights, whatever the folder is called.
+
+    The Hub's cache names large files by their SHA-256: those are not read again.
+    """
+    digest = hashlib.sha256()
+    for path in [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]:
+        blob = Path(os.readlink(path)).name if path.is_symlink() else ""
+        if len(blob) != 64:
+            with path.open("rb") as file:
+                blob = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {blob}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def check_base(artifact: Path, base_folder: str | Path) -> None:
+    """Refuse a base of other weights than those that the artifact's adapter was trained on.
+
+    A stand-in is named alike whatever data it has read, and an adapter on another base loads
+    without an error and writes nonsense.
+    """
+    note = json.loads((artifact / BASE_NOTE).read_text(encoding="utf-8"))
+    if note.get("content") not in (None, content_hash(base_folder)):
+        raise ModelError(
+            f"The adapter in {artifact.name} was trained on a {note['base']} of other weights: use "
+            "the data and settings that it was made with, or run the notebook that makes it again."
+        )
+
+
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base_name: str
+) -> None:
+    """The adapter, the tokenizer, and the base: its name and its content, not its path here."""
+    base = Path(model.get_base_model().name_or_path)
+    content = content_hash(base) if (base / "config.json").is_file() else None
+    for adapter in model.peft_config.values():
+        adapter.base_model_name_or_path = base_name
+    chosen = {"selected_adapters": ["default"], "save_embedding_layers": False}
+    model.save_pretrained(folder / "adapter", **chosen)
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # it names the base's place
+    tokenizer.save_pretrained(folder / "adapter")
+    (folder / BASE_NOTE).write_text(
+        json.dumps({"base": base_name, "content": content}) + "\n", encoding="utf-8"
+    )
+
+
+def load_adapter(
+    artifact: Path, base_folder: str, profile: Profile, *, trainable: bool = False
+) -> PeftModel:
+    """The base in four bits with a saved adapter on it."""
+    check_base(artifact, base_folder)
+    base, _ = chat_model(base_folder, profile)
+    adapter = str(artifact / "adapter")
+    return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+
+
+@contextmanager
+def speaking_as(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Within the block another adapter of the model is switched on."""
+    current = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(current)
+
+
+# --- Notebook 07: the model that is voted on ------------------------------------------------------
+
+
+def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
+    """The folder and the name of the model whose answers are voted on."""
+    if settings.labelled.hub_id == STAND_IN:
+        return chat_source(settings, pairs)
+    print(f"{settings.labelled.hub_id} · licence: {settings.labelled.licence}")
+    folder = hub.fetch(settings.labelled.hub_id, settings.labelled.copy)
+    return str(folder), hub.name_of(folder)
+
+
+def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:
+    """The adapter that `made` finds for the stand-in; a real model answers as it came."""
+    hub_id = settings.labelled.hub_id
+    return made() if hub_id == STAND_IN else Path(hub_id)
+
+
+def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel:
+    """A policy to train and, as its adapter "reference", what it is at the start.
+
+    `start` holds an adapter; where it holds none, both begin as the model without any.
+    """
+    if (start / "adapter").is_dir():
+        model = load_adapter(start, base_folder, profile, trainable=True)
+        model.load_adapter(str(start / "adapter"), "reference")
+    else:
+        base, _ = chat_model(base_folder, profile)
+        settings = replace(profile.chat, lora_alpha=profile.chat.labelled_lora_alpha)
+        model = get_peft_model(base, lora(settings))
+        model.add_adapter("reference", lora(settings))  # lora_B is 0: it changes nothing yet
+    model.set_adapter("default")
+    return model

@@ -1,0 +1,77 @@
+"""Half precision in one place: dtypes, what a trainer must be told, and what a training leaves.
+
+| profile | weights of chat models | products | what is trained | gradients |
+|---------|------------------------|----------|-----------------|-----------|
+| lab     | NF4, rest fp32         | fp32     | fp32            | fp32      |
+| t4      | NF4, rest fp16         | fp16     | fp32            | scaled    |
+| a100    | NF4, rest bf16         | bf16     | fp32            | fp32      |
+
+Models that are trained whole (PhoBERT, GPT-2, T5) keep fp32 weights; autocast computes their
+products in half precision.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from utils.course.profiles import Profile
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# nats per token by which two ways of computing one log-probability may differ, each in this
+# precision: the kernels, the order of sums and the padding differ, the weights do not
+NATS_PER_TOKEN = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
+
+
+def precision_arguments(profile: Profile) -> dict[str, bool]:
+    """What TrainingArguments must be told about the device and precision of a profile."""
+    return {
+        "use_cpu": profile.device == "cpu",
+        "fp16": profile.precision == "fp16",
+        "bf16": profile.precision == "bf16",
+        "dataloader_pin_memory": profile.device == "cuda",
+    }
+
+
+def tolerance(precision: str, tokens: int) -> float:
+    """How far two sums of log-probabilities over `tokens` tokens may lie apart, in nats.
+
+    >>> tolerance("fp32", 100)
+    0.01
+    """
+    return NATS_PER_TOKEN[precision] * tokens
+
+
+def float32_adapters(model: nn.Module) -> None:
+    """Keep what is trained in 32 bits: TRL casts adapters to bf16, which a T4 cannot scale."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+@contextmanager
+def unrounded(model: nn.Module) -> Iterator[None]:
+    """Within the block a trainer may round what is trained; afterwards every digit is back."""
+    exact = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            if name in exact:
+                parameter.data = exact[name]
+
+
+def unwrap(model: nn.Module) -> None:
+    """Take off the autocast that accelerate leaves around a model's forward after training.
+
+    With it the model, and every copy of it, would go on computing in half precision.
+    """
+    for module in model.modules():
+        original = module.__dict__.pop("_original_forward", None)
+        if original is None:
+            continue
+        if getattr(original, "__func__", None) is type(module).forward:
+            module.__dict__.pop("forward", None)
+        else:
+            module.forward = original

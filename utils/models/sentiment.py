@@ -1,0 +1,167 @@
+"""From text to a number: the sentiment classifier as the reward of the course."""
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, PhobertTokenizer, PreTrainedModel
+
+from utils.course import hub
+from utils.course.profiles import RewardModel
+from utils.data.feedback import NEGATIVE, SENTIMENTS
+from utils.data.text import segment_all
+from utils.models import standins
+from utils.models.language import STAND_IN
+
+PHOBERT_V2 = "vinai/phobert-base-v2"
+KINDS = ("logit", "capped", "probability")
+
+
+def encode(tokenizer: object, texts: Sequence[str], max_length: int) -> dict[str, list]:
+    """Token ids of segmented texts: training, evaluation and reward all come through here."""
+    return tokenizer(segment_all(texts), truncation=True, max_length=max_length)
+
+
+def classify(
+    model: torch.nn.Module,
+    tokenizer: object,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int = 128,
+) -> torch.Tensor:
+    """Logits (texts, 3) on the CPU; texts of like length share a batch."""
+    encoded = encode(tokenizer, texts, max_length)["input_ids"]
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    logits = torch.zeros(len(encoded), len(SENTIMENTS))
+    model.eval()
+    with torch.inference_mode():
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            batch = tokenizer.pad({"input_ids": [encoded[r] for r in rows]}, return_tensors="pt")
+            logits[rows] = model(**batch.to(model.device)).logits.float().cpu()
+    return logits
+
+
+def negative_reward(
+    logits: torch.Tensor, kind: str = "logit", cap: float | None = None
+) -> torch.Tensor:
+    """The reward of the course: r = z_negative if the class is negative, else 0.
+
+    `capped` bounds z from above, `probability` pays p(negative) whatever the class.
+
+    >>> negative_reward(torch.tensor([[2.0, 0.1, -1.0], [0.2, 0.1, 3.0]]))
+    tensor([2., 0.])
+    """
+    if kind not in KINDS:
+        raise ValueError(f"Reward kind {kind!r} does not exist: choose {', '.join(KINDS)}.")
+    if kind == "probability":
+        return logits.softmax(-1)[:, NEGATIVE]
+    z = logits[:, NEGATIVE]
+    if kind == "capped":
+        if cap is None:
+            raise ValueError("Reward kind 'capped' needs a cap, for instance cap=4.0.")
+        z = z.clamp(max=cap)
+    return torch.where(logits.argmax(-1) == NEGATIVE, z, torch.zeros_like(z))
+
+
+class SentimentReward:
+    """`reward(texts) -> tensor`: segments, tokenises and scores with its own tokenizer."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: object,
+        *,
+        max_length: int,
+        kind: str = "logit",
+        cap: float | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.max_length, self.kind, self.cap = max_length, kind, cap
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str = "cpu", kind: str = "logit", cap: float | None = None
+    ) -> "SentimentReward":
+        """The reward that notebook 01 handed over."""
+        from transformers import AutoModelForSequenceClassification, PhobertTokenizer
+
+        settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "model").to(device)
+        tokenizer = PhobertTokenizer.from_pretrained(folder / "model")
+        return cls(model, tokenizer, max_length=settings["max_length"], kind=kind, cap=cap)
+
+    def save(self, folder: Path) -> None:
+        """Weights, tokenizer and the length it was trained with."""
+        self.model.save_pretrained(folder / "model")
+        self.tokenizer.save_pretrained(folder / "model")
+        text = json.dumps({"max_length": self.max_length}) + "\n"
+        (folder / "reward.json").write_text(text, encoding="utf-8")
+
+    def logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """Logits (texts, 3)."""
+        return classify(
+            self.model,
+            self.tokenizer,
+            texts,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+        )
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """One reward a text."""
+        return negative_reward(self.logits(texts), self.kind, self.cap)
+
+
+# --- Before training ---------------------------------------------------------------------------
+
+
+def sentiment_classifier(
+    settings: RewardModel, texts: Sequence[str], device: str
+) -> tuple[PreTrainedModel, PhobertTokenizer]:
+    """A fresh three-class head on PhoBERT, or on the stand-in whose words come from `texts`."""
+    source = settings.model_id
+    if source == STAND_IN:
+        source = standins.phobert(texts)
+    elif os.environ.get("COURSE_PHOBERT", "").lower() == "v2":
+        source = PHOBERT_V2
+        print(
+            f"{PHOBERT_V2} is under AGPL-3.0: who serves it must offer the source of the service."
+        )
+    if settings.model_id != STAND_IN:
+        source = hub.fetch(source)
+    tokenizer = PhobertTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source,
+        dtype=torch.float32,
+        num_labels=len(SENTIMENTS),
+        id2label=dict(enumerate(SENTIMENTS)),
+        label2id={name: code for code, name in enumerate(SENTIMENTS)},
+    )
+    return model.to(device), tokenizer
+
+
+class WordDropout:
+    """A transform for `dataset.with_transform`: hides tokens behind <mask>, anew each epoch.
+
+    It draws from Python's own generator, whose state a checkpoint of the Trainer holds.
+    """
+
+    def __init__(self, tokenizer: PhobertTokenizer, share: float) -> None:
+        self.mask, self.special = tokenizer.mask_token_id, set(tokenizer.all_special_ids)
+        self.share = share
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        """The same rows with some tokens hidden; <s>, </s> and padding never."""
+
+        def hide(token: int) -> int:
+            drawn = random.random() < self.share
+            return self.mask if drawn and token not in self.special else token
+
+        return {**rows, "input_ids": [[hide(token) for token in ids] for ids in rows["input_ids"]]}

@@ -1,0 +1,10 @@
+"""PPO in nine numbered steps, and what they stand on: policy, sampling, rewards, processes."""
+
+from utils.door import door
+
+__getattr__, __all__ = door(
+    __name__,
+    {
+        "trainer": ["PPOConfig", "PPOTrainer", "TrainingStopped", "adapted_kl_coef"],
+    },
+)

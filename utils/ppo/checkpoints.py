@@ -1,0 +1,83 @@
+"""Checkpoints of a training run: written whole or not at all, continued by that very run only."""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from utils.course import artifacts
+
+Parameters = dict[str, nn.Parameter]
+
+
+def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dict[str, object]:
+    """What a checkpoint has in common with every run that may continue it."""
+    settings = dict(config)
+    del settings["checkpoint_every"]
+    if not config["anneal"]:  # a longer run then goes on where a shorter one ended
+        del settings["updates"]
+    shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
+    for name, value in {"prompts": prompts, "parameters": shapes}.items():
+        settings[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return settings
+
+
+def save(
+    place: artifacts.Shelf, state: dict, parameters: Parameters, optimizer: torch.optim.Optimizer
+) -> None:
+    """One checkpoint more: weights, moments and `state`; the newest two are kept."""
+    moments = {
+        f"{name}.{key}": value.contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+    label = f"update-{state['updates_done']:06}"
+    with artifacts.publish(label, place, metrics=state["history"][-1]) as folder:
+        save_file(weights, folder / "weights.safetensors")
+        save_file(moments, folder / "optimizer.safetensors")
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for old in sorted(place.folder.glob("update-*"))[:-2]:
+        shutil.rmtree(old)
+
+
+def sweep(place: artifacts.Shelf) -> None:
+    """Remove what saves that were killed left behind."""
+    for torn in place.folder.glob(".update-*"):
+        shutil.rmtree(torn)
+
+
+@torch.no_grad()
+def load(
+    place: artifacts.Shelf,
+    settings: dict[str, object],
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+) -> dict | None:
+    """Weights and moments of the newest whole checkpoint, put in place; its state, if any."""
+    for folder in sorted(place.folder.glob("update-*"), reverse=True):
+        if fault := artifacts.fault(folder):
+            warnings.warn(f"Checkpoint {folder.name} is passed over: {fault}.", stacklevel=4)
+            continue
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if (saved := state["settings"].get(name)) != value:
+                raise ValueError(
+                    f"The checkpoints in {folder.parent} were made with {name} = {saved!r} and "
+                    f"this run has {value!r}: restore it, or give another checkpoint_dir."
+                )
+        weights = load_file(folder / "weights.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+            optimizer.state[parameter] = {
+                key: moments[f"{name}.{key}"].to(parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        return state
+    return None

@@ -1,0 +1,169 @@
+"""A policy with its reference and its value head: what PPO asks of models, in one place.
+
+The reference is a frozen copy, or the policy itself with its adapter switched off; values are read
+off the policy's own trunk, or off a copy of it.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from transformers import StaticCache
+
+from utils.course import progress
+from utils.models.draws import HELD_OUT, generator
+from utils.models.logprobs import padded, trunk_and_head
+from utils.models.precision import DTYPES
+from utils.ppo import processes, sampling
+from utils.ppo.sampling import Rollout, dropout_off
+
+
+class ActorCritic:
+    """Draws responses, and says how likely and how valuable each of their tokens is."""
+
+    def __init__(
+        self,
+        policy: nn.Module,  # any causal language model of transformers, with or without PEFT
+        tokenizer: object,
+        reference: nn.Module | None,  # None: a frozen copy, or the adapter switched off
+        *,
+        max_new_tokens: int,  # longest response
+        temperature: float,  # divides the logits, in sampling and in scoring alike
+        shared_value_head: bool,  # values from the policy's trunk; False: from a copy of it
+        precision: str,  # of autocast: a key of DTYPES
+        batch_size: int,  # of held-out prompts
+    ) -> None:
+        self.policy, self.tokenizer = policy, tokenizer
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.dtype, self.batch_size = DTYPES[precision], batch_size
+        self.device = next(policy.parameters()).device
+        self.end = tokenizer.eos_token_id
+        if self.end is None:
+            raise ValueError("The tokenizer has no eos_token to end a response with: set one.")
+        self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+        sampling.fuse_gelu(policy)
+        self.trunk, self.head = trunk_and_head(policy)
+        processes.broadcast(
+            parameter.data for parameter in policy.parameters()
+        )  # adapters are random
+        if reference is policy:
+            raise ValueError("The reference is the policy itself: leave it out, or give a copy.")
+        self.reference = reference
+        if reference is None and not hasattr(policy, "disable_adapter"):
+            self.reference = copy.deepcopy(policy)
+        if self.reference is not None:
+            self.reference.requires_grad_(False).eval()
+        self.critic = nn.ModuleDict({"head": nn.Linear(policy.config.hidden_size, 1)})
+        nn.init.zeros_(self.critic["head"].weight)
+        nn.init.zeros_(self.critic["head"].bias)
+        if not shared_value_head:
+            self.critic["trunk"] = copy.deepcopy(self.trunk)
+        self.critic.to(self.device)
+        self.static: tuple[Callable, StaticCache] | None = None  # a trainer's, on CUDA
+
+    def autocast(self) -> torch.autocast:
+        """The models' precision."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+    @contextmanager
+    def reference_parts(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Trunk and head of the reference: the frozen copy, or the policy without its adapter."""
+        if self.reference is not None:
+            yield trunk_and_head(self.reference)
+        else:
+            with self.policy.disable_adapter():
+                yield self.trunk, self.head
+
+    # --- Scoring responses ---
+
+    def logps_and_values(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What policy and value head say of some rows' response tokens: both (tokens,)."""
+        with dropout_off(self.policy, self.critic), self.autocast():
+            states = sampling.response_states(self.trunk, rollout, rows)
+            logps = sampling.response_logps(self.head, states, rollout, rows, self.temperature)
+            if "trunk" in self.critic:
+                states = sampling.response_states(self.critic["trunk"], rollout, rows)
+        return logps, self.critic["head"](states.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def reference_logps(self, rollout: Rollout, rows: Tensor) -> Tensor:
+        """What the reference says of some rows' response tokens: (tokens,)."""
+        with self.reference_parts() as (trunk, head), dropout_off(trunk, head), self.autocast():
+            states = sampling.response_states(trunk, rollout, rows)
+            return sampling.response_logps(head, states, rollout, rows, self.temperature)
+
+    # --- Drawing responses ---
+
+    def encode(self, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
+        """Token ids of each prompt, without an end-of-text token at the end."""
+        longest = getattr(self.policy.config, "max_position_embeddings", 10**9)
+        encoded = []
+        for prompt in prompts:
+            ids = list(self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)
+            if ids and ids[-1] == self.end:
+                ids.pop()
+            if not 0 < len(ids) <= longest - self.max_new_tokens:
+                raise ValueError(
+                    f"The prompt {prompt!r} has {len(ids)} tokens, and with {self.max_new_tokens} "
+                    f"new ones the policy takes 1 to {longest - self.max_new_tokens}: change or "
+                    "drop it."
+                )
+            encoded.append(ids)
+        if not encoded:
+            raise ValueError("PPOTrainer found no prompts: give at least one.")
+        return encoded
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        draws: Tensor,  # (batch, response), uniform in [0, 1)
+        width: int = 0,  # pad the prompts at least this far
+        static: tuple[Callable, StaticCache] | None = None,
+        *,
+        from_reference: bool = False,
+    ) -> Rollout:
+        """One response a prompt, decided by the draws."""
+        tokens, attention = padded(prompts, self.pad, left=True, width=width)
+        tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
+        parts = self.reference_parts() if from_reference else nullcontext((self.trunk, self.head))
+        with dropout_off(self.policy), self.autocast(), parts as models:
+            given = (*models, tokens, attention, draws, self.end, self.temperature)
+            try:
+                responses = sampling.sample_responses(*given, static)
+            except Exception as error:
+                if not static:
+                    raise
+                warnings.warn(f"Sampling goes on without torch.compile: {error}", stacklevel=2)
+                self.static = None
+                responses = sampling.sample_responses(*given)
+        return sampling.as_rollout(tokens, attention, responses, self.end, self.pad)
+
+    def texts(self, rollout: Rollout, rows: Tensor | slice = slice(None)) -> list[str]:
+        """Prompts with responses, as the reward reads them."""
+        tokens, attention = rollout.tokens[rows].cpu(), rollout.attention[rows].cpu()
+        ids = [row[real].tolist() for row, real in zip(tokens, attention, strict=True)]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def held_out(
+        self, prompts: Sequence[str], seed: int, *, from_reference: bool = False
+    ) -> Iterator[Rollout]:
+        """Rollouts of given prompts, a batch at a time, decided by the seed alone."""
+        encoded = self.encode(prompts)
+        stream = generator(seed, HELD_OUT)
+        draws = torch.rand((len(encoded), self.max_new_tokens), generator=stream)
+        starts = range(0, len(encoded), self.batch_size)
+        for start in progress.track(starts, "texts", unit="batch"):
+            part = slice(start, start + self.batch_size)
+            yield self.sample(encoded[part], draws[part], from_reference=from_reference)
+
+    def generate(
+        self, prompts: Sequence[str], *, seed: int = 0, from_reference: bool = False
+    ) -> list[str]:
+        """One sampled text a prompt, with the prompt in front."""
+        rollouts = self.held_out(prompts, seed, from_reference=from_reference)
+        return [text for rollout in rollouts for text in self.texts(rollout)]

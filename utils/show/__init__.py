@@ -1,0 +1,30 @@
+"""What is looked at: plots and tables, and the web demo."""
+
+from utils.door import door
+
+__getattr__, __all__ = door(
+    __name__,
+    {
+        "demo": ["build", "launch"],
+        "plots": [
+            "use_style",
+            "table",
+            "pipeline",
+            "class_balance",
+            "histogram",
+            "confusion",
+            "calibration",
+            "training_curves",
+            "Live",
+            "frontier",
+            "loss_and_pull",
+            "clip_curves",
+            "pair_training",
+            "small_multiples",
+            "preference_curves",
+            "price_of_kl",
+            "loss_shapes",
+            "way_scatter",
+        ],
+    },
+)

@@ -1,0 +1,333 @@
+"""The web demo: one prompt, two saved models side by side, a vote into the store of notebook 07."""
+
+import hashlib
+import html
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from urllib.parse import urlsplit
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from utils.course import artifacts, colab
+from utils.models.saved import (
+    MAX_TOKENS,
+    MODELS,
+    Answer,
+    Entry,
+    Library,
+    SavedModelError,
+    answer_both,
+)
+from utils.votes.store import Vote, VoteError, VoteStore, open_store
+
+MAX_SEED, MAX_NAME = 999, 60
+CHOICES = {
+    "a": "A hay hơn · A is better",
+    "tie": "Ngang nhau · Tie",
+    "b": "B hay hơn · B is better",
+}
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+OPEN_PATHS = (  # what the page itself asks for; the rest of gradio's server is closed
+    "/assets/",
+    "/static/",
+    "/svelte/",
+    "/theme.css",
+    "/favicon.ico",
+    "/manifest.json",
+    "/gradio_api/queue/",
+    "/gradio_api/heartbeat/",
+    "/gradio_api/startup-events",
+    "/gradio_api/reset",
+    "/gradio_api/cancel",
+)
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    spacing_size="sm",
+    font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],  # nothing to fetch
+    font_mono=[gr.themes.Font("monospace")],
+)
+CSS = """
+.gradio-container {max-width: 1240px !important; padding: 12px 20px !important}
+.html-container {padding: 0 !important}
+.heading h1 {font-size: 1.4rem; margin: 0; display: inline}
+.heading small {margin-left: 12px}
+.heading small, .said small, .note small {opacity: .65; font-size: .85rem}
+.said {min-height: 3.2em; padding: 5px 12px; border-radius: 6px}
+.said.bad {background: #c44e5222}
+.said.good {background: #4c8c5a2b}
+.said small, .note small {display: block}
+.note {min-height: 4.6em; padding: 0 12px}
+.missing div {opacity: .6; border: 1px dashed currentColor; border-radius: 6px; padding: 4px 9px;
+  margin-top: 6px; font-size: .82rem; line-height: 1.45; cursor: not-allowed}
+.missing i {margin-right: 12px; white-space: nowrap; font-style: normal}
+.settings label > span, .settings label {font-size: .82rem}
+#prompt .submit-button {background: var(--primary-600); color: white}
+button[id^=vote]:not(:disabled) {background: var(--primary-600); color: white}
+footer {display: none !important}
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One prompt and its two answers, as they stand on the page."""
+
+    question: str
+    entries: tuple[Entry, Entry]
+    answers: tuple[Answer, Answer]
+    seed: int
+    voted: bool = False
+    key: str = field(default_factory=lambda: secrets.token_hex(16))  # one vote a round
+
+    def vote(self, choice: str, annotator: str) -> Vote:
+        """The round as a vote; its item is the same whichever answer stands on the left."""
+        texts = [answer.text for answer in self.answers]
+        pair = "\n\n".join([self.question, *sorted(texts)])
+        return Vote(
+            item="demo-" + hashlib.sha256(pair.encode()).hexdigest()[:16],
+            question=self.question,
+            answer_a=texts[0],
+            answer_b=texts[1],
+            choice=choice,
+            annotator=annotator.strip()[:MAX_NAME] or "khách",
+            model_a=self.entries[0].key,
+            model_b=self.entries[1].key,
+            seed=self.seed,
+            source="demo",
+            swapped=texts != sorted(texts),
+            key=self.key,
+        )
+
+
+# --- What the page says: the only HTML, and no word of a model or a visitor in it ----------------
+
+
+def _said(vietnamese: str = "", english: str = "", mood: str = "") -> str:
+    """A sentence in both languages."""
+    second = f"<small>{html.escape(english)}</small>"
+    return f'<div class="said {mood}" role="status">{html.escape(vietnamese)}{second}</div>'
+
+
+def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
+    """What stands under an answer: its model and implicit reward, once they may be known."""
+    name, figure, small = entry.label, "–", "implicit reward: this model has no reference"
+    if hidden:
+        name, figure = "Mô hình ẩn danh", "ẩn"
+        small = "model and implicit reward are shown after your vote"
+    elif answer.reward is not None:
+        reference = next(other.label for other in MODELS if other.key == entry.reference)
+        figure = f"{answer.reward:+.2f} nat"
+        small = f"implicit reward against {reference}, β = {entry.beta:g}"
+    return (
+        f'<div class="note"><b>{html.escape(name)}</b> · {answer.tokens} token<br>'
+        f"phần thưởng ngầm: <b>{figure}</b><small>{html.escape(small)}</small></div>"
+    )
+
+
+def _missing(library: Library) -> str:
+    """The models that cannot be chosen, grey, each with the notebook that makes it."""
+    missing = [entry for entry in MODELS if entry.key not in library.there]
+    boxes = ""
+    for number in sorted({entry.notebook for entry in missing}):
+        labels = [html.escape(entry.label) for entry in missing if entry.notebook == number]
+        names = " ".join(f'<i aria-disabled="true">{label}</i>' for label in labels)
+        boxes += f"<div>{names}<br>chạy notebook {number} trước · run {number} first</div>"
+    return f'<div class="missing">{"Chưa có · Not made yet" if boxes else ""}{boxes}</div>'
+
+
+# --- What the page does --------------------------------------------------------------------------
+
+
+def _buttons(active: bool) -> list[dict]:
+    return [gr.update(interactive=active) for _ in CHOICES]
+
+
+def _compare(
+    library: Library,
+    first: str | None,
+    second: str | None,
+    prompt: str | None,
+    temperature: float,
+    max_tokens: float,
+    seed: float,
+    blind: bool,
+) -> Iterator[tuple]:
+    """Stream both answers; in blind mode in random order and without names."""
+    waiting = (None, *_buttons(False))
+    keys = (first, second)
+    order = (1, 0) if blind and secrets.randbelow(2) else (0, 1)
+    yield "", "", "", "", _said("Đang nạp mô hình …", "Loading the models …"), *waiting
+    settings = {"temperature": temperature, "max_tokens": int(max_tokens), "seed": int(seed)}
+    try:
+        for pair in answer_both(library, keys, prompt or "", **settings):
+            answers = pair[order[0]], pair[order[1]]
+            texts = [answer.text for answer in answers]
+            yield *texts, "", "", _said("Đang viết …", "Writing …"), *waiting
+    except SavedModelError as error:
+        yield "", "", "", "", _said(*error.sentences, mood="bad"), *waiting
+        return
+    entries = library.there[keys[order[0]]], library.there[keys[order[1]]]
+    notes = [_note(*shown, blind) for shown in zip(entries, answers, strict=True)]
+    invitation = _said("Câu trả lời nào hay hơn?", "Which answer is better?")
+    done = Round(prompt.strip(), entries, answers, int(seed))
+    yield *texts, *notes, invitation, done, *_buttons(True)
+
+
+def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | None) -> tuple:
+    """Keep the vote and show the names; a second click changes nothing."""
+    if done is None or done.voted:
+        sentence = _said("Hãy gửi một câu hỏi mới.", "Send another prompt first.", "bad")
+        return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(False)
+    try:
+        store.add(done.vote(choice, annotator or ""))
+    except VoteError as error:
+        sentence = _said("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
+        return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
+    notes = [_note(*shown, False) for shown in zip(done.entries, done.answers, strict=True)]
+    thanks = _said("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
+    return *notes, thanks, replace(done, voted=True), *_buttons(False)
+
+
+def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
+    """The page over the models of one shelf, as they are when it is built."""
+    library, store = Library(place), store or open_store()
+    choices = [(entry.label, key) for key, entry in library.there.items()]
+    keys = [*library.there] or [None]
+    title, slider = "So sánh hai mô hình", partial(gr.Slider, buttons=[], min_width=180)
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        gr.HTML(
+            f'<div class="heading"><h1>{title}</h1><small>Two models, one prompt, one vote · '
+            f"artifacts/{html.escape(place.folder.name)}</small></div>"
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=285):
+                models = [
+                    gr.Dropdown(choices, value=keys[0], label="Mô hình 1 · Model 1"),
+                    gr.Dropdown(choices, value=keys[:2][-1], label="Mô hình 2 · Model 2"),
+                ]
+                blind = gr.Checkbox(True, label="Giấu tên đến khi bình chọn · Blind")
+                annotator = gr.Textbox("khách", label="Tên người chấm · Your name", max_lines=1)
+                gr.HTML(_missing(library))
+            with gr.Column(scale=3, min_width=480):
+                prompt = gr.Textbox(
+                    label="Câu hỏi · Prompt",
+                    placeholder="Ví dụ: Vì sao lá cây có màu xanh?",
+                    max_lines=4,
+                    submit_btn="Gửi · Send",
+                    elem_id="prompt",
+                )
+                with gr.Row(elem_classes="settings"):
+                    settings = [
+                        slider(0, 1.5, 0.7, step=0.1, label="Nhiệt độ · Temperature"),
+                        slider(8, MAX_TOKENS, 64, step=8, label="Số token tối đa · Tokens"),
+                        slider(0, MAX_SEED, 0, step=1, label="Hạt giống · Seed"),
+                    ]
+                boxes, notes = [], []
+                with gr.Row():
+                    for side in "AB":
+                        with gr.Column(min_width=220):
+                            box = gr.Textbox(
+                                label=f"Câu trả lời {side} · Answer {side}",
+                                lines=9,
+                                max_lines=9,
+                                interactive=False,
+                                elem_id=f"answer-{side.lower()}",
+                            )
+                            boxes.append(box)
+                            notes.append(gr.HTML(elem_id=f"note-{side.lower()}"))
+                said = gr.HTML(_said(), elem_id="said")
+                with gr.Row():
+                    buttons = [
+                        gr.Button(words, interactive=False, elem_id=f"vote-{choice}")
+                        for choice, words in CHOICES.items()
+                    ]
+        done = gr.State()
+        after = [*notes, said, done, *buttons]
+        prompt.submit(
+            partial(_compare, library),
+            [*models, prompt, *settings, blind],
+            [*boxes, *after],
+            api_visibility="private",
+            show_progress="minimal",
+            show_progress_on=said,
+        )
+        for choice, button in zip(CHOICES, buttons, strict=True):
+            button.click(
+                partial(_vote, store, choice),
+                [done, annotator],
+                after,
+                api_visibility="private",
+                concurrency_id="votes",
+                show_progress="hidden",
+            )
+    return page.queue(max_size=64, default_concurrency_limit=1, api_open=False)
+
+
+# --- Serving it ----------------------------------------------------------------------------------
+
+
+def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
+    """Open the page's own paths and no other; when `local`, to this machine's visitors alone.
+
+    A foreign Host is a name that was pointed here; a foreign Origin another site at work.
+    """
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await app(scope, receive, send)
+        headers, path = Headers(scope=scope), scope["path"]
+        host = headers.get("host", "")
+        foreign = urlsplit(f"//{host}").hostname not in LOOPBACK
+        foreign |= urlsplit(headers.get("origin", f"//{host}")).netloc != host
+        if local and foreign:
+            refusal = PlainTextResponse("This demo answers its own machine only.", 403)
+        elif path != "/" and not path.startswith(OPEN_PATHS):
+            refusal = PlainTextResponse("This demo has no such page.", 404)
+        else:
+            return await app(scope, receive, send)
+        return await refusal(scope, receive, send)
+
+    return guard
+
+
+def launch(
+    page: gr.Blocks,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    inline: bool = False,
+    share: bool = False,
+) -> str:
+    """Serve the page beside the program and return its address; to others only when asked.
+
+    On Colab and Kaggle a proxy of theirs, under names of theirs, stands before the page.
+    """
+    local = host in LOOPBACK and not share and not colab.hosted()
+    _, address, public = page.launch(
+        server_name=host,
+        server_port=port,
+        inline=inline,
+        share=share,
+        height=840,
+        prevent_thread_lock=True,
+        quiet=True,
+        theme=THEME,
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        max_file_size=1,  # bytes: nothing to upload here
+        app_kwargs={"middleware": [Middleware(_guarded, local=local)]},
+    )
+    return public or address

@@ -1,0 +1,444 @@
+"""Figures in one style; each says in its title what made it."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import DisplayHandle, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from utils.judge.metrics import minimal_kl
+
+NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
+ACCENT, QUIET = "#35618f", "#d5dbe3"
+SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
+STAGES = {  # number -> what it makes, and where it stands in the picture
+    "00": ("the losses,\nby hand", (0, 1)),
+    "01": ("feedback\n→ reward", (1, 1)),
+    "02": ("PPO with\nthat reward", (2, 1)),
+    "07": ("your votes\n→ DPO", (3, 1)),
+    "08": ("T5, GPT-2,\nweb demo", (4, 1)),
+    "06": ("answers\n→ pairs", (0, 0)),
+    "03": ("SFT,\n4 bits", (1, 0)),
+    "04": ("DPO", (2, 0)),
+    "05": ("ORPO,\none stage", (3, 0)),
+}
+STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))
+
+
+def use_style() -> None:
+    """Quiet axes, readable on a projector."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.2),
+            "figure.dpi": 90,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "font.size": 10,
+            "legend.frameon": False,
+        }
+    )
+
+
+def table(rows: pd.DataFrame | Sequence[dict], decimals: int = 2) -> Styler:
+    """A table for reading: no row numbers, text on the left, few decimals."""
+    frame = pd.DataFrame(rows)
+    left = [{"selector": "th, td", "props": "text-align: left; white-space: normal"}]
+    plain = {"escape": "html"}  # what a model or a user wrote is text, never a page's source
+    styled = frame.style.hide().format(precision=decimals, **plain).format_index(axis=1, **plain)
+    return styled.set_table_styles(left)
+
+
+def pipeline(here: str) -> Figure:
+    """The course's stages, this notebook's in colour."""
+    figure, axes = plt.subplots(figsize=(7.6, 1.9))
+    axes.axis("off")
+    axes.set_xlim(-0.5, 4.5)
+    axes.set_ylim(-0.55, 1.75)
+    for number, (label, (x, y)) in STAGES.items():
+        current = number == here
+        axes.text(
+            x,
+            y,
+            f"{number}  {label}",
+            ha="center",
+            va="center",
+            color="white" if current else "black",
+            bbox={"boxstyle": "round,pad=0.45", "fc": ACCENT if current else QUIET, "ec": "none"},
+        )
+        if current:
+            axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
+    for start, end in STEPS:
+        (x, y), (x_end, _) = STAGES[start][1], STAGES[end][1]
+        arrow = {"arrowstyle": "->", "color": "#555555"}
+        axes.annotate("", (x_end - 0.4, y), (x + 0.4, y), arrowprops=arrow)
+    return figure
+
+
+def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str) -> Axes:
+    """Share of each class in each split, the counts written on the bars."""
+    _, axes = plt.subplots(figsize=(7.2, 2.4))
+    left = np.zeros(len(counts))
+    totals = np.array([sum(row) for row in counts.values()])
+    for position, name in enumerate(classes):
+        number = np.array([row[position] for row in counts.values()])
+        share = number / totals
+        axes.barh(list(counts), share, left=left, color=SENTIMENT_COLOURS[position], label=name)
+        for row, (start, width) in enumerate(zip(left, share, strict=True)):
+            axes.text(
+                start + width / 2,
+                row,
+                f"{number[row]:,}",
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=8,
+            )
+        left += share
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.55))
+    axes.set_title(title)
+    return axes
+
+
+def histogram(
+    groups: Mapping[str, Sequence[float]], colours: Sequence[str], label: str, title: str
+) -> Axes:
+    """Overlaid histograms of like bins, as densities."""
+    _, axes = plt.subplots()
+    values = np.concatenate([np.asarray(list(group), dtype=float) for group in groups.values()])
+    bins = np.histogram_bin_edges(values, bins=30)
+    for (name, group), colour in zip(groups.items(), colours, strict=True):
+        axes.hist(list(group), bins=bins, density=True, alpha=0.55, color=colour, label=name)
+    axes.set_xlabel(label)
+    axes.set_ylabel("density")
+    axes.legend()
+    axes.set_title(title)
+    return axes
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
+    """Counts, coloured by the share of the true class."""
+    _, axes = plt.subplots(figsize=(4.2, 3.4))
+    shares = matrix / matrix.sum(axis=1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            axes.text(
+                column,
+                row,
+                f"{matrix[row, column]}\n{shares[row, column]:.0%}",
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    return axes
+
+
+def calibration(
+    said: np.ndarray, was: np.ndarray, counts: np.ndarray, error: float, title: str
+) -> Axes:
+    """Confidence against the share that was right; the diagonal is perfect."""
+    _, axes = plt.subplots(figsize=(4.2, 3.4))
+    axes.plot([0, 1], [0, 1], color=QUIET, zorder=0)
+    axes.scatter(said, was, s=20 + 300 * counts / counts.sum(), color=ACCENT)
+    axes.set_xlim(0.3, 1.02)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("confidence of the predicted class")
+    axes.set_ylabel("share that was right")
+    axes.set_title(f"{title} (ECE {error:.3f})")
+    return axes
+
+
+def training_curves(log: pd.DataFrame, title: str) -> Figure:
+    """Losses on the left, validation scores on the right, from a Trainer's log history."""
+    figure, (left, right) = plt.subplots(1, 2)
+    losses = log.dropna(subset="loss")
+    left.plot(losses["epoch"], losses["loss"], color=QUIET, label="training loss")
+    scores = log.dropna(subset="eval_loss")
+    left.plot(scores["epoch"], scores["eval_loss"], "o-", color=ACCENT, label="validation loss")
+    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=QUIET, label="accuracy")
+    right.plot(scores["epoch"], scores["eval_macro_f1"], "o-", color=ACCENT, label="macro F1")
+    best = scores["eval_macro_f1"].idxmax()
+    right.axvline(scores["epoch"][best], color=NEGATIVE, lw=1, ls=":", label="kept")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.legend()
+    left.set_title(title)
+    right.set_title("Validation")
+    return figure
+
+
+class Live:
+    """Eight training curves that are drawn again while PPO runs."""
+
+    CURVES = (
+        ("reward", "reward"),
+        ("negative_rate", "share negative (reward)"),
+        ("kl", "KL, nats an episode"),
+        ("length", "length, tokens"),
+        ("entropy", "entropy, nats a token"),
+        ("eos_rate", "share that ended"),
+        ("clip_fraction", "clip fraction"),
+        ("value_loss", "value loss"),
+    )
+
+    def __init__(self, title: str, every: int = 10) -> None:
+        self.title, self.every, self.history = title, every, []
+        self.handle: DisplayHandle | None = None
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Note one update; draw at every tenth."""
+        self.history.append(dict(metrics))
+        if len(self.history) % self.every:
+            return
+        figure = self.draw()
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        plt.close(figure)
+
+    def draw(self) -> Figure:
+        """All curves so far."""
+        figure, grid = plt.subplots(2, 4, figsize=(9.6, 4.0))
+        for axes, (name, label) in zip(grid.flat, self.CURVES, strict=True):
+            values = [row[name] for row in self.history]
+            axes.plot([row["update"] for row in self.history], values, color=ACCENT, lw=1.2)
+            axes.set_title(label, fontsize=9)
+            axes.margins(y=0.15)
+        for axes in grid[1]:
+            axes.set_xlabel("update")
+        figure.suptitle(f"PPO ({self.title})", fontsize=11, weight="bold", x=0.01, ha="left")
+        return figure
+
+
+METHOD_STYLES = {
+    "PPO": (ACCENT, "o-"),
+    "RLOO": ("#b5762a", "s-"),
+    "GRPO": ("#7a5195", "^-"),
+    "best-of-n": (POSITIVE, "D--"),
+}
+
+
+def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
+    """Share of negatives against KL: the impossible region in grey, each method's path above it."""
+    _, axes = plt.subplots(figsize=(7.6, 4.6))
+    shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
+    floor = [minimal_kl(base_rates, share) for share in shares]
+    right = 1.08 * max([point.kl for point in points] + [floor[-1]])
+    axes.plot(floor, shares, color="#555555", lw=1.5)
+    axes.fill_between([0, *floor, right], [shares[0], *shares, 1.0], 1.0, color="#e6e6e6", lw=0)
+    axes.annotate(
+        "impossible for any method",
+        (0.4 * minimal_kl(base_rates, 0.9), 0.9),
+        (0.2 * right, 0.965),
+        color="#555555",
+        arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.8},
+    )
+    for method, (colour, style) in METHOD_STYLES.items():
+        path = [point for point in points if point.method == method]
+        if not path:
+            continue
+        axes.plot(
+            [point.kl for point in path],
+            [point.share for point in path],
+            style,
+            color=colour,
+            ms=5,
+            lw=1.2,
+            label=method,
+        )
+        if method == "best-of-n":
+            for point in path:
+                place = (point.kl, point.share)
+                axes.annotate(
+                    f"n={point.step}", place, (4, -11), textcoords="offset points", size=8
+                )
+    axes.set_xlim(0, right)
+    axes.set_ylim(shares[0] - 0.06, 1.0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("KL to the base policy, nats an episode")
+    axes.set_ylabel("negative, by the independent judge")
+    axes.legend(loc="lower right")
+    axes.set_title(title)
+    return axes
+
+
+def loss_and_pull(
+    places: Sequence[float],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    label: str,
+    title: str,
+) -> Figure:
+    """Each loss on the left, and minus its slope, how hard it pulls, on the right."""
+    figure, (left, right) = plt.subplots(1, 2)
+    colours = (ACCENT, METHOD_STYLES["RLOO"][0])
+    for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
+        left.plot(places, loss, color=colour, label=name)
+        right.plot(places, pull, color=colour, label=name)
+    for axes, text in ((left, "loss"), (right, "pull")):
+        axes.axvline(0, color=QUIET, lw=1, zorder=0)
+        axes.set_xlabel(label, fontsize=9)
+        axes.set_ylabel(text)
+    left.legend()
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def clip_curves(
+    ratios: Sequence[float],
+    losses: Sequence[Sequence[float]],
+    flat: Sequence[Sequence[bool]],
+    clip_range: float,
+    title: str,
+) -> Figure:
+    """PPO's loss for a good and a bad answer; where the gradient is zero it is red and dashed."""
+    figure, panels = plt.subplots(1, 2)
+    names = ("A = +1, a good answer", "A = −1, a bad answer")
+    for axes, name, loss, still in zip(panels, names, losses, flat, strict=True):
+        loss, still = np.asarray(loss), np.asarray(still)
+        axes.axvspan(1 - clip_range, 1 + clip_range, color="#f0f3f7", zorder=0)
+        axes.axvline(1.0, color=QUIET, lw=1)
+        axes.plot(ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label="pulls")
+        dead = np.where(still, loss, np.nan)
+        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label="gradient 0")
+        axes.set_title(name, fontsize=10, weight="normal")
+        axes.set_xlabel("ratio ρ: new / old probability", fontsize=9)
+        axes.set_ylabel("loss")
+        axes.legend()
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def pair_training(log: pd.DataFrame, title: str) -> Figure:
+    """A reward model's training loss on the left; validation accuracy and lead on the right."""
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="a batch")
+    smooth = log["loss"].rolling(20, min_periods=1).mean()
+    left.plot(log["step"], smooth, color=ACCENT, label="mean of 20 batches")
+    left.axhline(np.log(2), color=NEGATIVE, lw=1, ls=":", label="ln 2: no preference")
+    scores = log.dropna(subset="accuracy")
+    (accuracy,) = right.plot(scores["step"], scores["accuracy"], "o-", color=ACCENT, ms=4)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    twin = right.twinx()
+    twin.spines["right"].set_visible(True)
+    (lead,) = twin.plot(scores["step"], scores["lead"], "s--", color=METHOD_STYLES["RLOO"][0], ms=4)
+    right.legend([accuracy, lead], ["accuracy (left)", "mean lead d (right)"], loc="lower right")
+    left.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+    left.set_title("Training loss", fontsize=10, weight="normal")
+    right.set_title("Validation", fontsize=10, weight="normal")
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def small_multiples(
+    steps: Sequence[float], curves: Mapping[str, Sequence[float]], label: str, title: str
+) -> Figure:
+    """One small panel a curve, all over the same steps."""
+    figure, panels = plt.subplots(1, len(curves), figsize=(2.9 * len(curves), 2.7))
+    for axes, (name, values) in zip(np.atleast_1d(panels), curves.items(), strict=True):
+        axes.plot(steps, values, color=ACCENT, lw=1.4)
+        axes.set_title(name, fontsize=9, weight="normal")
+        axes.set_xlabel(label)
+        axes.margins(y=0.12)
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title: str) -> Figure:
+    """A DPO run: loss, both implicit rewards, margin, accuracy, KL; from the Trainer's log."""
+    figure, panels = plt.subplots(1, 5, figsize=(11.5, 2.6))
+    steps = log["step"]
+    panels[0].plot(steps, log["loss"], color=ACCENT)
+    panels[0].axhline(np.log(2), color=NEGATIVE, lw=1, ls=":")
+    panels[1].plot(steps, log["rewards/chosen"], color=POSITIVE, label="chosen")
+    panels[1].plot(steps, log["rewards/rejected"], color=NEGATIVE, label="rejected")
+    panels[1].axhline(0, color=QUIET, lw=1)
+    panels[1].legend(fontsize=8)
+    panels[2].plot(steps, log["rewards/margins"], color=ACCENT)
+    panels[3].plot(steps, log["rewards/accuracies"], color=ACCENT)
+    panels[3].axhline(0.5, color=QUIET, lw=1)
+    if kl:
+        panels[4].plot(*zip(*kl, strict=True), "o-", color=ACCENT, ms=4)
+    names = ("loss (dotted: ln 2)", "implicit rewards", "margin", "accuracy", "KL, nats an answer")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, fontsize=9, weight="normal")
+        axes.set_xlabel("step")
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure
+
+
+def _share_axis(axes: Axes, at_least: float = 0.1) -> None:
+    """Per cent on the y axis, over ten points or more: a point of noise must look like one."""
+    low, high = axes.get_ylim()
+    lack = max(0.0, at_least - (high - low))
+    axes.set_ylim(low - lack / 2, high + lack / 2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
+def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
+    """Preference accuracy against KL, a point a run."""
+    _, axes = plt.subplots(figsize=(5.4, 3.2))
+    axes.scatter([0], [start], color=NEUTRAL, label="SFT")
+    colours, marks = (ACCENT, "#7a5195", "#b5762a"), ("o", "s", "^")  # points may lie together
+    for (_, row), colour, mark in zip(runs.iterrows(), colours, marks, strict=False):
+        axes.scatter(row["KL"], row["prefers chosen"], color=colour, marker=mark, label=row["run"])
+    axes.legend()
+    axes.margins(x=0.18, y=0.2)
+    _share_axis(axes)
+    axes.set_xlabel("KL to the SFT model, nats an answer")
+    axes.set_ylabel("prefers the chosen answer")
+    axes.set_title(title)
+    return axes
+
+
+def loss_shapes(
+    places: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
+) -> Axes:
+    """Losses over one margin, each with its own line style."""
+    _, axes = plt.subplots(figsize=(6.0, 3.0))
+    colours = (ACCENT, "#7a5195", POSITIVE, "#b5762a")
+    for (name, values), colour, style in zip(
+        losses.items(), colours, ("-", "--", "-.", ":"), strict=False
+    ):
+        axes.plot(places, values, style, color=colour, label=name)
+    axes.axvline(0, color=QUIET, lw=1, zorder=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("loss")
+    axes.legend()
+    axes.set_title(title)
+    return axes
+
+
+def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
+    """Preference accuracy against likeness to the reference answers, a point a seed and way."""
+    _, axes = plt.subplots(figsize=(5.4, 3.2))
+    styles = (("o", ACCENT), ("s", "#b5762a"), ("^", NEUTRAL))
+    for (way, group), (mark, colour) in zip(runs.groupby("way"), styles, strict=False):
+        axes.scatter(
+            group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=way
+        )
+    axes.set_xlabel("chrF of the answers to the reference answers")
+    axes.set_ylabel("prefers the chosen answer")
+    axes.legend()
+    axes.margins(0.2)
+    _share_axis(axes)
+    axes.set_title(title)
+    return axes

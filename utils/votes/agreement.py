@@ -1,0 +1,272 @@
+"""How far votes can be trusted: with oneself, with the others, and whatever the side on screen."""
+
+import math
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.votes.store import Vote
+
+LEAST = 5  # items below which an agreement says nothing about an annotator
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of a count, with its 95 % interval."""
+
+    value: float  # nan when the count is 0
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] of {self.count}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One annotator, measured."""
+
+    annotator: str
+    self_agreement: Share  # the same answer preferred when the item came again
+    kappa: float  # against the majority of the others; nan when it cannot be computed
+    shared: int  # items that others decided too
+    kept: bool
+    reason: str  # why kept or left out, in words
+
+
+@dataclass(frozen=True)
+class Reliable:
+    """What is left to train on, and who was left out."""
+
+    votes: list[Vote]  # one an item
+    split: list[str]  # items left out: those kept are divided, or changed their mind
+    standings: list[Standing]  # one an annotator
+
+
+def preference(vote: Vote) -> str:
+    """What was preferred, whatever the side on screen: "first", "second", "tie" or "skip".
+
+    >>> preference(Vote("q", "?", "x", "y", "a", "An", swapped=True))
+    'second'
+    """
+    if vote.choice not in ("a", "b"):
+        return vote.choice
+    return "first" if (vote.choice == "a") != vote.swapped else "second"
+
+
+# --- Cohen's kappa -------------------------------------------------------------------------------
+
+
+def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Both ratings as numbers of classes, (2, items), and how many classes there are."""
+    if len(first) != len(second):
+        raise ValueError(
+            f"Kappa compares two ratings of the same items and found {len(first)} and "
+            f"{len(second)}: give both in the same order, one an item."
+        )
+    number = {label: code for code, label in enumerate(dict.fromkeys([*first, *second]))}
+    codes = [[number[label] for label in ratings] for ratings in (first, second)]
+    return np.array(codes, dtype=np.int64).reshape(2, -1), len(number)
+
+
+def _kappa(codes: np.ndarray, classes: int) -> float:
+    """κ = (p_o - p_e) / (1 - p_e); nan when p_e = 1 or without items."""
+    items = codes.shape[1]
+    counts = [np.bincount(rating, minlength=classes) for rating in codes]
+    by_chance = int(counts[0] @ counts[1])  # p_e · items²
+    if by_chance == items**2:
+        return math.nan
+    observed = int((codes[0] == codes[1]).sum()) * items  # p_o · items²
+    return (observed - by_chance) / (items**2 - by_chance)
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
+    """Agreement beyond chance: 1 is perfect, 0 is what two independent coins reach.
+
+    >>> cohen_kappa("aabb", "aabb"), cohen_kappa("aabb", "abab")
+    (1.0, 0.0)
+    """
+    codes, classes = _codes(first, second)
+    if classes == 0:
+        warnings.warn("Kappa of no items is undefined (nan): rate some items twice.", stacklevel=2)
+    elif classes == 1:
+        warnings.warn(
+            f"Kappa is undefined (nan) because both always said {first[0]!r}: chance alone would "
+            "agree every time, so look at more varied items.",
+            stacklevel=2,
+        )
+    return _kappa(codes, classes)
+
+
+def kappa_interval(
+    first: Sequence[Hashable],
+    second: Sequence[Hashable],
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
+
+    Draws in which κ is undefined, because one class is all that was drawn, do not count.
+    """
+    codes, classes = _codes(first, second)
+    if classes < 2:
+        return math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(codes.shape[1], size=(draws, codes.shape[1]))
+    values = [_kappa(codes[:, rows], classes) for rows in drawn]
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# --- One annotator -------------------------------------------------------------------------------
+
+
+def wilson(hits: int, count: int, z: float = 1.959964) -> Share:
+    """A share with Wilson's interval, which stays inside [0, 1] and holds for few items too.
+
+    >>> print(wilson(8, 10))
+    0.80 [0.49, 0.94] of 10
+    """
+    if count == 0:
+        return Share(math.nan, math.nan, math.nan, 0)
+    share = hits / count
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    low, high = (centre - half) / scale, (centre + half) / scale
+    # at 0 and at 1 rounding would put the bound on the wrong side of the share
+    return Share(share, max(0.0, min(low, share)), min(1.0, max(high, share)), count)
+
+
+def position_bias(votes: Sequence[Vote]) -> Share:
+    """The share of A among A and B votes: far from 0.5, the side decides and not the answer."""
+    sides = Counter(vote.choice for vote in votes)
+    return wilson(sides["a"], sides["a"] + sides["b"])
+
+
+def _decided(votes: Sequence[Vote]) -> dict[str, dict[str, list[str]]]:
+    """Annotator -> item -> what was preferred, in the order of the votes; skips left out."""
+    table: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for vote in votes:
+        if vote.choice != "skip":
+            table[vote.annotator][vote.item].append(preference(vote))
+    return table
+
+
+def repeated_items(votes: Sequence[Vote]) -> dict[str, Share]:
+    """Annotator -> how often the same answer was preferred when an item came again.
+
+    The order on screen may have changed: the first and the last vote on an item are compared.
+    """
+    return {
+        annotator: _self_agreement(items) for annotator, items in sorted(_decided(votes).items())
+    }
+
+
+def _self_agreement(items: Mapping[str, Sequence[str]]) -> Share:
+    again = [said for said in items.values() if len(said) > 1]
+    return wilson(sum(said[0] == said[-1] for said in again), len(again))
+
+
+# --- Several annotators --------------------------------------------------------------------------
+
+
+def _opinion(said: Sequence[str]) -> str | None:
+    """One annotator's word on an item; None when it changed."""
+    return said[0] if len(set(said)) == 1 else None
+
+
+def majority(opinions: Sequence[str]) -> str | None:
+    """What most say; None when two lead together, or nobody spoke.
+
+    >>> majority(["first", "first", "second"]), majority(["first", "second"])
+    ('first', None)
+    """
+    leading = Counter(opinions).most_common(2)
+    if not leading or (len(leading) == 2 and leading[0][1] == leading[1][1]):
+        return None
+    return leading[0][0]
+
+
+def _against_the_others(
+    annotator: str, opinions: Mapping[str, Mapping[str, str]], heard: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """One's opinions and the majority's of all others heard, on the items where both exist."""
+    mine, theirs = [], []
+    for item, opinion in opinions[annotator].items():
+        others = majority(
+            [opinions[name][item] for name in heard if name != annotator and item in opinions[name]]
+        )
+        if others is not None:
+            mine.append(opinion)
+            theirs.append(others)
+    return mine, theirs
+
+
+def _steady(self_agreement: Share, threshold: float) -> bool:
+    """Not known to contradict themselves."""
+    return self_agreement.count < LEAST or self_agreement.value >= threshold
+
+
+def _judge(self_agreement: Share, kappa: float, shared: int, threshold: float) -> tuple[bool, str]:
+    """Whether an annotator stays, and why."""
+    measured = []
+    if self_agreement.count >= LEAST:
+        number = self_agreement.count
+        measured.append((self_agreement.value, f"self-agreement on {number} repeated items"))
+    if shared >= LEAST and not math.isnan(kappa):
+        measured.append((kappa, f"kappa against the others on {shared} items"))
+    if not measured:
+        return True, f"kept, not measured: it takes {LEAST} repeated or shared items, not all alike"
+    for value, what in measured:
+        if value < threshold:
+            return False, f"left out: {what} is {value:.2f}, below {threshold:.2f}"
+    said = " and ".join(f"{what} is {value:.2f}" for value, what in measured)
+    return True, f"kept: {said}, at least {threshold:.2f}"
+
+
+def _one_an_item(
+    votes: Sequence[Vote], opinions: Mapping[str, Mapping[str, str]]
+) -> tuple[list[Vote], list[str]]:
+    """The first vote that says what the majority says, and the items without a majority."""
+    spoken = {v.item for v in votes if v.annotator in opinions and v.choice != "skip"}
+    decision = {
+        item: majority([o[item] for o in opinions.values() if item in o]) for item in spoken
+    }
+    one: dict[str, Vote] = {}
+    for vote in votes:
+        said = opinions.get(vote.annotator, {}).get(vote.item)
+        if said is not None and said == decision[vote.item] and vote.choice != "skip":
+            one.setdefault(vote.item, vote)
+    return list(one.values()), sorted(item for item in spoken if decision[item] is None)
+
+
+def reliable(votes: Sequence[Vote], threshold: float = 0.6) -> Reliable:
+    """Annotators at or above the threshold, and one vote an item: what most of them prefer.
+
+    The threshold holds for self-agreement, a share of which a coin reaches about a half, and for
+    κ against the majority of the others, of which a coin reaches 0. Whoever contradicts themselves
+    has no say in the κ of the others. Nobody is left out unmeasured.
+    """
+    table = _decided(votes)
+    opinions = {
+        annotator: {i: o for i, said in items.items() if (o := _opinion(said)) is not None}
+        for annotator, items in table.items()
+    }
+    alone = {annotator: _self_agreement(items) for annotator, items in sorted(table.items())}
+    steady = [annotator for annotator, share in alone.items() if _steady(share, threshold)]
+    standings = []
+    for annotator, self_agreement in alone.items():
+        mine, theirs = _against_the_others(annotator, opinions, steady)
+        kappa = _kappa(*_codes(mine, theirs))
+        kept, reason = _judge(self_agreement, kappa, len(mine), threshold)
+        standings.append(Standing(annotator, self_agreement, kappa, len(mine), kept, reason))
+    trusted = {s.annotator: opinions[s.annotator] for s in standings if s.kept}
+    return Reliable(*_one_an_item(votes, trusted), standings)

@@ -1,0 +1,328 @@
+"""Votes in SQL: a file for one annotator, a PostgreSQL server for a whole class.
+
+`COURSE_VOTES` names the database: `sqlite:///folder/votes.sqlite` or
+`postgresql+psycopg://user:password@host/database`. A vote is confirmed once it is on disk, and it
+is never deleted: one that is taken back stays in the table with the time of it.
+"""
+
+import json
+import os
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.schema import CreateTable
+
+from utils.course import artifacts, colab
+from utils.course.errors import CourseError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WISH = "COURSE_VOTES"
+CHOICES = ("a", "b", "tie", "skip")
+INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+# The rollback of a kill or a power cut never takes a confirmed vote; a writer waits for the others.
+PRAGMAS = ("busy_timeout = 30000", "synchronous = FULL")
+ONE_AT_A_TIME = 20_261  # PostgreSQL's advisory lock: a class opens its store all at once
+
+TABLE = sql.Table(
+    "votes",
+    sql.MetaData(),
+    sql.Column("id", sql.Integer, primary_key=True),  # the order of arrival
+    sql.Column("key", sql.String(32), nullable=False, unique=True),
+    sql.Column("item", sql.Text, nullable=False),
+    sql.Column("question", sql.Text, nullable=False),
+    sql.Column("answer_a", sql.Text, nullable=False),
+    sql.Column("answer_b", sql.Text, nullable=False),
+    sql.Column("choice", sql.String(4), nullable=False),
+    sql.Column("annotator", sql.Text, nullable=False, index=True),
+    sql.Column("model_a", sql.Text, nullable=False),
+    sql.Column("model_b", sql.Text, nullable=False),
+    sql.Column("seed", sql.BigInteger, nullable=False),
+    sql.Column("source", sql.Text, nullable=False),
+    sql.Column("voted_at", sql.String(40), nullable=False),
+    sql.Column("swapped", sql.Boolean, nullable=False),
+    sql.Column("withdrawn_at", sql.String(40)),  # null as long as the vote stands
+)
+
+Result = TypeVar("Result")
+
+
+class VoteError(CourseError, RuntimeError):
+    """A store that cannot be opened, or a vote that was not confirmed."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One judgement, with all that was on the screen."""
+
+    item: str  # names the pair; the same pair shown again has the same name
+    question: str
+    answer_a: str  # what stood on the left
+    answer_b: str  # what stood on the right
+    choice: str  # "a", "b", "tie" or "skip"
+    annotator: str
+    model_a: str = ""
+    model_b: str = ""
+    seed: int = 0  # of the order on the screen
+    source: str = "panel"  # which front end: panel, terminal, demo, simulated
+    voted_at: str = ""  # UTC, ISO 8601; the store writes it
+    swapped: bool = False  # whether the pair's second answer was shown as A
+    key: str = ""  # one a vote, so that sending it again never doubles it; the store writes it
+
+
+COLUMNS = [TABLE.c[field.name] for field in fields(Vote)]
+
+
+def storable(text: str) -> str:
+    """The text without what SQL or UTF-8 cannot hold: NUL and lone surrogates become U+FFFD.
+
+    >>> storable("trăng\\x00 sao")
+    'trăng\\ufffd sao'
+    """
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\x00", "\ufffd")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _default_url() -> str:
+    folder = artifacts.shelf("lab").folder.parent  # one store for all profiles
+    return f"sqlite:///{folder / 'votes.sqlite'}"
+
+
+def _parse(url: str) -> sql.URL:
+    """The URL's parts; an error never repeats the text, which may hold a password."""
+    forms = "sqlite:///folder/votes.sqlite or postgresql+psycopg://user:password@host/database"
+    try:
+        parts = sql.make_url(url)
+    except (ArgumentError, ValueError):
+        raise VoteError(f"{WISH} is not a database URL: write {forms}.") from None
+    if parts.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise VoteError(f"{WISH} begins with {parts.drivername}://, unknown here: write {forms}.")
+    if parts.drivername == "sqlite" and parts.database in (None, "", ":memory:"):
+        raise VoteError(f"{WISH} names no file, so the votes would be lost: write {forms}.")
+    return parts
+
+
+def _place(url: sql.URL) -> str:
+    """Where the votes lie, for messages: no password, no folder of this machine."""
+    if url.drivername == "sqlite":
+        return f"sqlite {Path(url.database).name}"
+    return f"postgresql {url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
+
+
+def open_store(url: str | None = None) -> "VoteStore":
+    """The votes of COURSE_VOTES, or of `votes.sqlite` among the artifacts; made if missing."""
+    parts = _parse(url or os.environ.get(WISH) or _default_url())
+    if parts.drivername == "sqlite":
+        folder = Path(parts.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VoteError(
+                f"The votes cannot be kept in {folder} ({error.strerror}): name another folder "
+                f"in {WISH}."
+            ) from None
+    try:
+        engine = sql.create_engine(parts, pool_pre_ping=True, connect_args=_patience(parts))
+    except ImportError:
+        raise VoteError(
+            f"{WISH} asks for PostgreSQL and psycopg is not installed: "
+            'run `pip install "psycopg[binary]"` and start again.'
+        ) from None
+    if parts.drivername == "sqlite":
+        on_drive = Path(parts.database).is_relative_to(colab.DRIVE)
+        sql.event.listen(engine, "connect", lambda raw, _: _set_pragmas(raw, on_drive))
+    store = VoteStore(engine)
+    store.create()
+    return store
+
+
+def _patience(url: sql.URL) -> dict[str, int]:
+    return {"timeout": 30} if url.drivername == "sqlite" else {"connect_timeout": 10}  # seconds
+
+
+def _set_pragmas(connection: object, on_drive: bool) -> None:
+    for pragma in PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    # a write-ahead log takes shared memory, which Google Drive's file system does not have
+    connection.execute(f"PRAGMA journal_mode = {'DELETE' if on_drive else 'WAL'}")
+
+
+class VoteStore:
+    """The table of votes; every method is one transaction that is tried again once.
+
+    >>> store = open_store("sqlite:///votes.sqlite")
+    >>> store.add(Vote("q1", "Vì sao trời xanh?", "Do tán xạ.", "Do biển.", "a", annotator="An"))
+    """
+
+    def __init__(self, engine: sql.Engine) -> None:
+        self.engine = engine
+
+    def __repr__(self) -> str:
+        return f"VoteStore({_place(self.engine.url)})"
+
+    def create(self) -> None:
+        """Make the table where it is missing; many may do so at once."""
+        self._transact(self._create)
+
+    def _create(self, connection: sql.Connection) -> None:
+        if sql.inspect(connection).has_table(TABLE.name):
+            return
+        if self.engine.dialect.name == "postgresql":
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
+        connection.execute(CreateTable(TABLE, if_not_exists=True))
+        for index in TABLE.indexes:
+            connection.execute(sql.schema.CreateIndex(index, if_not_exists=True))
+
+    def _transact(self, work: Callable[[sql.Connection], Result], again: bool = True) -> Result:
+        """Commit what `work` does; if the connection drops, once more on a new one."""
+        try:
+            with self.engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if again and error.connection_invalidated:
+                return self._transact(work, again=False)
+            raise VoteError(self._sentence(error)) from None
+
+    def _sentence(self, error: DBAPIError) -> str:
+        said = str(error.orig).strip() or type(error.orig).__name__
+        reason = said.splitlines()[0].rstrip(".")
+        if password := self.engine.url.password:
+            reason = reason.replace(password, "***")
+        return (
+            f"The votes at {_place(self.engine.url)} cannot be reached ({reason}), so nothing was "
+            f"confirmed: see that the database runs and can be written, or correct {WISH}."
+        )
+
+    def add(self, vote: Vote) -> Vote:
+        """Keep a vote; when this returns, it is on disk. Adding the returned vote changes nothing.
+
+        Time and key are written here.
+        """
+        if vote.choice not in CHOICES:
+            raise VoteError(f"A vote's choice is {vote.choice!r}: use one of {', '.join(CHOICES)}.")
+        for name in ("annotator", "item"):
+            if not getattr(vote, name).strip():
+                raise VoteError(f"A vote has no {name}: give it one, so that it can be counted.")
+        clean = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
+        clean["voted_at"] = clean["voted_at"] or _now()
+        clean["key"] = clean["key"] or uuid.uuid4().hex
+        # a connection may drop after the commit: the second try then finds the key and adds nothing
+        insert = INSERT[self.engine.dialect.name](TABLE).values(clean)
+        statement = insert.on_conflict_do_nothing(index_elements=["key"])
+        self._transact(lambda connection: connection.execute(statement))
+        return Vote(**clean)
+
+    def _standing(self, annotator: str | None, source: str | None) -> sql.Select:
+        query = sql.select(*COLUMNS).where(TABLE.c.withdrawn_at.is_(None))
+        for column, wanted in ((TABLE.c.annotator, annotator), (TABLE.c.source, source)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        return query
+
+    def _read(self, query: sql.Select) -> list[Vote]:
+        rows = self._transact(lambda connection: connection.execute(query).mappings().all())
+        return [Vote(**row) for row in rows]
+
+    def votes(self, annotator: str | None = None, source: str | None = None) -> list[Vote]:
+        """The votes that stand, in the order of arrival."""
+        return self._read(self._standing(annotator, source).order_by(TABLE.c.id))
+
+    def undo(self, annotator: str, source: str | None = None) -> Vote | None:
+        """Take back the annotator's latest vote; it stays in the table as withdrawn."""
+        latest = self._standing(annotator, source).order_by(TABLE.c.id.desc()).limit(1)
+        found = self._read(latest)
+        if not found:
+            return None
+        # by its key: trying again after a dropped connection never takes back a second vote
+        this = (TABLE.c.key == found[0].key) & TABLE.c.withdrawn_at.is_(None)
+        withdraw = sql.update(TABLE).where(this).values(withdrawn_at=_now())
+        self._transact(lambda connection: connection.execute(withdraw))
+        return found[0]
+
+    def done(self, annotator: str) -> set[str]:
+        """The items that the annotator has voted on."""
+        return {vote.item for vote in self.votes(annotator)}
+
+    def export(self, path: str | Path) -> int:
+        """Write the votes that stand to a JSONL file, whole or not at all; how many they are."""
+        return write_votes(self.votes(), path)
+
+    def dataset(self, annotator: str | None = None, source: str | None = None) -> "Dataset":
+        """The A and B votes as prompt, chosen, rejected, annotator, item."""
+        return to_dataset(self.votes(annotator, source))
+
+
+def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
+    """One JSON object a line; a killed run leaves the former file."""
+    path = Path(path)
+    lines = [json.dumps(asdict(vote), ensure_ascii=False) + "\n" for vote in votes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(new, 0o644)  # mkstemp's files are for their owner only
+        os.replace(new, path)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise
+    return len(lines)
+
+
+def read_votes(path: str | Path) -> list[Vote]:
+    """The votes of an exported file; `store.add` each to join two stores, none is doubled."""
+    with open(path, encoding="utf-8") as file:
+        return [Vote(**json.loads(line)) for line in file]
+
+
+def chosen_and_rejected(vote: Vote) -> tuple[str, str] | None:
+    """The better answer and the other one; None for a tie or a skip."""
+    if vote.choice == "a":
+        return vote.answer_a, vote.answer_b
+    return (vote.answer_b, vote.answer_a) if vote.choice == "b" else None
+
+
+def to_dataset(votes: Iterable[Vote]) -> "Dataset":
+    """What DPO trains on, a row a decided vote; `tally` says what is left out."""
+    from datasets import Dataset, Features, Value
+
+    columns = ("prompt", "chosen", "rejected", "annotator", "item")
+    rows = [
+        (vote.question, *answers, vote.annotator, vote.item)
+        for vote in votes
+        if (answers := chosen_and_rejected(vote))
+    ]
+    table = {name: [row[position] for row in rows] for position, name in enumerate(columns)}
+    return Dataset.from_dict(table, features=Features({n: Value("string") for n in columns}))
+
+
+def tally(votes: Iterable[Vote]) -> Mapping[str, int]:
+    """How many votes there are, how many are pairs to train on, how many are left out and why.
+
+    >>> tally(store.votes())
+    {'votes': 40, 'pairs': 31, 'ties': 6, 'skips': 3}
+    """
+    counts = Counter(vote.choice for vote in votes)
+    pairs = counts["a"] + counts["b"]
+    return {
+        "votes": pairs + counts["tie"] + counts["skip"],
+        "pairs": pairs,
+        "ties": counts["tie"],
+        "skips": counts["skip"],
+    }
