@@ -1,6 +1,6 @@
 """Models of the real sizes with random weights, for a machine that cannot fetch the real ones.
 
-`build` writes a model as the Hub would hold it: the configuration of `benchmarks.memory`, the
+`build` writes a model as the Hub would hold it: the configuration of `gpu_stages.CONFIGS`, the
 tokenizer of a stand-in, which knows fewer words than the configuration says, and random weights in
 shards, a tensor at a time, so that 8 billion weights need little memory of the CPU.
 """
@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig
 
-from benchmarks.memory import CONFIGS
+from benchmarks.gpu_stages import CONFIGS
 from utils.models import chat_standins, standins
 
 SHARD = 2 * 10**9  # bytes

@@ -17,10 +17,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from utils.course import (
-    profiles,
-    session,
-)
+from utils.course import profiles, session  # noqa: E402
 
 SEEDS = (1, 2, 3)
 
