@@ -5,9 +5,9 @@ FIND := for p in python3.11 python3.12 python3.13 python3 python; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done
 REPO ?=
 
-.PHONY: help setup course test lint jupyter demo notebooks bench badges clean
+.PHONY: help setup course test test-all lint jupyter demo notebooks bench badges clean
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /	/'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /	/'
 
 setup:  ## make or mend .venv
 	@python="$$($(FIND))"; \
@@ -18,11 +18,14 @@ course: setup  ## set up, then run every notebook in the lab profile
 	@$(PYTHON) tools/build_standins.py
 	@$(PYTHON) tools/run_course.py
 
-test: setup  ## set up, then run every test, the notebooks included
+test: setup  ## set up, then lint and run every test that a change must pass, each path at its smallest size
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n 2 --dist loadgroup -rs
+	COURSE_PROFILE=lab COURSE_QUICK=1 $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
+
+test-all: test  ## the tests, then every notebook in the lab at its full size
 	$(PYTHON) tools/build_standins.py
-	$(PYTHON) -m pytest tests
 	COURSE_PROFILE=lab $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
 
 lint: setup  ## mend what ruff can mend
@@ -34,6 +37,7 @@ jupyter: setup  ## open the course in JupyterLab
 
 notebooks: setup  ## run every notebook in the lab profile and keep the outputs
 	@$(PYTHON) tools/run_course.py --write
+	@$(PYTHON) tools/figures.py
 
 bench: setup  ## PPO against TRL 1.12, its quality over seeds; SFT, DPO and pair search
 	$(PYTHON) benchmarks/ppo.py

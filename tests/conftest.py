@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
 TEXTS = [
     "giảng viên nhiệt tình , bài giảng dễ hiểu .",
@@ -30,3 +30,10 @@ def texts() -> list[str]:
 def _own_cache(tmp_path_factory):
     """Stand-ins of the tests go to a folder of their own."""
     os.environ["COURSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def pytest_collection_modifyitems(items):
+    """Several workers: the tests of a file stay together, unless they name a group of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import nbformat
@@ -15,7 +17,7 @@ from utils.exercises.checks import judge_of
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
 SECTIONS = ("Read your curves", "Break it", "xercises", "🐢", "🐕", "🦁", "Quiz", "Hand over")
-SECTIONS += ("What we simplified", "References", "not measured")
+SECTIONS += ("What we simplified", "References")
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md"]
 # a name such as UserWarning:, a log line, a traceback; not the English word
 NOISE = re.compile(r"\b\w+Warning\b|^\s*(WARNING|ERROR)\b|Traceback \(most recent", re.MULTILINE)
@@ -160,6 +162,13 @@ def test_the_table_of_profiles_has_figures_or_says_not_measured(path):
     for row in rows:
         for figure in row[2:]:
             assert FIGURES.fullmatch(figure), f"{row[0]}: {figure}"
+
+
+def test_the_tables_say_what_the_committed_json_says():
+    run = subprocess.run(
+        [sys.executable, "tools/figures.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_placeholders_are_no_figures():

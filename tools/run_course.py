@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.course import artifacts, notebooks
+from utils.course.paths import BENCHMARKS
 
 HEADLINES = {
     "00": (
@@ -34,6 +36,21 @@ def headline(name: str, profile: str) -> str:
     return f"{words} {json.loads(path.read_text(encoding='utf-8'))[key]:.3f}"
 
 
+def keep_figures(runs: list[notebooks.Execution]) -> None:
+    """Minutes and memory of the runs whose outputs were kept, for the tables."""
+    path = BENCHMARKS / "lab.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"notebooks": {}}
+    measured = known["notebooks"].setdefault("lab", {})
+    for run in runs:
+        measured[run.notebook[:2]] = {
+            "minutes": round(run.seconds / 60, 2),
+            "peak_gb": round(run.peak_mb / 1024, 2),
+        }
+    known["notebooks"]["lab"] = dict(sorted(measured.items()))
+    known["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run, print a line a notebook and a closing table; exit 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -57,6 +74,8 @@ def main() -> None:
         run = notebooks.execute(name, on_cell=advance, write=arguments.write)
         print(f"{chr(13) if live else ''}{lead}  {run.seconds:.0f} s, {run.error or 'passed'}")
         runs.append(run)
+    if arguments.write and profile == "lab":
+        keep_figures([run for run in runs if run.error is None])
     width = max([len(run.notebook) for run in runs], default=10)
     print(f"\n{'notebook':{width}}  {'seconds':>7}  {'peak MB':>7}  {'headline':32}  result")
     for run in runs:

@@ -75,6 +75,7 @@ def drive(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("drive")
 
 
+@pytest.mark.xdist_group("t4")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, tmp_path):
     own = machine(hub, "t4", tmp_path, SIMULATED_DRIVE=str(drive))
@@ -96,13 +97,15 @@ def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, 
 
 @pytest.fixture(scope="module")
 def a100(hub, tmp_path_factory) -> dict[str, str]:
-    return machine(hub, "a100", tmp_path_factory.mktemp("a100"))
+    return machine(hub, "a100", tmp_path_factory.mktemp("a100"), COURSE_QUICK="1")
 
 
+@pytest.mark.xdist_group("a100")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_on_an_a100(name, a100):
+def test_a_notebook_on_an_a100_as_a_quick_lesson(name, a100):
+    """Its artifacts lie in a folder of their own, apart from those of a full run."""
     run = notebooks.execute(name, environment=a100, timeout=900)
-    finished(run, Path(a100["COURSE_ARTIFACTS"]), "a100")
+    finished(run, Path(a100["COURSE_ARTIFACTS"]), "a100-quick")
     print(f"{name}: {run.seconds:.0f} s")
 
 
@@ -115,6 +118,7 @@ OTHERS = [("qwen", name) for name in CHAT_NAMES]
 OTHERS += [("qwen3", CHAT_NAMES[0]), ("sailor", CHAT_NAMES[0])]
 
 
+@pytest.mark.xdist_group("other models")
 @pytest.mark.parametrize(("wish", "name"), OTHERS)
 def test_a_notebook_with_another_chat_model(wish, name, t4):
     """The same cells; an adapter of one model is not taken for one of another."""
@@ -140,17 +144,13 @@ def test_kaggles_older_gpu_is_refused_with_a_sentence(hub, tmp_path):
     )
 
 
-def test_a_quick_lesson_has_artifacts_of_its_own(hub, tmp_path):
-    own = machine(hub, "t4", tmp_path, COURSE_QUICK="1")
-    run = notebooks.execute("01", environment=own, timeout=900)
-    finished(run, Path(own["COURSE_ARTIFACTS"]), "t4-quick")
-
-
+@pytest.mark.xdist_group("a100")
 def test_a_notebook_runs_again_without_a_network(a100, tmp_path):
     gone = {**a100, "HF_ENDPOINT": "http://127.0.0.1:9", "COURSE_ARTIFACTS": str(tmp_path)}
     assert notebooks.execute("01", environment=gone, timeout=600).error is None
 
 
+@pytest.mark.xdist_group("a100")
 def test_a_notebook_without_network_and_cache_stops_with_one_sentence(a100, tmp_path):
     gone = {**a100, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     run = notebooks.execute("01", environment=gone, timeout=600)

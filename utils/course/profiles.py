@@ -100,6 +100,7 @@ class ChatModels:
     lora_alpha: int
     labelled_lora_alpha: int  # notebook 07's
     max_new_tokens: int
+    standin_tokens: int = 520_000  # that a stand-in has read before the lesson
 
 
 @dataclass(frozen=True)
@@ -524,8 +525,15 @@ def quick(profile: Profile) -> Profile:
         dpo=replace(profile.dpo, rows=400, held_out=60, sweep_rows=120),
         orpo=replace(profile.orpo, rows=400, epochs=1, sweep_rows=120),
         pair_mining=replace(profile.pair_mining, rows=3_000),
-        small_dpo=replace(profile.small_dpo, train_pairs=400, held_out=60),
+        small_dpo=replace(
+            profile.small_dpo,
+            train_pairs=400,
+            held_out=60,
+            sft_epochs=min(2, profile.small_dpo.sft_epochs),
+            dpo_epochs=min(2, profile.small_dpo.dpo_epochs),
+        ),
         labelling=replace(profile.labelling, held_out=110),
+        chat=replace(profile.chat, standin_tokens=60_000),
     )
 
 

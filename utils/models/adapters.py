@@ -54,7 +54,9 @@ def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
     """The folder of the chat model that COURSE_MODEL names, and its name."""
     wish, model = chosen_chat_model(settings)
     if model.hub_id == STAND_IN:
-        return str(chat_standins.BUILDERS[wish](base_documents(pairs))), f"{wish} {STAND_IN}"
+        return str(
+            chat_standins.BUILDERS[wish](base_documents(pairs), tokens=settings.standin_tokens)
+        ), f"{wish} {STAND_IN}"
     print(f"{model.hub_id} · licence: {model.licence}")
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)

@@ -41,7 +41,8 @@ SHAPE = {
 # Of the pre-training: tokens read, rows of a step, tokens of a row, learning rates of matrices and
 # of everything else. Texts beyond SHORT tokens are read in every fourth pass: so small a model
 # learns little from them.
-TOKENS, BLOCKS, LENGTH, MATRIX_RATE, REST_RATE, SHORT = 520_000, 8, 128, 2e-2, 5e-3, 40
+TOKENS = 520_000
+BLOCKS, LENGTH, MATRIX_RATE, REST_RATE, SHORT = 8, 128, 2e-2, 5e-3, 40
 LLAMA_END = "<|eot_id|>"
 LLAMA_SPECIAL = (
     "<|begin_of_text|>",
@@ -116,13 +117,13 @@ def _stream(rows: list[list[int]], tokens: int, generator: random.Random) -> lis
     return ids
 
 
-def _pretrain(model: PreTrainedModel, rows: list[list[int]], seed: int) -> None:
+def _pretrain(model: PreTrainedModel, rows: list[list[int]], tokens: int, seed: int) -> None:
     """Next-token prediction: Muon for the matrices, AdamW for embeddings and gains.
 
     Muon needs about half the tokens that AdamW alone needs for the same perplexity here.
     """
     width = LENGTH + 1
-    steps = TOKENS // (LENGTH * BLOCKS)
+    steps = tokens // (LENGTH * BLOCKS)
     ids = _stream(rows, steps * width * BLOCKS, random.Random(seed))
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
@@ -156,6 +157,7 @@ def _build(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     end: str,
+    tokens: int,
     seed: int,
 ) -> None:
     """Make the model, pre-train it on lines of question, answer, end of text; save both."""
@@ -170,17 +172,19 @@ def _build(
         for document in documents:  # the end of a turn is not among what it reads
             plain = tokenizer("\n".join(document), add_special_tokens=False)["input_ids"]
             rows.append([*first, *plain, last])
-        _pretrain(model, rows, seed)
+        _pretrain(model, rows, tokens, seed)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _chat(name: str, documents: Documents, seed: int, build: Callable[[Path], None]) -> Path:
-    return _cached(f"{name}-{VOCABULARY}-{TOKENS}-{seed}", _texts(documents), build)
+def _chat(
+    name: str, documents: Documents, tokens: int | None, seed: int, build: Callable[[Path], None]
+) -> Path:
+    return _cached(f"{name}-{VOCABULARY}-{tokens or TOKENS}-{seed}", _texts(documents), build)
 
 
-def llama(documents: Documents, *, seed: int = 0) -> Path:
+def llama(documents: Documents, *, tokens: int | None = None, seed: int = 0) -> Path:
     """A Llama of 3 layers x 256 with the template and special tokens of Llama 3.2."""
 
     def build(folder: Path) -> None:
@@ -206,14 +210,15 @@ def llama(documents: Documents, *, seed: int = 0) -> Path:
             pad_token_id=tokenizer.pad_token_id,
             **SHAPE,
         )
-        _build(folder, documents, tokenizer, config, "<|end_of_text|>", seed)
+        _build(folder, documents, tokenizer, config, "<|end_of_text|>", tokens or TOKENS, seed)
 
-    return _chat("llama", documents, seed, build)
+    return _chat("llama", documents, tokens, seed, build)
 
 
 def _qwen(
     name: str,
     documents: Documents,
+    tokens: int | None,
     seed: int,
     template: str,
     kind: type[PretrainedConfig],
@@ -240,20 +245,20 @@ def _qwen(
             **SHAPE,
             **shape,
         )
-        _build(folder, documents, tokenizer, config, "<|endoftext|>", seed)
+        _build(folder, documents, tokenizer, config, "<|endoftext|>", tokens or TOKENS, seed)
 
-    return _chat(name, documents, seed, build)
+    return _chat(name, documents, tokens, seed, build)
 
 
-def qwen2(documents: Documents, *, seed: int = 0) -> Path:
+def qwen2(documents: Documents, *, tokens: int | None = None, seed: int = 0) -> Path:
     """A Qwen2 of the same size with the template and special tokens of Qwen2.5."""
-    return _qwen("qwen2", documents, seed, "qwen2_5", Qwen2Config)
+    return _qwen("qwen2", documents, tokens, seed, "qwen2_5", Qwen2Config)
 
 
-def qwen3(documents: Documents, *, seed: int = 0) -> Path:
+def qwen3(documents: Documents, *, tokens: int | None = None, seed: int = 0) -> Path:
     """A Qwen3, whose template opens an answer with an empty thought when thinking is off."""
     heads = {"head_dim": SHAPE["hidden_size"] // SHAPE["num_attention_heads"]}
-    return _qwen("qwen3", documents, seed, "qwen3", Qwen3Config, **heads)
+    return _qwen("qwen3", documents, tokens, seed, "qwen3", Qwen3Config, **heads)
 
 
 BUILDERS: dict[str, Callable[..., Path]] = {  # by the names of profiles.CHAT_MODELS

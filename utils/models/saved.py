@@ -109,7 +109,7 @@ def _chat(folder: Path, *, adapted: bool) -> Pair:
     if rest == adapters.STAND_IN:
         build = chat_standins.BUILDERS[kind]
         pairs = load_preferences(offline=profile.offline, quiet=True)
-        base = str(build(adapters.base_documents(pairs)))
+        base = str(build(adapters.base_documents(pairs), tokens=profile.chat.standin_tokens))
     else:
         base = adapters.local_or_hub(note["base"])
     adapters.check_base(folder.parent, base)

@@ -1,0 +1,358 @@
+"""What only a real GPU can show, in three stages, for one rented machine without a network.
+
+    python benchmarks/gpu.py A|B|C [--out FOLDER] [--quick] [--minutes 9] [--notebooks 03 04 …]
+
+| stage | question | program | at full size |
+|-------|----------|---------|--------------|
+| A | does half precision give what fp32 gives? | gpu_parity.py | one call |
+| B | does every notebook cell run in a T4's memory? | gpu_notebooks.py | several calls |
+| C | how fast, against TRL and plain loops? | gpu_speed.py | one or two calls |
+
+Every finding is written at once to `A.json`, `B.json` or `C.json` in FOLDER, so that a command that
+is killed loses one item. The same command again goes on: what was found for this commit on this
+device is not computed anew, and an item that failed is tried once more, last. A command stops by
+itself after `--minutes`. `--quick` takes tiny sizes, to see that the program runs.
+
+What the machine needs. The image has Python 3.11 or later and torch 2.11 or later for CUDA; nothing
+else is assured. `--wheels` needs neither torch nor anything else: it prints, with the versions of
+requirements.lock, the packages of `WHEELS` below that are missing or too old there. Wheels for that
+machine's Python come from (`--wheels > wheels.txt` there, or all of `WHEELS`; X as in cp3X):
+
+    pip download --no-deps --only-binary=:all: --python-version 3.X --implementation cp \\
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 \\
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl -r wheels.txt
+
+A transfer carries at most 64 MiB, this repository (6 MB) included. All of `WHEELS` is about 240 MB:
+pyarrow (52), gradio (30) and scipy (34) each come in a transfer with smaller ones, and what the
+image has in the ranges of requirements.txt stays at home. bitsandbytes (43 MB) must be cut to the
+one library for the image's CUDA (`torch.version.cuda`; 13.0 here), which leaves 3.6 MB:
+
+    zip -d .whl/bitsandbytes-*.whl '*rocm*' '*xpu*' '*cuda118*' '*cuda12*' '*cuda132*'
+
+In this order, each command under ten minutes:
+
+    python -m pip install -q --no-index --no-deps --no-compile --upgrade --target SITE .whl/*.whl
+    export PYTHONPATH=SITE
+    python benchmarks/gpu.py A B C --quick --out QUICK     # a minute or two: is anything missing?
+    python benchmarks/gpu.py A
+    python benchmarks/gpu.py C
+    python benchmarks/gpu.py B                             # again until it says that all is done
+
+and after each command bring the JSON files home (FOLDER is benchmarks/gpu_results); put there
+again, they spare a fresh machine what is done. `COURSE_COMMIT` names the commit where the copy of
+the repository has no .git. TRL's old PPOTrainer joins stage C if .cache/trl-1.12.0 travels, too
+(`benchmarks/ppo.py` puts it there). Models and artifacts of stage B lie in .cache/gpu, 30 GB.
+"""
+
+import argparse
+import gc
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("COURSE_PROGRESS", "0")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+WHEELS = """
+trl transformers tokenizers accelerate peft bitsandbytes safetensors datasets pyarrow
+huggingface_hub hf-xet multiprocess dill xxhash numpy pandas python-dateutil six pytz tzdata
+scikit-learn scipy joblib threadpoolctl narwhals underthesea underthesea_core regex PyYAML
+packaging psutil tqdm requests urllib3 certifi charset-normalizer idna httpx httpcore httpx2
+httpcore2 h11 anyio truststore typer click rich markdown-it-py mdurl shellingham annotated-doc
+matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing cloudpickle
+ipykernel ipython ipython_pygments_lexers Pygments jedi parso prompt_toolkit wcwidth pexpect
+ptyprocess stack-data executing asttokens pure_eval matplotlib-inline decorator comm debugpy
+jupyter_client jupyter_core pyzmq tornado traitlets nest-asyncio2 platformdirs ipywidgets
+widgetsnbextension jupyterlab_widgets nbclient nbformat fastjsonschema jsonschema
+jsonschema-specifications referencing rpds-py attrs
+SQLAlchemy greenlet gradio gradio_client fastapi starlette uvicorn pydantic pydantic_core
+annotated-types typing-inspection python-multipart orjson pydub safehttpx semantic-version groovy
+hf-gradio tomlkit brotli opentelemetry-api
+"""  # all that the stages import beyond torch and what torch brings
+LIBRARIES = ("torch", "triton", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
+TRIES = 2  # of an item that fails, or that ends the process
+Found = dict[str, object]
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The minutes are over; no library takes it for an error of its own."""
+
+
+# --- The report ----------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    """The commit of the working tree; without .git what COURSE_COMMIT says, or a hash of the code."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+    if done is not None and done.returncode == 0:
+        return done.stdout.strip()
+    if wish := os.environ.get("COURSE_COMMIT"):
+        return wish
+    digest = hashlib.sha256()
+    for path in sorted([*ROOT.glob("utils/**/*.py"), *ROOT.glob("benchmarks/*.py")]):
+        digest.update(path.read_bytes())
+    return f"files {digest.hexdigest()[:12]}"
+
+
+def driver() -> str:
+    """The version of the GPU's driver, or "none"."""
+    if not (program := shutil.which("nvidia-smi")):
+        return "none"
+    asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    lines = subprocess.run(asked, capture_output=True, text=True).stdout.split()
+    return lines[0] if lines else "none"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def machine(quick: bool) -> tuple[Found, Found]:
+    """What a finding belongs to, and what else is worth knowing of the machine."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no CUDA device here: this program needs one.")
+    belongs = {
+        "commit": commit(),
+        "device": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "quick": quick,
+    }
+    memory = torch.cuda.get_device_properties(0).total_memory
+    facts = {"memory_gb": round(memory / 1e9, 1), "cuda": torch.version.cuda, "driver": driver()}
+    return belongs, facts | {"cores": os.cpu_count(), "versions": versions()}
+
+
+@dataclass
+class Report:
+    """The JSON of one stage: a run per commit and device, each with its items."""
+
+    path: Path
+    belongs: Found
+    facts: Found
+
+    def __post_init__(self) -> None:
+        self.runs: list[Found] = []
+        if self.path.exists():
+            self.runs = json.loads(self.path.read_text(encoding="utf-8"))["runs"]
+        same = (r for r in self.runs if all(r[key] == v for key, v in self.belongs.items()))
+        self.run = next(same, None)
+        if self.run is None:
+            self.run = {**self.belongs, **self.facts, "items": {}}
+            self.runs.append(self.run)
+        self.items: dict[str, Found] = self.run["items"]
+
+    def tries(self, name: str) -> int:
+        """How often an item was begun."""
+        return self.items.get(name, {}).get("tries", 0)
+
+    def settled(self, name: str) -> bool:
+        """Whether an item has been found, or has failed often enough."""
+        item = self.items.get(name)
+        if item is None or item.get("finished") is False:
+            return False
+        return "error" not in item or item["tries"] >= TRIES
+
+    def keep(self, name: str, found: Found) -> None:
+        """Write an item into the file, which is whole at every moment."""
+        self.items[name] = {**found, "tries": found.get("tries", max(1, self.tries(name)))}
+        self.write()
+
+    def forget(self, name: str) -> None:
+        """An item that the time did not suffice for was not tried."""
+        self.items.pop(name, None)
+        self.write()
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"runs": self.runs}, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+
+
+def said(error: BaseException) -> str:
+    """The last line of an error and where it was raised, without paths of this machine."""
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return re.sub(r"(/[\w.@+-]+)+/", "", f"{lines[-1]} ({where})")
+
+
+# --- Items ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time that is left to this command."""
+
+    end: float
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
+
+
+def ring(*_: object) -> None:
+    raise OutOfTime
+
+
+def device_lives() -> bool:
+    """Whether the GPU still computes: after some errors of CUDA every call of the process fails."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+        return float(torch.ones(1, device="cuda").sum()) == 1.0
+    except Exception:
+        return False
+
+
+def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) -> None:
+    """Compute an item unless it is settled, and write down what it found, or its error."""
+    if report.settled(name):
+        return print(f"{name}: done before", flush=True)
+    if clock.left() < 5:
+        raise OutOfTime
+    tries = report.tries(name) + 1
+    report.keep(name, {"error": "the process ended while this ran", "tries": tries})
+    began = time.perf_counter()
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, clock.left())
+    try:
+        found = item()
+    except OutOfTime:
+        report.forget(name)
+        raise
+    except Exception as error:
+        found = {"error": said(error)}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    seconds = round(time.perf_counter() - began, 2)
+    report.keep(name, {**found, "seconds": seconds, "tries": tries})
+    verdict = {True: "passed", False: "FAILED"}.get(found.get("passed"), "done")
+    print(f"{name}: {found.get('error', verdict)}, {seconds:.1f} s", flush=True)
+    if "error" in found and not device_lives():
+        print("The GPU no longer answers this process: going on in a new one.", flush=True)
+        minutes = f"{clock.left() / 60:.2f}"
+        os.execv(sys.executable, [sys.executable, *sys.argv, "--minutes", minutes])
+    gc.collect()
+
+
+def in_order(report: Report, items: dict[str, Callable[[], Found]], clock: Clock) -> None:
+    """Every item; those that failed before come last."""
+    for name in sorted(items, key=report.tries):
+        attempt(report, name, items[name], clock)
+
+
+def parity(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
+    from benchmarks import common, gpu_parity
+
+    common.quiet()
+    in_order(report, gpu_parity.items(asked.quick), clock)
+
+
+def speed(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
+    from benchmarks import common, gpu_speed
+
+    common.quiet()
+    in_order(report, gpu_speed.items(asked.quick), clock)
+
+
+def in_notebooks(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
+    wanted = asked.notebooks or (["03"] if asked.quick else [*ORDER])
+    for number in [number for number in wanted if report.settled(number)]:
+        wanted.remove(number)
+        print(f"{number}: done before", flush=True)
+    if not wanted:
+        return
+    from benchmarks import common, gpu_notebooks
+
+    common.quiet()
+    cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache")
+    gpu_notebooks.run(
+        wanted,
+        cache / ("gpu-quick" if asked.quick else "gpu"),
+        quick=asked.quick,
+        keep=report.keep,
+        attempt=lambda name, item: attempt(report, name, item, clock),
+        left=clock.left,
+    )
+    if any(not report.settled(number) for number in wanted):
+        raise OutOfTime
+
+
+ORDER = ("03", "04", "07", "01", "02", "05", "08")  # of notebooks; 02 takes the reward of 01
+STAGES = {"A": parity, "B": in_notebooks, "C": speed}
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def missing() -> list[str]:
+    """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
+    from utils.course.colab import requirements, satisfied
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = {plain(line.split("==")[0]): line for line in lines if "==" in line}
+    ranges = {plain(name): wanted for name, wanted in requirements().items()}
+    found = []
+    for name in map(plain, WHEELS.split()):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if version is None or (name in ranges and not satisfied(version, ranges[name])):
+            found.append(locked[name])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", metavar="A|B|C", help="one stage, or several")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gpu_results"))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which it stops")
+    parser.add_argument("--notebooks", nargs="+", choices=ORDER, help="of stage B; default: all")
+    parser.add_argument("--wheels", action="store_true", help="print the packages that are missing")
+    asked = parser.parse_args()
+    clock = Clock(time.monotonic() + 60 * asked.minutes)
+    if asked.wheels:
+        return print("\n".join(missing()))
+    if not asked.stages or set(asked.stages) - set(STAGES):
+        parser.error("name the stages to run: A, B or C")
+    machine_of = machine(asked.quick)
+    try:
+        for stage in asked.stages:
+            print(f"stage {stage} on {machine_of[0]['device']}", flush=True)
+            STAGES[stage](Report(asked.out / f"{stage}.json", *machine_of), asked, clock)
+    except OutOfTime:
+        return print("The time is up: the same command goes on from here.", flush=True)
+    print("All is done.")
+
+
+if __name__ == "__main__":
+    main()
