@@ -84,6 +84,7 @@ hf-gradio tomlkit brotli opentelemetry-api
 """  # all that the stages import beyond torch and what torch brings
 LIBRARIES = ("torch", "triton", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 TRIES = 2  # of an item that fails, or that ends the process
+FOLDERS = r"(?<![\w.:/])(/[\w.@+-]+)+/"  # absolute paths, all but the last name
 Found = dict[str, object]
 
 
@@ -95,7 +96,7 @@ class OutOfTime(KeyboardInterrupt):
 
 
 def commit() -> str:
-    """The commit of the working tree; without .git what COURSE_COMMIT says, or a hash of the code."""
+    """The commit; where .git has not travelled what COURSE_COMMIT says, or a hash of the code."""
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     if done is not None and done.returncode == 0:
@@ -174,9 +175,15 @@ class Report:
             return False
         return "error" not in item or item["tries"] >= TRIES
 
+    def begin(self, name: str) -> None:
+        """Count a try, which may end the process."""
+        tries = self.tries(name) + 1
+        self.items[name] = {"error": "the process ended while this ran", "tries": tries}
+        self.write()
+
     def keep(self, name: str, found: Found) -> None:
-        """Write an item into the file, which is whole at every moment."""
-        self.items[name] = {**found, "tries": found.get("tries", max(1, self.tries(name)))}
+        """What the try has found so far."""
+        self.items[name] = {**found, "tries": self.tries(name)}
         self.write()
 
     def forget(self, name: str) -> None:
@@ -185,18 +192,31 @@ class Report:
         self.write()
 
     def write(self) -> None:
+        """The file is whole at every moment, and names no folder of this machine."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = re.sub(FOLDERS, "", json.dumps({"runs": self.runs}, indent=1, ensure_ascii=False))
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"runs": self.runs}, indent=1) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, self.path)
+
+    def summary(self) -> str:
+        """How many items there are, and how many ask for a look."""
+        failed = [n for n, i in self.items.items() if i.get("errors") or i.get("passed") is False]
+        broken = [name for name, item in self.items.items() if "error" in item]
+        again = [name for name in self.items if not self.settled(name)]
+        lists = {"failed": failed, "with an error": broken, "to go on with": again}
+        shown = [
+            f"{len(names)} {what} ({', '.join(names)})" for what, names in lists.items() if names
+        ]
+        return " · ".join([f"{len(self.items)} items", *shown])
 
 
 def said(error: BaseException) -> str:
-    """The last line of an error and where it was raised, without paths of this machine."""
+    """The last line of an error, and where it was raised."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return re.sub(r"(/[\w.@+-]+)+/", "", f"{lines[-1]} ({where})")
+    return f"{lines[-1]} ({where})"
 
 
 # --- Items ---------------------------------------------------------------------------------------
@@ -234,8 +254,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
         return print(f"{name}: done before", flush=True)
     if clock.left() < 5:
         raise OutOfTime
-    tries = report.tries(name) + 1
-    report.keep(name, {"error": "the process ended while this ran", "tries": tries})
+    report.begin(name)
     began = time.perf_counter()
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, clock.left())
@@ -249,7 +268,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = round(time.perf_counter() - began, 2)
-    report.keep(name, {**found, "seconds": seconds, "tries": tries})
+    report.keep(name, {**found, "seconds": seconds})
     verdict = {True: "passed", False: "FAILED"}.get(found.get("passed"), "done")
     print(f"{name}: {found.get('error', verdict)}, {seconds:.1f} s", flush=True)
     if "error" in found and not device_lives():
@@ -279,31 +298,29 @@ def speed(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
     in_order(report, gpu_speed.items(asked.quick), clock)
 
 
-def in_notebooks(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
-    wanted = asked.notebooks or (["03"] if asked.quick else [*ORDER])
-    for number in [number for number in wanted if report.settled(number)]:
-        wanted.remove(number)
+def cells(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
+    wanted = asked.notebooks or (["03"] if asked.quick else ORDER)
+    for number in filter(report.settled, wanted):
         print(f"{number}: done before", flush=True)
+    wanted = [number for number in wanted if not report.settled(number)]
     if not wanted:
         return
     from benchmarks import common, gpu_notebooks
 
+    def build(name: str, item: Callable[[], Found]) -> None:
+        report.forget(name)  # it was built on another machine
+        attempt(report, name, item, clock)
+
     common.quiet()
     cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache")
-    gpu_notebooks.run(
-        wanted,
-        cache / ("gpu-quick" if asked.quick else "gpu"),
-        quick=asked.quick,
-        keep=report.keep,
-        attempt=lambda name, item: attempt(report, name, item, clock),
-        left=clock.left,
-    )
+    folder = cache / ("gpu-quick" if asked.quick else "gpu")
+    gpu_notebooks.run(wanted, folder, report, build, clock.left, quick=asked.quick)
     if any(not report.settled(number) for number in wanted):
         raise OutOfTime
 
 
 ORDER = ("03", "04", "07", "01", "02", "05", "08")  # of notebooks; 02 takes the reward of 01
-STAGES = {"A": parity, "B": in_notebooks, "C": speed}
+STAGES = {"A": parity, "B": cells, "C": speed}
 
 
 # --- The command ---------------------------------------------------------------------------------
@@ -345,13 +362,14 @@ def main() -> None:
     if not asked.stages or set(asked.stages) - set(STAGES):
         parser.error("name the stages to run: A, B or C")
     machine_of = machine(asked.quick)
-    try:
-        for stage in asked.stages:
-            print(f"stage {stage} on {machine_of[0]['device']}", flush=True)
-            STAGES[stage](Report(asked.out / f"{stage}.json", *machine_of), asked, clock)
-    except OutOfTime:
-        return print("The time is up: the same command goes on from here.", flush=True)
-    print("All is done.")
+    for stage in asked.stages:
+        report = Report(asked.out / f"{stage}.json", *machine_of)
+        print(f"Stage {stage} on {report.run['device']}", flush=True)
+        try:
+            STAGES[stage](report, asked, clock)
+        except OutOfTime:
+            print("The time is up, or something is to be tried again: repeat this command.")
+        print(f"Stage {stage}: {report.summary()}", flush=True)
 
 
 if __name__ == "__main__":

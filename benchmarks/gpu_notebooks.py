@@ -202,28 +202,42 @@ def run_notebook(
 def run(
     wanted: Sequence[str],
     folder: Path,
-    *,
-    quick: bool,
-    keep: Keep,
+    report: object,  # of gpu.py
     attempt: Callable[[str, Callable[[], dict[str, object]]], None],
     left: Callable[[], float],
+    *,
+    quick: bool,
 ) -> None:
-    """The wanted notebooks; `attempt` builds a model unless it was built, and writes that down."""
+    """The wanted notebooks, each after the one whose artifact it takes, where that is not here."""
     os.environ["COURSE_CACHE"] = str(folder / "cache")  # untrained stand-ins stay apart
     data_sets = shelves.data_sets(folder / "data", rows=60 if quick else 10**6)
     texts = shelves.sentences(data_sets)
+    served: set[str] = set()
+    begun: set[str] = set()
+
+    def handed_over(number: str) -> bool:
+        return any((folder / "artifacts" / PROFILE).glob(f"{number}_*/manifest.json"))
+
+    def go(number: str) -> None:
+        if number in begun or left() < 10:
+            return
+        begun.add(number)
+        if before := AFTER.get(number):
+            if not handed_over(before):
+                go(before)
+            if not handed_over(before):
+                report.begin(number)
+                return report.keep(number, {"error": f"notebook {before} has handed nothing over"})
+        for model in NEEDS[number]:
+            if not (folder / "models" / model).exists():
+                attempt(f"model {model}", functools.partial(build, model, folder, texts, quick))
+            if model not in served:
+                serve(model, folder, hub)
+            served.add(model)
+        report.begin(number)
+        run_notebook(number, variables, report.keep, left)
+
     with server.serve(data_sets) as hub:
-        variables, served = environment(hub, folder), set()
+        variables = environment(hub, folder)
         for number in wanted:
-            for model in NEEDS[number]:
-                if not (folder / "models" / model).exists():
-                    attempt(f"model {model}", functools.partial(build, model, folder, texts, quick))
-                if model not in served:
-                    serve(model, folder, hub)
-                served.add(model)
-            before = AFTER.get(number, "")
-            handed_over = (folder / "artifacts" / PROFILE).glob(f"{before}_*/manifest.json")
-            if before and not any(handed_over):
-                keep(number, {"error": f"notebook {before} has handed nothing over"})
-            elif left() > 10:
-                run_notebook(number, variables, keep, left)
+            go(number)

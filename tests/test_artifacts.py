@@ -102,7 +102,7 @@ def test_killed_while_writing_leaves_nothing_that_loads(place, tmp_path):
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(ROOT)!r})
-        from utils.artifacts import Shelf, publish
+        from utils.course.artifacts import Shelf, publish
         with publish({NAME!r}, Shelf(Path({str(place.folder)!r})), metrics={{}}) as folder:
             (folder / "half.safetensors").write_text("x")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 from tests import chat_worker as worker
-from utils import chat_standins, models
+from utils.models import chat_standins; from utils import models
 import torch
 torch.set_num_threads(1)
 chat_standins.SHAPE.update(worker.SMALL)

@@ -314,7 +314,7 @@ for _ in range(int(os.environ["TIMES"])):
         break
 found = {"ended": ended, "restarts": restarts}
 if "course" in names:
-    from utils.hub import read_token
+    from utils.course.hub import read_token
 
     found |= {"notebook": names["course"].notebook, "token": read_token()}
     found["from"] = sys.modules["utils"].__file__

@@ -106,7 +106,7 @@ def any_store(request, tmp_path):
 
 WRITER = """
 import sys
-from utils.preferences import Vote, open_store
+from utils.votes.store import Vote, open_store
 store = open_store()
 name, count = sys.argv[1], int(sys.argv[2])
 for number in range(count):

@@ -49,7 +49,7 @@ def test_another_process_builds_the_same_bytes(texts, stand_in, tmp_path):
     here = getattr(standins, stand_in)(texts)
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        f"from conftest import TEXTS; from utils import standins\n"
+        f"from conftest import TEXTS; from utils.models import standins\n"
         f"print(standins.{stand_in}(TEXTS * 20))"
     )
     environment = {**os.environ, "COURSE_CACHE": str(tmp_path), "PYTHONHASHSEED": "7"}

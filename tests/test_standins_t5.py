@@ -47,7 +47,7 @@ def test_another_process_builds_the_same_bytes(texts, tmp_path):
     here = standins.t5(texts)
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from conftest import TEXTS; from utils import standins\n"
+        "from conftest import TEXTS; from utils.models import standins\n"
         "print(standins.t5(TEXTS * 20))"
     )
     environment = {**os.environ, "COURSE_CACHE": str(tmp_path), "PYTHONHASHSEED": "7"}

@@ -38,9 +38,9 @@ PAIRS = [
 ]
 CELLS = (
     """import json
-from utils.notebooks import ROOT
-from utils.preferences import open_store
-from utils.widgets import LabelPanel, side_by_side
+from utils.course.paths import ROOT
+from utils.votes.store import open_store
+from utils.votes.panel import LabelPanel, side_by_side
 pairs = json.load(open("pairs.json"))""",
     "LabelPanel(pairs, open_store(), seed=4, repeat_share=0)",
     """rows = [{"price": "5 $ hay 6 $, $5 hay $6?", "before": pair["second"]} for pair in pairs]

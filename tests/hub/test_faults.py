@@ -23,7 +23,7 @@ PRELUDE = """
 import time
 waited = []
 time.sleep = waited.append  # the Hub's own client waits too
-from utils import hub
+from utils.course import hub
 def fetch(*names, **more):
     folder = hub.fetch(*names, sleep=lambda s: print("waits", s), **more)
     print("FOLDER", folder)
@@ -286,7 +286,7 @@ def test_pickled_weights_are_fetched_only_where_no_others_exist(fetch, hub, shel
 LOAD_DATA = (
     PRELUDE
     + f"""
-from utils.hub import load_hub_dataset
+from utils.course.hub import load_hub_dataset
 loaded = load_hub_dataset({FEEDBACK!r}, revision="refs/convert/parquet")
 import json
 rows = {{split: list(loaded[split]) for split in loaded}}

@@ -63,7 +63,7 @@ def test_transformers_loads_every_model_by_its_real_name(client, shelf):
 
 def test_the_data_sets_load_as_the_course_loads_them(client):
     program = """
-from utils import data, preference_data
+from utils.data import feedback as data; from utils.data import pairs as preference_data
 feedback = data.load_feedback(offline=False, quiet=True)
 pairs = preference_data.load_preferences(offline=False, quiet=True)
 human = preference_data.load_human_like(offline=False, quiet=True)
