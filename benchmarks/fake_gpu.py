@@ -235,7 +235,10 @@ def simulated(profile: Profile) -> Iterator[GPU]:
     def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         gpu.work(2 * a.numel() * b.shape[1], a.nbytes + b.nbytes + 2 * total.nbytes, False)
 
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     rules: list[tuple[object, str, object]] = [
+        (torch, "is_autocast_enabled", lambda *_: enabled("cpu")),  # without a device, CUDA's
+        (torch, "get_autocast_dtype", lambda *_: dtype("cpu")),
         (F, "scaled_dot_product_attention", attention_of(profile.precision == "bf16")),
         (F, "dropout", dropout),
         (F, "layer_norm", in_float32(F.layer_norm)),
@@ -329,17 +332,20 @@ def prepare(model: nn.Module, precision: str, checkpointing: bool = False) -> No
 def train(
     gpu: GPU, model: nn.Module, micro_batch: Callable[[], Tensor], accumulation: int = 1
 ) -> torch.optim.Optimizer:
-    """Two steps: in the second AdamW's states lie beside the activations."""
+    """One step with AdamW's states beside it, which a first step without a gradient makes."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
     gpu.start()
-    for _ in range(2):
-        for _ in range(min(accumulation, 2)):  # with more, gradients lie there from the second on
-            micro_batch().backward()
-            gpu.units += 1
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    for _ in range(min(accumulation, 2)):  # with more, gradients lie there from the second on
+        micro_batch().backward()
+        gpu.units += 1
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
     return optimizer
 
 

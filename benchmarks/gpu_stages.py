@@ -19,10 +19,10 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from benchmarks import fake_gpu
 from benchmarks.fake_gpu import GPU, fused_head, prepare, states_of, tokens, train
-from utils import losses, models
+from utils import losses
 from utils.course.profiles import Profile
 from utils.finetune import seq2seq_dpo, shared_prompt
-from utils.models import chat, logprobs
+from utils.models import adapters, chat, logprobs
 from utils.models.precision import DTYPES
 from utils.ppo import sampling
 from utils.ppo.policy import ActorCritic
@@ -83,9 +83,9 @@ def chat_model(profile: Profile, name: str, *frozen: str) -> PeftModel:
     """A base in four bits with an adapter to train, and others that are frozen; all in fp32."""
     config, dtype = CONFIGS[name], DTYPES[profile.precision]
     base = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model = get_peft_model(fake_gpu.in_four_bits(base), models.lora(profile.chat))
+    model = get_peft_model(fake_gpu.in_four_bits(base), adapters.lora(profile.chat))
     for adapter in frozen:
-        model.add_adapter(adapter, models.lora(profile.chat))
+        model.add_adapter(adapter, adapters.lora(profile.chat))
     model.set_adapter("default")
     return model
 

@@ -1,8 +1,10 @@
 """The simulated GPU of the benchmarks counts what the emulated one counts; its report holds."""
 
 import functools
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -13,10 +15,10 @@ import trl.trainer.utils as trl_utils
 from peft import get_peft_model
 from trl.kernels import chunked_logprob
 
-from benchmarks import fake_gpu
-from utils import models
+from benchmarks import fake_gpu, gpu_stages, memory
 from utils.course.paths import ROOT
 from utils.course.profiles import TABLE
+from utils.models.adapters import keep_gradients, lora
 
 T4 = TABLE["t4"]
 ROWS, LENGTH = 4, 160
@@ -45,14 +47,14 @@ def in_real_four_bits(model):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, packed.to("cuda"))
     model.is_loaded_in_4bit = True
-    models.keep_gradients(model)
+    keep_gradients(model)
     return model.to("cuda")
 
 
 def llama_step(gpu, four_bits, device, checkpointing):
     """QLoRA on packed rows through TRL's output layer."""
     base = transformers.AutoModelForCausalLM.from_config(LLAMA, dtype=torch.float16)
-    model = get_peft_model(four_bits(base), models.lora(T4.chat))
+    model = get_peft_model(four_bits(base), lora(T4.chat))
     del base
     fake_gpu.fused_head(model)
     fake_gpu.prepare(model, "fp16", checkpointing)
@@ -101,6 +103,49 @@ def test_the_simulation_agrees_with_the_emulated_gpu(name):
     wanted = int(run.stdout.split()[-1])
     print(f"{name}: simulated {gpu.peak:,} bytes, emulated {wanted:,}")
     assert gpu.peak == pytest.approx(wanted, rel=0.05)
+
+
+# --- The report ----------------------------------------------------------------------------------
+
+REPORT = json.loads((ROOT / "benchmarks" / "memory.json").read_text(encoding="utf-8"))
+
+
+def test_every_stage_that_is_said_to_fit_is_below_its_limit():
+    assert REPORT["rows"]
+    for row in REPORT["rows"]:
+        limit = REPORT["limits"][row["profile"]]
+        assert row["fits"] == (row["peak_gb"] + REPORT["overhead_gb"] <= limit), row
+    fakes = {(row["profile"], row["notebook"]) for row in REPORT["rows"]}
+    assert fakes == {(p, f"0{n}") for p in ("t4", "a100") for n in range(1, 9)}
+
+
+@pytest.mark.parametrize("profile", ["t4", "a100"])
+def test_the_report_is_of_todays_profiles(profile):
+    now, then = memory.settings(TABLE[profile]), REPORT["settings"][profile]
+    changed = {k: (then.get(k), now.get(k)) for k in {*now, *then} if then.get(k) != now.get(k)}
+    assert not changed, "sizes have changed: run benchmarks/memory.py again"
+
+
+def test_a_changed_row_is_noticed():
+    longer = replace(T4, sft=replace(T4.sft, max_length=2048))
+    assert memory.settings(longer) != memory.settings(T4)
+    warmer = replace(T4, sft=replace(T4.sft, learning_rate=1.0))
+    assert memory.settings(warmer) == memory.settings(T4)
+
+
+def test_more_rows_take_more_memory_and_time():
+    def small(rows: int) -> fake_gpu.GPU:
+        with (
+            fake_gpu.simulated(T4) as gpu,
+            mock.patch.dict(gpu_stages.CONFIGS, {"small": LLAMA}),
+        ):
+            sft = replace(T4.sft, batch_size=rows, max_length=LENGTH, checkpointing=False)
+            gpu_stages.sft_step(gpu, replace(T4, sft=sft), "small")
+        return gpu
+
+    few, many = small(2), small(8)
+    assert 2 < many.peak / few.peak < 4  # the weights and TRL's tile are there once
+    assert many.busy > 2 * few.busy
 
 
 if __name__ == "__main__":
