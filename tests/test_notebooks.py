@@ -18,7 +18,7 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
 SECTIONS = ("Read your curves", "Break it", "xercises", "🐢", "🐕", "🦁", "Quiz", "Hand over")
 SECTIONS += ("What we simplified", "References")
-DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 # a name such as UserWarning:, a log line, a traceback; not the English word
 NOISE = re.compile(r"\b\w+Warning\b|^\s*(WARNING|ERROR)\b|Traceback \(most recent", re.MULTILINE)
 MACHINE = re.compile(
@@ -107,7 +107,7 @@ def test_relative_links_are_alive(path):
     assert dead_links(path, prose) == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=["README", "data cards"])
+@pytest.mark.parametrize("path", DOCUMENTS, ids=["README", "contributing", "data cards"])
 def test_relative_links_of_the_documents_are_alive(path):
     assert dead_links(path, path.read_text(encoding="utf-8")) == []
 
