@@ -2,50 +2,52 @@
 
     python benchmarks/gpu.py A|B|C [--out FOLDER] [--quick] [--minutes 9] [--notebooks 03 04 …]
 
-| stage | question | program | at full size |
-|-------|----------|---------|--------------|
-| A | does half precision give what fp32 gives? | gpu_parity.py | one call |
-| B | does every notebook cell run in a T4's memory? | gpu_notebooks.py | several calls |
-| C | how fast, against TRL and plain loops? | gpu_speed.py | one or two calls |
+| stage | question | program |
+|-------|----------|---------|
+| A | does half precision give what fp32 gives, and does training keep its promises? | gpu_parity.py |
+| B | does every notebook cell run within a T4's memory? | gpu_notebooks.py |
+| C | how fast is it, against TRL and plain loops? | gpu_speed.py |
 
 Every finding is written at once to `A.json`, `B.json` or `C.json` in FOLDER, so that a command that
 is killed loses one item. The same command again goes on: what was found for this commit on this
-device is not computed anew, and an item that failed is tried once more, last. A command stops by
-itself after `--minutes`. `--quick` takes tiny sizes, to see that the program runs.
+device is not computed anew, and an item that raised an error is tried once more, last. A command
+stops by itself after `--minutes`. `--quick` takes tiny sizes and one notebook, to see that the
+program runs: `tests/gpu/test_gpu_benchmark.py` does so on the emulated GPU.
 
-What the machine needs. The image has Python 3.11 or later and torch 2.11 or later for CUDA; nothing
-else is assured. `--wheels` needs neither torch nor anything else: it prints, with the versions of
-requirements.lock, the packages of `WHEELS` below that are missing or too old there. Wheels for that
-machine's Python come from (`--wheels > wheels.txt` there, or all of `WHEELS`; X as in cp3X):
+What the machine needs. Its image has Python 3.11 or later and torch 2.11 or later for CUDA; nothing
+else is assured. `--wheels` needs no package at all: it prints those of `WHEELS` below that are
+missing there, or outside the ranges of requirements.txt, with the versions of requirements.lock.
+This fetches them for the Python of that machine, here 3.12:
 
-    pip download --no-deps --only-binary=:all: --python-version 3.X --implementation cp \\
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
         --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 \\
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl -r wheels.txt
 
-A transfer carries at most 64 MiB, this repository (6 MB) included. All of `WHEELS` is about 240 MB:
-pyarrow (52), gradio (30) and scipy (34) each come in a transfer with smaller ones, and what the
-image has in the ranges of requirements.txt stays at home. bitsandbytes (43 MB) must be cut to the
-one library for the image's CUDA (`torch.version.cuda`; 13.0 here), which leaves 3.6 MB:
+A transfer carries at most 64 MiB, this repository (6 MB) included. All of `WHEELS` takes about
+240 MB: pyarrow (52), scipy (34) and gradio (30) each share a transfer with smaller ones. The wheel
+of bitsandbytes (43 MB) must be cut to the one library for the image's CUDA (`torch.version.cuda`,
+here 13.0), which leaves 3.6 MB:
 
     zip -d .whl/bitsandbytes-*.whl '*rocm*' '*xpu*' '*cuda118*' '*cuda12*' '*cuda132*'
 
-In this order, each command under ten minutes:
+There, in this order, with a limit of ten minutes per command:
 
     python -m pip install -q --no-index --no-deps --no-compile --upgrade --target SITE .whl/*.whl
-    export PYTHONPATH=SITE
-    python benchmarks/gpu.py A B C --quick --out QUICK     # a minute or two: is anything missing?
+    export PYTHONPATH=SITE                                # in every command
+    python benchmarks/gpu.py A B C --quick --out QUICK    # two minutes: is anything missing?
     python benchmarks/gpu.py A
+    python benchmarks/gpu.py B --notebooks 03 04
+    python benchmarks/gpu.py B --notebooks 07             # 8 billion weights: a call of its own
     python benchmarks/gpu.py C
-    python benchmarks/gpu.py B                             # again until it says that all is done
+    python benchmarks/gpu.py B                            # what is left; repeat until all is done
 
-and after each command bring the JSON files home (FOLDER is benchmarks/gpu_results); put there
-again, they spare a fresh machine what is done. `COURSE_COMMIT` names the commit where the copy of
-the repository has no .git. TRL's old PPOTrainer joins stage C if .cache/trl-1.12.0 travels, too
-(`benchmarks/ppo.py` puts it there). Models and artifacts of stage B lie in .cache/gpu, 30 GB.
+After each command bring the JSON files home. Put back into FOLDER (benchmarks/gpu_results) they
+spare a fresh machine what is done. `COURSE_COMMIT` names the commit where .git does not travel.
+TRL's old PPOTrainer joins stage C if .cache/trl-1.12.0 travels, too: `benchmarks/ppo.py` makes it.
+Stage B keeps its models and artifacts in .cache/gpu (25 GB), so that a later command finds them.
 """
 
 import argparse
-import gc
 import hashlib
 import importlib.metadata
 import json
@@ -275,7 +277,9 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
         print("The GPU no longer answers this process: going on in a new one.", flush=True)
         minutes = f"{clock.left() / 60:.2f}"
         os.execv(sys.executable, [sys.executable, *sys.argv, "--minutes", minutes])
-    gc.collect()
+    from utils.models.memory import release
+
+    release()
 
 
 def in_order(report: Report, items: dict[str, Callable[[], Found]], clock: Clock) -> None:
@@ -299,7 +303,7 @@ def speed(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
 
 
 def cells(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
-    wanted = asked.notebooks or (["03"] if asked.quick else ORDER)
+    wanted = asked.notebooks or (QUICK if asked.quick else ORDER)
     for number in filter(report.settled, wanted):
         print(f"{number}: done before", flush=True)
     wanted = [number for number in wanted if not report.settled(number)]
@@ -320,6 +324,7 @@ def cells(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
 
 
 ORDER = ("03", "04", "07", "01", "02", "05", "08")  # of notebooks; 02 takes the reward of 01
+QUICK = ("01",)  # its texts need no generation, which takes long on a CPU
 STAGES = {"A": parity, "B": cells, "C": speed}
 
 

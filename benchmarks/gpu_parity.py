@@ -401,7 +401,7 @@ def samples(size: Size, precision: str) -> dict[str, object]:
     return verdict(
         {
             "tokens that differ": (differing(compiled[0], growing), 2 * rounding + 5e-3),
-            "tokens that differ at a replay": (differing(compiled[1], compiled[0]), 0.0),
+            "tokens that differ at a replay": (differing(compiled[1], compiled[0]), 5e-3),
         },
         equal_tokens=float((compiled[0] == growing).float().mean()),
         equal_tokens_of_half_precision=float((growing == exact).float().mean()),

@@ -40,7 +40,7 @@ def items(quick: bool) -> dict[str, Item]:
                 found[name] = functools.partial(kind, shape, precision, quick)
         if shape == shapes[0]:
             found["ppo against a plain loop"] = functools.partial(ppo_speed, ("naive",), quick)
-            if (TRL_FOLDER / f"trl-{ppo.TRL}.dist-info" / "RECORD").exists():
+            if not quick and (TRL_FOLDER / f"trl-{ppo.TRL}.dist-info" / "RECORD").exists():
                 found[f"ppo against TRL {ppo.TRL}"] = functools.partial(alone, quick)
             for precision in precisions():
                 found[f"decoding, {precision}"] = functools.partial(decoding, precision, quick)

@@ -3,7 +3,7 @@
     python benchmarks/ppo.py [--device cuda] [--quick] [--out FILE]
 
 Equal work: the same GPT-2 with random weights, prompts and responses of the same lengths (no text
-can end early: the end-of-text id lies outside the model's vocabulary), one minibatch a batch, the
+can end early: the end-of-text id lies outside the model's vocabulary), one minibatch per batch, the
 same number of epochs, and a random reward that costs nothing. TRL needs a separate value model;
 ours and the plain loop read the values off the policy's trunk. `ours_separate_value` is ours with a
 value model like TRL's, so that both sources of speed can be told apart.
@@ -80,7 +80,7 @@ def fetch_trl() -> Path:
 
 
 def models_and_tokenizer(size: Size, device: str) -> tuple[Callable, object]:
-    """A maker of equal GPT-2s, and a tokenizer of one word a token."""
+    """A maker of equal GPT-2s, and a tokenizer of one word per token."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, PreTrainedTokenizerFast

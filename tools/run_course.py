@@ -52,7 +52,7 @@ def keep_figures(runs: list[notebooks.Execution]) -> None:
 
 
 def main() -> None:
-    """Run, print a line a notebook and a closing table; exit 1 if any failed."""
+    """Run, print a line per notebook and a closing table; exit 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="keep the outputs in the notebooks")
     parser.add_argument("only", nargs="*", help="numbers of notebooks, all by default")

@@ -18,10 +18,12 @@ from trl.kernels import chunked_logprob
 from benchmarks import fake_gpu, gpu_stages, memory
 from utils.course.paths import ROOT
 from utils.course.profiles import TABLE
+from utils.finetune.shared_prompt import PromptOnce
+from utils.losses import dpo_loss
 from utils.models.adapters import keep_gradients, lora
 
 T4 = TABLE["t4"]
-ROWS, LENGTH = 4, 160
+ROWS, LENGTH, TILE = 4, 160, 512
 SIZES = {"vocab_size": 1000, "bos_token_id": None, "eos_token_id": None}
 LLAMA = transformers.LlamaConfig(
     hidden_size=256, intermediate_size=768, num_hidden_layers=2, num_attention_heads=4,
@@ -51,34 +53,59 @@ def in_real_four_bits(model):
     return model.to("cuda")
 
 
-def llama_step(gpu, four_bits, device, checkpointing):
-    """QLoRA on packed rows through TRL's output layer."""
+def quantised_llama(four_bits):
     base = transformers.AutoModelForCausalLM.from_config(LLAMA, dtype=torch.float16)
-    model = get_peft_model(four_bits(base), lora(T4.chat))
-    del base
+    return get_peft_model(four_bits(base), lora(T4.chat))
+
+
+def sft(gpu, four_bits, device, checkpointing):
+    """QLoRA on packed rows through TRL's output layer."""
+    model = quantised_llama(four_bits)
     fake_gpu.fused_head(model)
     fake_gpu.prepare(model, "fp16", checkpointing)
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device=device)
     places = torch.arange(LENGTH, device=device).remainder(LENGTH // 2).expand(ROWS, -1)
     given = {"input_ids": ids, "position_ids": places, "labels": ids, "fused_lm_head": True}
     gpu.learned = ROWS * (LENGTH - 1)
-    tile = mock.patch.object(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 512)  # not half the memory
-    with tile:
-        fake_gpu.train(gpu, model, lambda: model(**given).loss, accumulation=2)
+    fake_gpu.train(gpu, model, lambda: model(**given).loss, accumulation=2)
 
 
-def gpt2_step(gpu, four_bits, device, checkpointing):
-    """Language modelling with all weights and all logits."""
+def dpo(gpu, four_bits, device):
+    """Pairs behind one prompt: on the emulated GPU from TRL's batch, in the simulation by shape."""
+    model, prompt, answer = quantised_llama(four_bits), 24, 60
+    fake_gpu.fused_head(model)
+    fake_gpu.prepare(model, "fp16", checkpointing=True)
+    if device == "cpu":
+        logps, _ = gpu_stages.pair_logps(gpu, ROWS, prompt, answer)
+    else:
+        ids = torch.zeros(2 * ROWS, prompt + answer, dtype=torch.long, device=device)
+        labels = ids.clone()
+        labels[:, :prompt] = -100
+
+        def logps(model):
+            whole = torch.ones_like(ids)
+            return PromptOnce(model)(ids, whole, labels, fused_lm_head=True).log_probs
+
+    def loss():
+        chosen, rejected = logps(model).sum(1).chunk(2)
+        return dpo_loss(chosen, rejected, chosen.detach(), rejected.detach())
+
+    fake_gpu.train(gpu, model, loss)
+
+
+def language_modelling(gpu, four_bits, device):
+    """GPT-2 with all weights and all logits."""
     model = transformers.AutoModelForCausalLM.from_config(GPT2, dtype=torch.float32).to(device)
-    fake_gpu.prepare(model, "fp16", checkpointing)
+    fake_gpu.prepare(model, "fp16")
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device=device)
     fake_gpu.train(gpu, model, lambda: model(input_ids=ids, labels=ids).loss)
 
 
 STEPS = {
-    "llama": functools.partial(llama_step, checkpointing=False),
-    "llama checkpointed": functools.partial(llama_step, checkpointing=True),
-    "gpt2": functools.partial(gpt2_step, checkpointing=False),
+    "sft": functools.partial(sft, checkpointing=False),
+    "sft checkpointed": functools.partial(sft, checkpointing=True),
+    "dpo": dpo,
+    "language modelling": language_modelling,
 }
 
 
@@ -89,6 +116,12 @@ def emulated_peak(name: str) -> int:
         setattr(chunked_logprob, kernel, fake_gpu.NoKernel())
     STEPS[name](clock, in_real_four_bits, "cuda")
     return torch.cuda.max_memory_allocated()
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """TRL's tile, 64 MB with these rows, would be nearly all of the memory."""
+    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -152,4 +185,5 @@ def test_more_rows_take_more_memory_and_time():
 
 
 if __name__ == "__main__":
+    trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE
     print(emulated_peak(sys.argv[1]))

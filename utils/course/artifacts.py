@@ -257,7 +257,7 @@ def _run_notebook(name: str, place: Shelf) -> None:
         nonlocal bar, shown
         bar = bar or progress.bar(f"notebook {name[:2]}", total, "cell")
         bar.update(done - bar.n)
-        if done * 4 // total > shown:  # four lines, not one a cell
+        if done * 4 // total > shown:  # four lines, not one per cell
             shown = done * 4 // total
             print(f"  {name}: {done} of {total} cells", flush=True)
 

@@ -58,7 +58,7 @@ def expected_time(name: str, profile: str) -> str:
 
 
 class _PeakMemory:
-    """The kernel's peak resident memory, sampled between cells and once a second."""
+    """The kernel's peak resident memory, sampled between cells and once per second."""
 
     def __init__(self) -> None:
         self.peak_mb = 0.0

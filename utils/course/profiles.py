@@ -35,7 +35,7 @@ class Policy:
     adapt_learning_rate: float
     prompt_words: int  # first words of a sentence that the policy continues
     held_out_prompts: int  # of the test split, for every judgement
-    base_samples: int  # texts a prompt that estimate p(negative) before training
+    base_samples: int  # texts per prompt that estimate p(negative) before training
     reward_kind: str
     reward_cap: float
 
@@ -62,8 +62,8 @@ class GroupRun:
     """RLOO and GRPO of TRL, beside our PPO."""
 
     steps: int
-    batch_size: int  # completions a step
-    generations: int  # completions a prompt: a group
+    batch_size: int  # completions per step
+    generations: int  # completions per prompt: a group
     learning_rate: float
     rloo_kl_coef: float
     grpo_kl_coef: float

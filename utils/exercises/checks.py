@@ -1,6 +1,6 @@
 """Exercises: `check("01.1", attempt)` says right, or names the mistake.
 
-The judges stand in `utils/exercises/`, a module a notebook.
+The judges stand in `utils/exercises/`, a module per notebook.
 """
 
 import importlib

@@ -25,7 +25,7 @@ def _average_logps(attempt: Callable[..., torch.Tensor]) -> Verdict:
     if _close(answer, summed / mask.sum(1)):
         return None
     if answer.shape != summed.shape:
-        return f"one number a row is wanted, shape (2,), yours has shape {tuple(answer.shape)}."
+        return f"one number per row is wanted, shape (2,), yours has shape {tuple(answer.shape)}."
     if _close(answer, summed):
         return "you summed: divide by the number of response tokens of the row."
     if _close(answer, summed / 6) or _close(answer, summed / 5):

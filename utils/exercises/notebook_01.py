@@ -15,7 +15,7 @@ def _reward_by_hand(attempt: Callable[[torch.Tensor], torch.Tensor]) -> Verdict:
     """`attempt(logits) -> rewards`, r = z_negative if the class is negative, else 0."""
     answer = torch.as_tensor(attempt(_LOGITS.clone()))
     if answer.shape != _EXPECTED.shape:
-        return f"one reward a text is wanted, shape (4,), yours has shape {tuple(answer.shape)}."
+        return f"one reward per text is wanted, shape (4,), yours has shape {tuple(answer.shape)}."
     if torch.allclose(answer.float(), _EXPECTED):
         return None
     if torch.allclose(answer.float(), _LOGITS[:, 0]):

@@ -1,4 +1,4 @@
-"""Notebook 02: masks, rewards a token, the least KL."""
+"""Notebook 02: masks, rewards per token, the least KL."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def _mask_after_end(attempt: Callable[[torch.Tensor, int], torch.Tensor]) -> Ver
     answer = torch.as_tensor(attempt(_RESPONSES.clone(), 2)).bool()
     wanted = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
     if answer.shape != wanted.shape:
-        return f"one True or False a token is wanted, yours has shape {tuple(answer.shape)}."
+        return f"one True or False per token is wanted, yours has shape {tuple(answer.shape)}."
     if torch.equal(answer, wanted):
         return None
     if torch.equal(answer, torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()):
@@ -37,7 +37,7 @@ def _per_token_rewards(attempt: Callable[..., torch.Tensor]) -> Verdict:
     wanted = torch.tensor([[-0.1, 1.95, 0.0], [-0.02, -0.04, 0.92]])
     answer = torch.as_tensor(attempt(kl.clone(), scores.clone(), mask.clone(), beta)).float()
     if answer.shape != wanted.shape:
-        return f"one reward a token is wanted, shape (2, 3), yours has {tuple(answer.shape)}."
+        return f"one reward per token is wanted, shape (2, 3), yours has {tuple(answer.shape)}."
     if torch.allclose(answer, wanted, atol=1e-5):
         return None
     if torch.allclose(answer[:, 2], torch.tensor([2.0 - 1.8, 0.92]), atol=1e-5):

@@ -35,7 +35,7 @@ def _means(attempt: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Ver
     mask = torch.tensor([[True, True, False], [True, True, True]])
     answer = torch.as_tensor(attempt(logps.clone(), mask.clone())).float()
     if answer.shape != (2,):
-        return f"one mean a row is wanted, shape (2,), yours has {tuple(answer.shape)}."
+        return f"one mean per row is wanted, shape (2,), yours has {tuple(answer.shape)}."
     if torch.allclose(answer, torch.tensor([-1.5, -2.0])):
         return None
     if torch.allclose(answer, logps.mean(1)):

@@ -70,7 +70,7 @@ def _nearest_other(attempt: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> V
     wanted, own = apart.argmax(axis=1), np.arange(40)
     answer = np.asarray(attempt(asked.copy(), answered.copy()))
     if answer.shape != (40,):
-        return f"one index a question is wanted, shape (40,), yours has shape {answer.shape}."
+        return f"one index per question is wanted, shape (40,), yours has shape {answer.shape}."
     if np.array_equal(answer, wanted):
         return None
     if np.array_equal(answer, likeness.argmax(axis=1)):

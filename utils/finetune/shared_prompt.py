@@ -26,7 +26,7 @@ from utils.models.precision import unrounded
 def joined(
     input_ids: Tensor, attention_mask: Tensor, labels: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Two rows a pair, chosen rows first, padded on the right -> a model's inputs, one row a pair.
+    """Two rows per pair, chosen first, padded on the right -> a model's inputs, one row per pair.
 
     Also where each row's predictions stand in the joined ones: (2 · pairs, sequence - 1).
     """

@@ -48,7 +48,7 @@ def likeness_judge(tie: float = 0.01) -> Judge:
 
 @dataclass(frozen=True)
 class Duels:
-    """One result a question: 1 the first model's answer won, ½ tie, 0 it lost."""
+    """One result per question: 1 the first model's answer won, ½ tie, 0 it lost."""
 
     results: np.ndarray
     longer: np.ndarray  # syllables by which the first model's answer is longer

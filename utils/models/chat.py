@@ -189,7 +189,7 @@ def sampled_kl(
 ) -> Tensor:
     """ln π(y) - ln π_ref(y) of an answer y that the policy samples to each question: (rows,).
 
-    Their mean estimates KL(π ‖ π_ref) in nats an answer; `reference` names an adapter of the model.
+    Their mean estimates KL(π ‖ π_ref) in nats per answer; `reference` names an adapter.
     """
     replies = reply(
         model, tokenizer, questions, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed

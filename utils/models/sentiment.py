@@ -115,7 +115,7 @@ class SentimentReward:
         )
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """One reward a text."""
+        """One reward per text."""
         return negative_reward(self.logits(texts), self.kind, self.cap)
 
 

@@ -127,7 +127,7 @@ class ActorCritic:
         *,
         from_reference: bool = False,
     ) -> Rollout:
-        """One response a prompt, decided by the draws."""
+        """One response per prompt, decided by the draws."""
         tokens, attention = padded(prompts, self.pad, left=True, width=width)
         tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
         parts = self.reference_parts() if from_reference else nullcontext((self.trunk, self.head))
@@ -164,6 +164,6 @@ class ActorCritic:
     def generate(
         self, prompts: Sequence[str], *, seed: int = 0, from_reference: bool = False
     ) -> list[str]:
-        """One sampled text a prompt, with the prompt in front."""
+        """One sampled text per prompt, with the prompt in front."""
         rollouts = self.held_out(prompts, seed, from_reference=from_reference)
         return [text for rollout in rollouts for text in self.texts(rollout)]

@@ -11,11 +11,11 @@ Reward = Callable[[list[str]], Sequence[float] | Tensor]
 
 
 class RewardError(CourseError, RuntimeError):
-    """A reward that raised, or returned something else than one finite number a text."""
+    """A reward that raised, or returned something else than one finite number per text."""
 
 
 def score_texts(reward: Reward, texts: list[str]) -> Tensor:
-    """One finite number a text (batch,); a batch that fails is halved until the text is found."""
+    """One finite number per text (batch,); a batch that fails is halved until the text is found."""
     cause, suspects = None, list(texts)
     try:
         scores = torch.as_tensor(reward(list(texts)), dtype=torch.float32).detach().cpu()

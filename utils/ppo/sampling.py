@@ -90,7 +90,7 @@ def dropout_off(*models: nn.Module) -> Iterator[None]:
 
 
 def compiled_step(trunk: nn.Module, room: int) -> tuple[Callable, StaticCache]:
-    """The trunk as one CUDA graph a token instead of hundreds of launches, with its cache."""
+    """The trunk as one CUDA graph per token instead of hundreds of launches, with its cache."""
     compiled = torch.compile(trunk, mode="reduce-overhead", dynamic=False)
     return compiled, StaticCache(config=trunk.config, max_cache_len=room)
 

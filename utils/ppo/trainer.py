@@ -61,7 +61,7 @@ class PPOConfig:
     target_kl: float | None = None  # nats an episode that kl_coef adapts to reach; None: fixed
     kl_horizon: int = 10_000  # episodes over which an adaptive kl_coef reacts
     kl_limit: float = 100.0  # nats an episode that stop the run
-    gamma: float = 1.0  # discount a token
+    gamma: float = 1.0  # discount per token
     lam: float = 1.0  # λ of GAE: 1 has no bias, less trusts the values more
     whiten_rewards: bool = False  # scale per-token rewards to unit variance
     whiten_advantages: bool = True  # scale advantages to zero mean and unit variance
@@ -306,7 +306,7 @@ class PPOTrainer(ActorCritic):
             "length": rollout.mask.sum(1),
             "eos_rate": rollout.ended,
         }
-        # -ln p of what was sampled is the entropy on average: nats a token, for nothing
+        # -ln p of what was sampled is the entropy on average: nats per token, for nothing
         entropy = -experience.logps.sum() / rollout.mask.sum()
         return {
             "update": self.updates_done + 1,
@@ -326,7 +326,7 @@ class PPOTrainer(ActorCritic):
 
     @torch.no_grad()
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
-        """One episode a prompt: lists of texts, rewards, kl (nats), lengths and ended."""
+        """One episode per prompt: lists of texts, rewards, kl (nats), lengths and ended."""
         found: dict[str, list] = {"texts": [], "kl": [], "lengths": [], "ended": []}
         for rollout in self.held_out(prompts, seed):
             rows = torch.arange(len(rollout.tokens), device=self.device)
