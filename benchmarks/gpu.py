@@ -4,7 +4,7 @@
 
 | stage | question | program |
 |-------|----------|---------|
-| A | does half precision give what fp32 gives, and does training keep its promises? | gpu_parity.py |
+| A | does half precision give what fp32 gives, in kernels and trainings? | gpu_parity.py |
 | B | does every notebook cell run within a T4's memory? | gpu_notebooks.py |
 | C | how fast is it, against TRL and plain loops? | gpu_speed.py |
 
@@ -76,7 +76,7 @@ packaging psutil tqdm requests urllib3 certifi charset-normalizer idna httpx htt
 httpcore2 h11 anyio truststore typer click rich markdown-it-py mdurl shellingham annotated-doc
 matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing cloudpickle
 ipykernel ipython ipython_pygments_lexers Pygments jedi parso prompt_toolkit wcwidth pexpect
-ptyprocess stack-data executing asttokens pure_eval matplotlib-inline decorator comm debugpy
+ptyprocess stack-data executing asttokens pure_eval matplotlib-inline comm debugpy
 jupyter_client jupyter_core pyzmq tornado traitlets nest-asyncio2 platformdirs ipywidgets
 widgetsnbextension jupyterlab_widgets nbclient nbformat fastjsonschema jsonschema
 jsonschema-specifications referencing rpds-py attrs
@@ -86,6 +86,7 @@ hf-gradio tomlkit brotli opentelemetry-api
 """  # all that the stages import beyond torch and what torch brings
 LIBRARIES = ("torch", "triton", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 TRIES = 2  # of an item that fails, or that ends the process
+ENOUGH = 5.0  # seconds that must be left to begin an item
 FOLDERS = r"(?<![\w.:/])(/[\w.@+-]+)+/"  # absolute paths, all but the last name
 Found = dict[str, object]
 
@@ -254,7 +255,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
     """Compute an item unless it is settled, and write down what it found, or its error."""
     if report.settled(name):
         return print(f"{name}: done before", flush=True)
-    if clock.left() < 5:
+    if clock.left() < ENOUGH:
         raise OutOfTime
     report.begin(name)
     began = time.perf_counter()

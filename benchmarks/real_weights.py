@@ -217,12 +217,15 @@ class Scores:
     chosen_tokens: np.ndarray
     rejected_tokens: np.ndarray
 
+    def per_token(self) -> np.ndarray:
+        """ln π(chosen answer) over its tokens, (rows,)."""
+        return self.chosen / self.chosen_tokens
+
     def right(self, *, per_token: bool = False) -> np.ndarray:
         """1 where the chosen answer is likelier, summed over its tokens or per token, else 0."""
         if not per_token:
             return (self.chosen > self.rejected).astype(float)
-        means = self.chosen / self.chosen_tokens, self.rejected / self.rejected_tokens
-        return (means[0] > means[1]).astype(float)
+        return (self.per_token() > self.rejected / self.rejected_tokens).astype(float)
 
 
 def score(model: object, tokenizer: object, pairs: Dataset) -> Scores:
@@ -247,7 +250,7 @@ def preference_figures(now: Scores, start: Scores, beta: float, weight: float) -
         torch.from_numpy(a) for a in (now.chosen, now.rejected, start.chosen, start.rejected)
     ]
     moved = (now.chosen - start.chosen) - (now.rejected - start.rejected)
-    means = [torch.from_numpy(now.chosen / now.chosen_tokens)]
+    means = [torch.from_numpy(now.per_token())]
     means += [torch.from_numpy(now.rejected / now.rejected_tokens)]
     nll = -now.chosen.sum() / now.chosen_tokens.sum()
     found = {
@@ -491,6 +494,7 @@ def human_figures(
     found |= {"judge_right_on_held_out_pairs": accuracy}
     found |= kl_figures(policy, tokenizer, asked, begun.frozen, HUMAN_TOKENS)
     if start:
+        found["chosen_gain_nats_per_token"] = interval(now.per_token() - start.scores.per_token())
         fight = duels(test["question"], texts, start.texts, test["chosen"], likeness_judge())
         lead = np.sign(natural(texts) - natural(start.texts))
         found["win_rate_likeness"] = interval(fight.results)

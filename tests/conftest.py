@@ -33,7 +33,13 @@ def _own_cache(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Several workers: the tests of a file stay together, unless they name a group of their own."""
+    """Several workers: the tests of a file stay together, unless they name a group of their own.
+
+    Those of a browser stay together as a folder: one event loop serves them all.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+            file = item.nodeid.split("::")[0]
+            folder = file.rpartition("/")[0]
+            group = folder if folder.endswith("browser") else file
+            item.add_marker(pytest.mark.xdist_group(group))
