@@ -95,3 +95,11 @@ def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
         assert fewer < all_of_them
     assert quick.ppo.batch_size % quick.ppo.minibatch_size == 0
     assert quick.sft.learning_rate == whole.sft.learning_rate
+
+
+@pytest.mark.parametrize("profile", profiles.TABLE.values(), ids=profiles.TABLE)
+def test_an_experiment_on_the_side_reads_no_more_rows_than_the_main_run(profile):
+    """Their notebooks make one pass over these rows, whatever the accumulation."""
+    assert profile.sft.side_rows <= profile.sft.rows * profile.sft.epochs
+    assert profile.dpo.sweep_rows * len(profile.dpo.sweep_betas) <= profile.dpo.rows
+    assert profile.orpo.sweep_rows * len(profile.orpo.sweep_weights) <= profile.orpo.rows
