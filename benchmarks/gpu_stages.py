@@ -216,10 +216,16 @@ def group_step(gpu: GPU, profile: Profile) -> str:
 # --- Stages of 03 to 05 and 07: chat models ------------------------------------------------------
 
 
-def sft_step(gpu: GPU, profile: Profile, name: str, beside: bool = False) -> str:
-    """03: packed rows; `beside` another chat model in the side runs."""
+def loaded(gpu: GPU, profile: Profile, name: str) -> str:
+    """A chat model that lies on the GPU while another one works, as in sweeps and side runs."""
+    gpu.there = [chat_model(profile, name)]
+    gpu.start()
+    return name
+
+
+def sft_step(gpu: GPU, profile: Profile, name: str) -> str:
+    """03: packed rows."""
     run, model = profile.sft, chat_model(profile, name)
-    gpu.there = [chat_model(profile, name)] if beside else []
     fused_head(model)
     prepare(model, profile.precision, run.checkpointing)
     ids, gpu.learned = tokens(run.batch_size, run.max_length), run.batch_size * (run.max_length - 1)
@@ -254,13 +260,10 @@ def pair_logps(
     return logps, f"{count} x {joined}"
 
 
-def pair_step(
-    gpu: GPU, profile: Profile, name: str, part: str, lengths: Lengths = None, beside: bool = False
-) -> str:
-    """04 ("dpo"), 05 ("orpo"), 07 ("labelling"): a step; `beside` another model in the sweeps."""
+def pair_step(gpu: GPU, profile: Profile, name: str, part: str, lengths: Lengths = None) -> str:
+    """04 ("dpo"), 05 ("orpo"), 07 ("labelling"): a step on pairs that share their prompt."""
     run = getattr(profile, part)
     prompt, answer = longest(run, lengths)
-    gpu.there = [chat_model(profile, name)] if beside else []
     model = chat_model(profile, name, *(() if part == "orpo" else ("reference", "ref")))
     fused_head(model)
     prepare(model, profile.precision, run.checkpointing)
@@ -289,12 +292,10 @@ def reference_pass(
     return shape
 
 
-def evaluation(
-    gpu: GPU, profile: Profile, name: str, length: int, beside: bool = False, padded: bool = True
-) -> str:
+def evaluation(gpu: GPU, profile: Profile, name: str, length: int, padded: bool = True) -> str:
     """03 to 05, 07: a batch of `logprobs.answer_logps` after a training."""
     model, rows = chat_model(profile, name, "reference"), logprobs.BATCH_TOKENS // length
-    gpu.there = [states_of(model), chat_model(profile, name) if beside else None]
+    gpu.there = states_of(model)
     prompt = min(PROMPT, length // 2)
     gpu.learned, gpu.answer = rows * (length - prompt), not padded
     asked, said = [[1] * prompt] * rows, [[1] * (length - prompt)] * rows
@@ -315,12 +316,10 @@ def next_token(model: nn.Module, rows: int, known: int, read: int) -> None:
     torch.multinomial(scores.softmax(-1), 1)
 
 
-def generation(
-    gpu: GPU, profile: Profile, name: str, prompt: int = SHORT_PROMPT, beside: bool = False
-) -> str:
+def generation(gpu: GPU, profile: Profile, name: str, prompt: int = SHORT_PROMPT) -> str:
     """03 to 05, 07: a batch of `chat.reply`: its prompts, and its last token, which is counted."""
     model, new = chat_model(profile, name, "reference").eval(), profile.chat.max_new_tokens
-    gpu.there = [states_of(model), chat_model(profile, name) if beside else None]
+    gpu.there = states_of(model)
     rows = chat.REPLY_TOKENS // (prompt + new)
     gpu.once(lambda: next_token(model, rows, 0, prompt))
     first = gpu.peak

@@ -29,13 +29,13 @@ from benchmarks.gpu_stages import (
     CHAT,
     HACKED,
     PROMPT,
-    SHORT_PROMPT,
     adaptation,
     classification,
     encoding,
     evaluation,
     generation,
     group_step,
+    loaded,
     pair_step,
     ppo,
     reference_pass,
@@ -43,7 +43,7 @@ from benchmarks.gpu_stages import (
     sft_step,
     small_gpt2,
     t5,
-)  # fmt: skip
+)
 from utils.course.profiles import TABLE, Profile
 from utils.models import chat, logprobs
 
@@ -97,6 +97,9 @@ def simulate(profile: str, stage: Callable[..., str], *given: object) -> Found:
     return found
 
 
+BESIDE = " beside another model"  # of the same kind, as in sweeps and side runs
+
+
 def stages(profile: Profile) -> list[tuple]:
     """Notebook, model, what it is, the stage's function and what it is given."""
     top, width = profile.reward_model.max_length, profile.dpo.max_length
@@ -106,8 +109,24 @@ def stages(profile: Profile) -> list[tuple]:
         ("01", "PhoBERT-base", "training, usual rows", reward_step, 64),
         ("01", "PhoBERT-base", "evaluation, longest rows", classification, top, True),
         ("02", "GPT-2", "adaptation, longest sentence", adaptation, rows, LONGEST, True),
-        ("02", "GPT-2", "adaptation's evaluation, longest", adaptation, 128, LONGEST, False),
-        ("02", "GPT-2", "adaptation's evaluation, usual", adaptation, 128, USUAL, False),
+        (
+            "02",
+            "GPT-2",
+            "adaptation's evaluation, longest",
+            adaptation,
+            profile.policy.adapt_eval_batch_size,
+            LONGEST,
+            False,
+        ),
+        (
+            "02",
+            "GPT-2",
+            "adaptation's evaluation, usual",
+            adaptation,
+            profile.policy.adapt_eval_batch_size,
+            USUAL,
+            False,
+        ),
         ("02", "GPT-2", "PPO: sampling", ppo, "sampling"),
         ("02", "GPT-2", "PPO: scoring", ppo, "scoring"),
         ("02", "GPT-2", "PPO: learning", ppo, "learning"),
@@ -117,19 +136,19 @@ def stages(profile: Profile) -> list[tuple]:
     for name in CHAT:
         found += [
             ("03", name, "SFT", sft_step, name),
-            ("03", name, "SFT beside the trained model", sft_step, name, True),
+            ("03", name, f"SFT{BESIDE}", sft_step, name),
             ("03", name, "log-probabilities", evaluation, name, 1024),
-            ("03", name, "log-probabilities, none padded", evaluation, name, 512, False, False),
+            ("03", name, "log-probabilities, none padded", evaluation, name, 512, False),
             ("03", name, "generation", generation, name),
             ("04", name, "DPO", pair_step, name, "dpo"),
-            ("04", name, "DPO beside the trained model", pair_step, name, "dpo", None, True),
+            ("04", name, f"DPO{BESIDE}", pair_step, name, "dpo"),
             ("04", name, "reference", reference_pass, name, "dpo"),
             ("04", name, "log-probabilities", evaluation, name, width),
             ("04", name, "generation", generation, name),
             ("05", name, "ORPO", pair_step, name, "orpo"),
-            ("05", name, "ORPO beside the trained model", pair_step, name, "orpo", None, True),
-            ("05", name, "log-probabilities of two models", evaluation, name, width, True),
-            ("05", name, "generation beside a model", generation, name, SHORT_PROMPT, True),
+            ("05", name, f"ORPO{BESIDE}", pair_step, name, "orpo"),
+            ("05", name, f"log-probabilities{BESIDE}", evaluation, name, width),
+            ("05", name, f"generation{BESIDE}", generation, name),
         ]
     large, small = "Llama-3.1-8B", (("T5-small", t5), ("GPT-2", small_gpt2))
     found += [
@@ -224,7 +243,7 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     adapted = policy.adapt_epochs * (
         TRAIN / policy.adapt_batch_size
         * cost(adaptation, policy.adapt_batch_size, 60, True).seconds
-        + VALIDATION / 128 * cost(adaptation, 128, 60, False).seconds
+        + VALIDATION / 32 * cost(adaptation, 32, 60, False).seconds
     )  # fmt: skip
     texts = policy.held_out_prompts
     judged = (policy.base_samples + 3) * (drawn(texts) + rewarded(texts))
@@ -261,11 +280,12 @@ def rows_of(profile: Profile, wanted: list[tuple]) -> list[dict]:
     rows, limit = [], CARDS[profile.name].limit
     for notebook, model, what, stage, *given in wanted:
         found = simulate(profile.name, stage, *given)
-        whole = found.peak + OVERHEAD
+        other = simulate(profile.name, loaded, model).peak if what.endswith(BESIDE) else 0.0
+        peak, whole = found.peak + other, found.peak + other + OVERHEAD
         rows.append(
             {
                 "profile": profile.name, "notebook": notebook, "model": model, "stage": what,
-                "shape": found.shape, "peak_gb": round(found.peak, 2),
+                "shape": found.shape, "peak_gb": round(peak, 2),
                 "with_overhead_gb": round(whole, 2), "fits": whole <= limit,
                 "seconds": round(found.seconds, 4),
             }

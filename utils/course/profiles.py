@@ -32,6 +32,7 @@ class Policy:
     model_id: str
     adapt_epochs: int  # passes over the train split's sentences
     adapt_batch_size: int
+    adapt_eval_batch_size: int  # a vocabulary's logits per token fill a GPU, not a lab's
     adapt_learning_rate: float
     prompt_words: int  # first words of a sentence that the policy continues
     held_out_prompts: int  # of the test split, for every judgement
@@ -237,6 +238,7 @@ _STANDIN_POLICY = Policy(
     model_id="stand-in",
     adapt_epochs=6,
     adapt_batch_size=32,
+    adapt_eval_batch_size=128,
     adapt_learning_rate=2e-3,
     prompt_words=2,
     held_out_prompts=600,
@@ -248,6 +250,7 @@ _GPT2 = replace(
     _STANDIN_POLICY,
     model_id="NlpHUST/gpt2-vietnamese",
     adapt_epochs=3,
+    adapt_eval_batch_size=32,
     adapt_learning_rate=5e-5,
 )
 _LAB_PPO = PPORun(

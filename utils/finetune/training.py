@@ -55,7 +55,7 @@ def adapt_language_model(
             num_train_epochs=settings.adapt_epochs,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
-            per_device_eval_batch_size=128,
+            per_device_eval_batch_size=settings.adapt_eval_batch_size,
             learning_rate=settings.adapt_learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
