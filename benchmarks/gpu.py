@@ -59,12 +59,17 @@ import subprocess
 import sys
 import time
 import traceback
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+if __name__ in ("__main__", "__mp_main__"):  # an image may have packages of these names, too
+    for folder in ("benchmarks", "tests"):
+        sys.modules[folder] = types.ModuleType(folder)
+        sys.modules[folder].__path__ = [str(ROOT / folder)]
 os.environ.setdefault("COURSE_PROGRESS", "0")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 

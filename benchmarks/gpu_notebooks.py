@@ -167,6 +167,7 @@ def run_notebook(
     notebook = nbformat.read(path, as_version=4)
     code = [(at, cell) for at, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     found: dict[str, object] = {"finished": False, "of": len(code), "errors": 0, "cells": []}
+    found["limit_mb"] = LIMIT / 1e6
     began = time.perf_counter()
     with kernel(notebook, path, variables) as client:
         measured(client)  # what the start of the kernel took is not the first cell's
@@ -177,15 +178,16 @@ def run_notebook(
                 client.execute_cell(cell, at)
             except (CellTimeoutError, DeadKernelError) as failure:
                 stopped = type(failure).__name__
+            cut = stopped == "CellTimeoutError"
             entry = {
                 "cell": count,
-                "code": cell.source.strip().splitlines()[0][:80],
+                "code": [*cell.source.strip().splitlines(), ""][0][:80],
                 "seconds": round(time.perf_counter() - start, 2),
-                "error": stopped or last_line(cell),
+                "error": "the time was up" if cut else stopped or last_line(cell),
                 **({} if stopped else measured(client)),
             }
             found["cells"].append(entry)
-            found["errors"] += entry["error"] is not None
+            found["errors"] += entry["error"] is not None and not cut
             found["finished"] = stopped == "DeadKernelError" or (count == len(code) and not stopped)
             found["peak_mb"] = max(each.get("peak_mb", 0.0) for each in found["cells"])
             found["seconds"] = round(time.perf_counter() - began, 1)
@@ -218,6 +220,13 @@ def run(
     def handed_over(number: str) -> bool:
         return any((folder / "artifacts" / PROFILE).glob(f"{number}_*/manifest.json"))
 
+    def ready(model: str) -> None:
+        if not (folder / "models" / model).exists():
+            attempt(f"model {model}", functools.partial(build, model, folder, texts, quick))
+        if model not in served:
+            serve(model, folder, hub)
+        served.add(model)
+
     def go(number: str) -> None:
         if number in begun or left() < 10:
             return
@@ -226,16 +235,22 @@ def run(
             if not handed_over(before):
                 go(before)
             if not handed_over(before):
-                report.begin(number)
-                return report.keep(number, {"error": f"notebook {before} has handed nothing over"})
-        for model in NEEDS[number]:
-            if not (folder / "models" / model).exists():
-                attempt(f"model {model}", functools.partial(build, model, folder, texts, quick))
-            if model not in served:
-                serve(model, folder, hub)
-            served.add(model)
+                if report.settled(before):  # else it was cut, and goes on in the next call
+                    report.begin(number)
+                    report.keep(number, {"error": f"notebook {before} has handed nothing over"})
+                return
         report.begin(number)
-        run_notebook(number, variables, report.keep, left)
+        try:
+            for model in NEEDS[number]:
+                ready(model)
+            run_notebook(number, variables, report.keep, left)
+        except KeyboardInterrupt:  # the time was up while a model was built
+            report.forget(number)
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+            report.keep(number, {**report.items[number], "error": reason})
+            print(f"{number}: {reason}", flush=True)
 
     with server.serve(data_sets) as hub:
         variables = environment(hub, folder)

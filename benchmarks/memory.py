@@ -103,30 +103,14 @@ BESIDE = " beside another model"  # of the same kind, as in sweeps and side runs
 def stages(profile: Profile) -> list[tuple]:
     """Notebook, model, what it is, the stage's function and what it is given."""
     top, width = profile.reward_model.max_length, profile.dpo.max_length
-    rows = profile.policy.adapt_batch_size
+    rows, held = profile.policy.adapt_batch_size, profile.policy.adapt_eval_batch_size
     found: list[tuple] = [
         ("01", "PhoBERT-base", "training, longest rows", reward_step, top),
         ("01", "PhoBERT-base", "training, usual rows", reward_step, 64),
         ("01", "PhoBERT-base", "evaluation, longest rows", classification, top, True),
         ("02", "GPT-2", "adaptation, longest sentence", adaptation, rows, LONGEST, True),
-        (
-            "02",
-            "GPT-2",
-            "adaptation's evaluation, longest",
-            adaptation,
-            profile.policy.adapt_eval_batch_size,
-            LONGEST,
-            False,
-        ),
-        (
-            "02",
-            "GPT-2",
-            "adaptation's evaluation, usual",
-            adaptation,
-            profile.policy.adapt_eval_batch_size,
-            USUAL,
-            False,
-        ),
+        ("02", "GPT-2", "adaptation's evaluation, longest", adaptation, held, LONGEST, False),
+        ("02", "GPT-2", "adaptation's evaluation, usual", adaptation, held, USUAL, False),
         ("02", "GPT-2", "PPO: sampling", ppo, "sampling"),
         ("02", "GPT-2", "PPO: scoring", ppo, "scoring"),
         ("02", "GPT-2", "PPO: learning", ppo, "learning"),
@@ -243,7 +227,8 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     adapted = policy.adapt_epochs * (
         TRAIN / policy.adapt_batch_size
         * cost(adaptation, policy.adapt_batch_size, 60, True).seconds
-        + VALIDATION / 32 * cost(adaptation, 32, 60, False).seconds
+        + VALIDATION / policy.adapt_eval_batch_size
+        * cost(adaptation, policy.adapt_eval_batch_size, 60, False).seconds
     )  # fmt: skip
     texts = policy.held_out_prompts
     judged = (policy.base_samples + 3) * (drawn(texts) + rewarded(texts))

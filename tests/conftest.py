@@ -32,6 +32,7 @@ def _own_cache(tmp_path_factory):
     os.environ["COURSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Several workers: the tests of a file stay together, unless they name a group of their own.
 

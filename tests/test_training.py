@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import utils.frontier as frontier_module
 
 from utils.course.profiles import TABLE
 from utils.finetune.training import adapt_language_model
+from utils.judge import frontier as frontier_module
 from utils.judge.frontier import Frontier, _with_positions, train_group_method
 from utils.judge.metrics import perplexity
 from utils.models.language import language_model
