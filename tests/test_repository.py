@@ -113,29 +113,3 @@ def test_no_machine_path_no_token_no_pickle_in_tracked_files():
             if forbidden.search(line):
                 found.append(f"{name}:{number}")
     assert found == []
-
-
-def test_modules_import_only_from_floors_below():
-    floors = [
-        {"sentences", "text", "profiles", "notebooks", "artifacts", "preferences", "colab"},
-        {"hub", "data", "preference_data", "instruction_families", "instruction_data"},
-        {"standins", "chat_standins", "models", "training", "packing"},
-        {"losses", "reward", "mining", "agreement", "judging", "chat", "shared_prompt"},
-        {"sampling", "scoring", "shares", "checkpoints"},
-        {"actor_critic"},
-        {"ppo", "seq2seq_dpo", "orpo", "evaluation", "frontier"},
-        {"plots", "widgets", "checks", "saved_models"},
-        {"demo", "exercises"},
-        {"course"},
-    ]
-    level = {name: number for number, floor in enumerate(floors) for name in floor}
-    for path in (ROOT / "utils").rglob("*.py"):
-        if path.stem == "__init__":
-            continue
-        here = level["exercises" if path.parent.name == "exercises" else path.stem]
-        source = path.read_text(encoding="utf-8")
-        imported = set(re.findall(r"from utils\.(\w+) import", source))
-        for names in re.findall(r"from utils import ([\w, ]+)", source):
-            imported |= {name.strip() for name in names.split(",")}
-        for name in imported:
-            assert level[name] <= here, f"{path.stem} imports {name} from above"
