@@ -62,6 +62,7 @@ class Course:
         self.functions: dict[str, list[Function]] = {}
         self.classes: dict[str, ast.ClassDef] = {}
         self.asked: set[ast.AST] = set()
+        self.open: set[int] = set()  # names that are being followed
         for node in self._nodes():
             for child in ast.iter_child_nodes(node):
                 self.parents[child] = node
@@ -199,7 +200,11 @@ class Course:
         """The keys of a name: all that is assigned to it, or what its function's callers pass."""
         values = self.bound(name.id, name)
         if values:
+            if (key := id(values)) in self.open:  # `kept = kept | {…}` brings nothing new of itself
+                return set()
+            self.open.add(key)
             found = set().union(*(self.keys(value) for value, _ in values))
+            self.open.remove(key)
             return found | self.added(name)
         for scope in self.scopes(name):
             arguments = getattr(scope, "args", None)
