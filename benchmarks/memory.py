@@ -236,7 +236,8 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     completions = drawn(group.batch_size) + rewarded(group.batch_size)
     contended = 2 * group.steps * (completions + cost(group_step).seconds)
     second = adapted + judged + looked + contended + updates(run.updates * 3 // 2)
-    sixth = ALPACA * 125 / 11_000 + 2 * ALPACA / 128 * cost(encoding, 110).seconds + 120
+    rows, batch = min(profile.pair_mining.rows, ALPACA), profile.pair_mining.batch_size
+    sixth = rows * 125 / 11_000 + 2 * rows / batch * cost(encoding, 110).seconds + 120
     lengths, eighth = (25, 160), 120.0  # judges, tables
     for stage in (t5, small_gpt2):
         step = {part: cost(stage, part, lengths).seconds for part in ("sft", "dpo", "evaluation")}

@@ -26,6 +26,7 @@ from utils.finetune.packing import PackedSFTTrainer  # noqa: E402
 from utils.finetune.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
 from utils.models import chat_standins  # noqa: E402
 from utils.models.chat import fitting, preference_rows, sft_rows  # noqa: E402
+from utils.models.precision import unrounded  # noqa: E402
 
 LAB = TABLE["lab"]
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
@@ -129,12 +130,13 @@ def dpo_trainer(
     }
     if "ref" in model.peft_config:  # TRL adds it again, as a copy of the adapter
         model.delete_adapter("ref")
-    trainer = kind(
-        model=model,
-        args=DPOConfig(**arguments(out, *sizes, **settings | changes)),
-        train_dataset=preference_rows(fitting(rows, tokenizer, 192, BATCH)),
-        processing_class=tokenizer,
-    )
+    with unrounded(model):  # TRL's own trainer rounds adapters
+        trainer = kind(
+            model=model,
+            args=DPOConfig(**arguments(out, *sizes, **settings | changes)),
+            train_dataset=preference_rows(fitting(rows, tokenizer, 192, BATCH)),
+            processing_class=tokenizer,
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -55,7 +55,7 @@ WRONG = [
     ("00.1", lambda z, t, m: losses.sequence_logps(z, t, m) / m.sum(), "whole batch"),
     ("00.1", _unshifted, "shift by one"),
     ("00.1", lambda z, t, m: losses.token_logps(z[:, :-1], t[:, 1:]).mean(1), "use the mask"),
-    ("00.1", lambda z, t, m: _average(z, t, m).mean(), "one number a row"),
+    ("00.1", lambda z, t, m: _average(z, t, m).mean(), "one number per row"),
     ("00.1", lambda z, t, m: -_average(z, t, m), "the first should be"),
     ("00.2", lambda c, r, rc, rr, b, f: _smoothed(c, r, rc, rr, b, 0.0), "plain DPO"),
     ("00.2", lambda c, r, rc, rr, b, f: _smoothed(c, r, rc, rr, b, 1 - f), "weights are swapped"),

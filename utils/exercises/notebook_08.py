@@ -48,7 +48,7 @@ def _summed(attempt: Callable[[Tensor, Tensor, Sequence[int]], Tensor]) -> Verdi
     wanted = (logps * real).sum(-1)
     answer = torch.as_tensor(attempt(logits.clone(), labels.clone(), lengths)).float()
     if answer.shape != wanted.shape:
-        return f"one number per answer is wanted, shape (2,), yours has {tuple(answer.shape)}."
+        return f"one number per answer is wanted, (2,), yours has shape {tuple(answer.shape)}."
 
     def close(other: Tensor) -> bool:
         return torch.allclose(answer, other, atol=1e-4)
