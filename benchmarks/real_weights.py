@@ -28,22 +28,23 @@ policy starts as its own reference, so this accuracy starts at chance. The plain
 is reported beside it. It moves less: two answers differ by up to a hundred nats at the start, for
 their length and content alone, and a margin of ten nats already satisfies the loss at beta = 0.1.
 
-The schedules are those of the notebooks. A global batch is 1 instead of 16, so that the number of
-optimiser steps comes near that of a T4 run; `labelling` keeps the real batch and number of pairs.
+The schedules are those of the notebooks. The global batch is 1 instead of 16, so that the number of
+optimiser steps comes nearer to that of a T4 run: dpo takes 120 steps (a T4 run: 250 of 16 pairs),
+orpo 180 (750), sft 57 of 256 tokens. `labelling` keeps the real batch of 4 and the real number of
+steps, at most 75.
 Every training that was tried stays in real_weights.json, the failed ones too. `--learning-rate` and
 `--epochs` try another value than the t4 row's.
 """
 
 import argparse
 import hashlib
-import io
 import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -153,15 +154,24 @@ def english_questions() -> tuple[list[str], list[str]]:
     return learned, held_out
 
 
+def marks(answer: str) -> float:
+    """2 for a whole last sentence, 1 for saying nothing twice, ½ for a polite word at the end."""
+    words = answer.lower().split()
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    complete = answer.rstrip(' ”"').endswith((".", "!", "?", "…"))
+    polite = re.search(r"\b(ạ|nhé)[ .!”]*$", answer.lower()) is not None
+    return 2.0 * complete + 1.0 * (len(runs) == len(set(runs))) + 0.5 * polite
+
+
+def complete_and_polite(question: str, a: str, b: str) -> str:
+    """Notebook 07's rule, letter by letter (a test): "a", "b" or "tie"."""
+    lead = marks(a) - marks(b)
+    return "tie" if lead == 0 else "a" if lead > 0 else "b"
+
+
 def written_rule() -> Callable[[str, str, str], str]:
-    """Notebook 07's rule, out of the notebook itself: question, a, b -> "a", "b" or "tie"."""
-    path = next((ROOT / "notebooks").glob("07*.ipynb"))
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    source = next(text for c in cells if "def marks(" in (text := "".join(c["source"])))
-    names: dict[str, object] = {}
-    with redirect_stdout(io.StringIO()):
-        exec(source, names)
-    return names["complete_and_polite"]
+    """The rule that votes."""
+    return complete_and_polite
 
 
 def voted(

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 
 from tests import reference_ppo, tiny_ppo
 from utils import losses, ppo
+from utils.course import progress
 from utils.models import logprobs
 from utils.models.draws import DRAWS, generator
 from utils.ppo import rewards, sampling
@@ -584,10 +585,18 @@ def test_nothing_is_printed_without_the_progress_bar(capfd):
     assert captured.out == "" and captured.err == ""
 
 
-def test_the_progress_bar_shows_reward_kl_and_negative_share(capfd):
+def test_the_progress_bar_shows_reward_kl_and_negative_share(monkeypatch):
+    shown = {}
+
+    class Bar(progress.tqdm):
+        def set_postfix(self, **figures):
+            shown.update(figures, total=self.total, hidden=self.disable)
+
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    monkeypatch.setattr(progress, "live", lambda: True)
     tiny_ppo.trainer({"updates": 1}, progress=True).train()
-    shown = capfd.readouterr().err
-    assert "kl=" in shown and "negative_rate=" in shown and "reward=" in shown
+    assert set(shown) == {"reward", "kl", "negative_rate", "total", "hidden"}
+    assert shown["total"] == 1 and not shown["hidden"]
 
 
 def test_on_update_receives_the_metrics_of_each_update():

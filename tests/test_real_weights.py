@@ -9,8 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import real_weights
+from utils.course import notebooks
 from utils.course.profiles import TABLE
 from utils.models import logprobs
+from utils.models.precision import NATS_PER_TOKEN
 
 ROW = TABLE["t4"]
 TRAINED = ("sft", "dpo", "orpo", "labelling")
@@ -22,31 +24,59 @@ def found():
 
 
 def of_today(found, arm):
-    """The run with today's t4 row; an arm that was not run yet says so."""
+    if not any(run["arm"] == arm for run in found["runs"]):
+        pytest.skip(f"{arm} has not been measured yet: run benchmarks/real_weights.py --arm {arm}")
     run = real_weights.find(found, arm, real_weights.settings_of(arm, ROW))
-    if run is None:
-        pytest.skip(f"benchmarks/real_weights.json has no run of {arm} with today's t4 row")
+    assert run is not None, f"no {arm} run with today's t4 row: run benchmarks/real_weights.py"
     return run
 
 
-@pytest.mark.parametrize("arm", ("dpo", "labelling"))
-def test_todays_t4_row_moves_towards_what_is_preferred(found, arm):
+def test_the_base_is_not_right_yet(found):
+    base = of_today(found, "base")
+    assert base["accuracy_summed"]["low"] < 0.5 < base["accuracy_summed"]["high"]
+    assert base["accuracy_per_token"]["high"] < 0.5
+
+
+@pytest.mark.parametrize("arm", ["sft", "dpo", "labelling"])
+def test_these_arms_are_measured_with_todays_row(found, arm):
+    assert real_weights.find(found, arm, real_weights.settings_of(arm, ROW))
+
+
+@pytest.mark.parametrize("arm", ["sft", "orpo"])
+def test_todays_row_makes_held_out_answers_likelier(found, arm):
+    assert of_today(found, arm)["chosen_gain_nats_per_token"]["low"] > 0.1
+
+
+@pytest.mark.parametrize("arm", ["dpo", "labelling"])
+def test_todays_row_learns_a_preference(found, arm):
+    """The policy starts as its reference: a margin of 0, accuracy by chance, a loss of ln 2."""
     run = of_today(found, arm)
-    assert run["implicit_reward_accuracy"]["low"] > 0.6  # ½ before any step
+    assert run["implicit_reward_accuracy"]["low"] >= 0.6
     assert run["margin"]["low"] > 0
-    assert run["dpo_loss"] < np.log(2)
-    assert run["steps"] > 20
+    assert run["dpo_loss"] < 0.8 * np.log(2)
 
 
 @pytest.mark.parametrize("arm", TRAINED)
 def test_answers_do_not_collapse(found, arm):
     run = of_today(found, arm)
-    base = real_weights.find(found, "base", {})
-    before = run.get("sampled_before", base["sampled"])
+    start = of_today(found, "sft" if arm == "dpo" else "base")
+    before = run.get("sampled_before", start["sampled"])
     after = run.get("sampled_after", run["sampled"])
     assert after["ended"] >= before["ended"]
-    assert after["distinct_2_within"] > 0.9
+    assert after["distinct_2_within"] > 0.9  # sampled ones; the likeliest repeat in the base too
     assert after["different_texts"] > 0.9
+    assert len(run["answers"]) == real_weights.SHOWN
+
+
+def test_the_rule_prefers_answers_after_training_on_its_votes(found):
+    assert of_today(found, "labelling")["win_rate_rule_sampled"]["low"] > 0.5
+
+
+def test_half_precision_differs_by_less_than_the_tolerance_says(found):
+    measured = of_today(found, "precision")["differences"]
+    for name in ("bf16", "fp16"):
+        apart = measured[f"fp32 on {name} weights - {name}"]["answer_over_its_tokens_max"]
+        assert 0 < apart < NATS_PER_TOKEN[name]
 
 
 def test_another_learning_rate_or_alpha_is_another_setting(found):
@@ -91,6 +121,26 @@ def test_no_held_out_question_is_about_a_topic_of_training():
         for form in real_weights.PHRASINGS
         for question in map(form.format, topics)
     )
+
+
+def test_the_rule_is_that_of_notebook_07():
+    cells = json.loads(notebooks.path_of("07").read_text(encoding="utf-8"))["cells"]
+    source = next(text for c in cells if "def marks(" in (text := "".join(c["source"])))
+    theirs: dict = {}
+    exec(source[: source.index("for text in")], theirs)
+    answers = [
+        "Một câu nhé.",
+        "Một câu.",
+        "Một câu",
+        "Do bụi, do bụi, do bụi, do bụi.",
+        "“Ừ ạ”",
+        "",
+    ]
+    for answer in answers:
+        assert real_weights.marks(answer) == theirs["marks"](answer)
+        for other in answers:
+            ours = real_weights.complete_and_polite("?", answer, other)
+            assert ours == theirs["complete_and_polite"]("?", answer, other)
 
 
 def test_the_rule_of_notebook_07_votes_and_ties_are_left_out():

@@ -18,7 +18,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from utils.finetune import seq2seq_dpo
 from utils.finetune.seq2seq_dpo import (
     COLUMNS,
     REFERENCE,
@@ -32,7 +31,7 @@ from utils.finetune.seq2seq_dpo import (
     shift_right,
     tokenise,
 )
-from utils.models import standins
+from utils.models import logprobs, standins
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 WORDS = [
@@ -142,7 +141,7 @@ def test_shift_right_is_t5s_own(tokenizer):
 
 
 def test_the_examples_in_the_docstrings():
-    found = doctest.testmod(seq2seq_dpo, extraglobs={"torch": torch})
+    found = doctest.testmod(logprobs, extraglobs={"torch": torch})
     assert found.attempted >= 2 and found.failed == 0
 
 

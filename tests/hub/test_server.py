@@ -7,6 +7,7 @@ import pytest
 
 from tests.hub import server, shelves
 from utils.course import profiles
+from utils.data.reading import fingerprint
 
 LOAD = """
 import json, transformers
@@ -64,6 +65,7 @@ def test_transformers_loads_every_model_by_its_real_name(client, shelf):
 def test_the_data_sets_load_as_the_course_loads_them(client):
     program = """
 from utils.data import feedback as data; from utils.data import pairs as preference_data
+from utils.data.reading import fingerprint
 feedback = data.load_feedback(offline=False, quiet=True)
 pairs = preference_data.load_preferences(offline=False, quiet=True)
 human = preference_data.load_human_like(offline=False, quiet=True)
@@ -71,9 +73,9 @@ import json
 print(json.dumps([
     {split: content.num_rows for split, content in loaded.items()}
     for loaded in (feedback, pairs, human)
-] + [data.fingerprint(feedback)]))
+] + [fingerprint(feedback)]))
 """
-    feedback, pairs, human, fingerprint = json.loads(last_line(client(program)))
+    feedback, pairs, human, found = json.loads(last_line(client(program)))
     assert feedback == {"train": 60, "validation": 60, "test": 60}
     assert pairs == {"train": 60, "test": 60}
     assert human == {"train": 54, "test": 6}  # the Hub's has no test split
@@ -81,7 +83,7 @@ print(json.dumps([
 
     sample = data.load_feedback(quiet=True)
     first = {split: content.select(range(60)) for split, content in sample.items()}
-    assert fingerprint == data.fingerprint(first)
+    assert found == fingerprint(first)
 
 
 def test_a_second_load_fetches_no_weights(client, hub):

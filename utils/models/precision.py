@@ -18,7 +18,7 @@ from torch import nn
 
 from utils.course.profiles import Profile
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # nats per token by which two ways of computing one log-probability may differ, each in this
 # precision: the kernels, the order of sums and the padding differ, the weights do not
 NATS_PER_TOKEN = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}

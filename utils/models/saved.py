@@ -33,6 +33,7 @@ from utils.course.errors import CourseError
 from utils.data.pairs import load_preferences
 from utils.models import adapters, chat, chat_standins, logprobs
 from utils.models.draws import DRAWS, generator
+from utils.models.language import STAND_IN, local_or_hub
 
 # --- 1. What there is to choose ------------------------------------------------------------------
 
@@ -106,12 +107,12 @@ def _chat(folder: Path, *, adapted: bool) -> Pair:
     profile = profiles.choose()
     note = json.loads((folder.parent / adapters.BASE_NOTE).read_text(encoding="utf-8"))
     kind, _, rest = note["base"].partition(" ")
-    if rest == adapters.STAND_IN:
+    if rest == STAND_IN:
         build = chat_standins.BUILDERS[kind]
         pairs = load_preferences(offline=profile.offline, quiet=True)
         base = str(build(adapters.base_documents(pairs), tokens=profile.chat.standin_tokens))
     else:
-        base = adapters.local_or_hub(note["base"])
+        base = local_or_hub(note["base"])
     adapters.check_base(folder.parent, base)
     model, _ = adapters.chat_model(base, profile)
     if adapted:
