@@ -61,6 +61,7 @@ from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps
 from utils.models import chat
 from utils.models.logprobs import padded, trunk_and_head
+from utils.models.precision import DTYPES
 
 OUT = Path(__file__).with_suffix(".json")
 CACHE = ROOT / ".cache" / "real_weights"
@@ -686,7 +687,7 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
     computed = {"fp32": each_token(model, prompts, answers, 16)}
     computed["fp32 one by one"] = each_token(model, prompts, answers, 1)
     for name in ("bf16", "fp16"):
-        half = load(dtype=models.DTYPES[name])
+        half = load(dtype=DTYPES[name])
         computed[name] = each_token(half, prompts, answers, 16)
         computed[f"{name} one by one"] = each_token(half, prompts, answers, 1)
         for parameter, rounded in zip(model.parameters(), half.parameters(), strict=True):
