@@ -5,7 +5,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3 python; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done
 REPO ?=
 
-.PHONY: help setup course test test-all lint jupyter demo notebooks bench badges clean
+.PHONY: help setup course test lint jupyter demo notebooks bench badges clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /	/'
 
@@ -18,13 +18,10 @@ course: setup  ## set up, then run every notebook in the lab profile
 	@$(PYTHON) tools/build_standins.py
 	@$(PYTHON) tools/run_course.py
 
-test: setup  ## set up, then lint and run every test that a change must pass, each path at its smallest size
+test: setup  ## set up, then run every test, the notebooks included
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n 2 --dist loadgroup -rs
-	COURSE_PROFILE=lab COURSE_QUICK=1 $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
-
-test-all: test  ## the tests, then every notebook in the lab at its full size
 	$(PYTHON) tools/build_standins.py
 	COURSE_PROFILE=lab $(PYTHON) -m pytest --nbmake --nbmake-timeout=900 notebooks
 
