@@ -170,11 +170,6 @@ def complete_and_polite(question: str, a: str, b: str) -> str:
     return "tie" if lead == 0 else "a" if lead > 0 else "b"
 
 
-def written_rule() -> Callable[[str, str, str], str]:
-    """The rule that votes."""
-    return complete_and_polite
-
-
 def voted(
     questions: Sequence[str], first: Sequence[str], second: Sequence[str], rule: Callable
 ) -> Dataset:
@@ -574,7 +569,7 @@ def trained(
 def labelling_arm(bench: Bench, settings: dict) -> dict:
     """Notebook 07 in English: two answers per question, the rule's votes, DPO on them."""
     policy, tokenizer = policy_of(bench.folder, bench.profile, settings["lora_alpha"])
-    rule, sizes = written_rule(), bench.sizes
+    rule, sizes = complete_and_polite, bench.sizes
     asked, held_out = english_questions()
     asked, held_out = asked[: sizes.questions], held_out[: max(2, sizes.held_out * 2 // 3)]
 

@@ -144,7 +144,7 @@ def test_the_rule_is_that_of_notebook_07():
 
 
 def test_the_rule_of_notebook_07_votes_and_ties_are_left_out():
-    rule = real_weights.written_rule()
+    rule = real_weights.complete_and_polite
     rows = real_weights.voted(
         ["q1", "q2", "q3"],
         ["It is cut off in the", "A whole one.", "Whole."],

@@ -460,7 +460,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
     listing = json.loads(manifest.read_text())
     listing["files"]["../../secret.txt"] = {
         "bytes": 1,
-        "sha256": artifacts._hash(tmp_path / "secret.txt"),
+        "sha256": artifacts.content_hash(tmp_path / "secret.txt"),
     }
     manifest.write_text(json.dumps(listing))
     assert "missing" in artifacts.fault(place.folder / "honest")

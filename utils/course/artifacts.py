@@ -46,12 +46,10 @@ def no_space(error: BaseException) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or any(w in str(error) for w in words)
 
 
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder_of(name: str, place: Shelf) -> Path:
@@ -90,7 +88,7 @@ def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
     for name, path in present.items():
         if path.stat().st_size != listed[name]["bytes"]:
             return f"{name} has {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
-        if _hash(path) != listed[name]["sha256"]:
+        if content_hash(path) != listed[name]["sha256"]:
             return f"{name} was altered"
     for key, wanted in (inputs or {}).items():
         if manifest.get("inputs", {}).get(key) != wanted:
@@ -158,7 +156,7 @@ def publish(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         files = {
-            p.relative_to(new).as_posix(): {"bytes": p.stat().st_size, "sha256": _hash(p)}
+            p.relative_to(new).as_posix(): {"bytes": p.stat().st_size, "sha256": content_hash(p)}
             for p in _files(new)
         }
         manifest = {"name": name, "inputs": inputs or {}, "files": files}

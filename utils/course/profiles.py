@@ -513,7 +513,7 @@ class ProfileError(CourseError, ValueError):
 
 
 def quick(profile: Profile) -> Profile:
-    """The profile with so few rows that a notebook is a lesson of about ten minutes on a T4.
+    """The profile with so few rows that most notebooks are short lessons on a T4.
 
     Its artifacts lie in a folder of their own, so that a full run never takes them for its own.
     """
