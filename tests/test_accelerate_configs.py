@@ -4,6 +4,7 @@ As a program (`python tests/test_accelerate_configs.py KIND OUT.json`) it trains
 by sft or dpo with four rows a step, however many processes share them.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -55,7 +56,12 @@ def main(kind: str, out: Path) -> None:
         weights = sum(parameter.double().abs().sum().item() for parameter in learned)
         found = {"losses": losses, "weights": weights, "processes": PartialState().num_processes}
         out.write_text(json.dumps(found))
-    PartialState().destroy_process_group()  # gloo aborts a process that leaves without goodbye
+    # The wrapper's reducer must not hold the last reference to the group: it would wait for a
+    # thread of gloo that waits for Python's lock. And gloo aborts a process that leaves without
+    # a goodbye.
+    del trainer, model, learned
+    gc.collect()
+    PartialState().destroy_process_group()
 
 
 # --- What Accelerate reads -----------------------------------------------------------------------

@@ -181,7 +181,7 @@ class PPOTrainer(ActorCritic):
                 if self.on_update:
                     self.on_update(metrics)
                 shown = ("reward", "kl", "negative_rate")
-                bar.set_postfix({name: f"{metrics[name]:.2f}" for name in shown})
+                bar.set_postfix(**{name: f"{metrics[name]:.2f}" for name in shown})
                 bar.update()
         return self.history
 
