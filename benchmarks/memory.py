@@ -180,18 +180,19 @@ def chat_minutes(profile: Profile, name: str) -> dict[str, float]:
 
     if name not in CHAT:
         run = profile.labelling
-        pairs_drawn = run.draws * (140 - run.held_out)  # of data/questions
-        drawn = 2 * run.draws * wrote(140 - run.held_out)
+        asked = run.questions - run.held_out
+        pairs_drawn = run.draws * asked
+        drawn = 2 * run.draws * wrote(asked)
         voted = pairs("labelling", pairs_drawn, run.epochs, 2)
         judged = 2 * (wrote(run.held_out) + wrote(3 * run.held_out)) + 3 * kl(run.held_out)
         return {"07": 9 + 3 + (drawn + voted + judged) / 60}
     one, two, three = profile.sft, profile.dpo, profile.orpo
-    side = 2 * (sft(one.side_rows) + wrote(100))
+    side, some = 2 * (sft(one.side_rows) + wrote(min(100, held))), min(200, held)
     seconds = {
         "03": sft(one.rows, one.epochs) + 2 * (read(held, 1) + wrote(held)) + side,
         "04": pairs("dpo", two.rows, two.epochs, 4) + 5 * kl(32) + 3 * (read(held) + wrote(held))
-        + kl(200) + len(two.sweep_betas)
-        * (pairs("dpo", two.sweep_rows, two.epochs, 4) + read(200) + kl(64)),
+        + kl(some) + len(two.sweep_betas)
+        * (pairs("dpo", two.sweep_rows, two.epochs, 4) + read(some) + kl(min(64, held))),
         "05": pairs("orpo", three.rows, three.epochs) + 4 * (read(held) + wrote(held))
         + len(three.sweep_weights) * (pairs("orpo", three.sweep_rows) + read(held)),
     }  # fmt: skip

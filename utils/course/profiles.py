@@ -164,6 +164,7 @@ class SmallDPO:
 class Labelling:
     """Notebook 07: answers to vote on, and DPO on the votes."""
 
+    questions: int  # of the shipped ones
     held_out: int  # questions nobody votes on, for every judgement
     draws: int  # pairs of answers to each of the others
     temperatures: tuple[float, float]  # of a pair's first and second answer
@@ -340,12 +341,12 @@ _LAB_SFT = SFTRun(
 )
 _GPU_SFT = replace(
     _LAB_SFT,
-    rows=8_000,
+    rows=3_200,  # a notebook takes 45 minutes of a T4 at most, by benchmarks/memory.py
     accumulation=4,
     learning_rate=2e-4,
     max_length=1024,
     checkpointing=True,
-    side_rows=500,
+    side_rows=400,
 )
 _LAB_DPO = DPORun(
     rows=2_000,
@@ -365,14 +366,15 @@ _LAB_DPO = DPORun(
 _GPU_DPO = replace(
     _LAB_DPO,
     epochs=1,
-    rows=4_000,
+    rows=1_600,
     batch_size=4,
     accumulation=4,
     learning_rate=2e-5,
     sft_weight=0.0,
     max_length=768,
     checkpointing=True,
-    sweep_rows=1_000,
+    held_out=240,
+    sweep_rows=300,
 )
 _LAB_ORPO = ORPORun(
     rows=2_000,
@@ -389,14 +391,14 @@ _LAB_ORPO = ORPORun(
 )
 _GPU_ORPO = replace(
     _LAB_ORPO,
-    rows=4_000,
+    rows=1_600,
     epochs=3,
     batch_size=4,
     accumulation=4,
     learning_rate=1e-4,
     max_length=768,
     checkpointing=True,
-    sweep_rows=1_000,
+    sweep_rows=300,
 )
 
 _LAB_SMALL = SmallDPO(
@@ -439,6 +441,7 @@ _GPU_SMALL = replace(
 )
 
 _LAB_LABELLING = Labelling(
+    questions=140,  # all of them
     held_out=40,
     draws=3,
     temperatures=(0.5, 0.6),
@@ -500,9 +503,10 @@ _A100 = replace(
     name="a100",
     precision="bf16",
     ppo=replace(_T4_PPO, precision="bf16"),
-    sft=replace(_GPU_SFT, rows=30_000, batch_size=8, accumulation=2, checkpointing=False),
-    dpo=replace(_GPU_DPO, rows=16_000, batch_size=16, accumulation=1),
-    orpo=replace(_GPU_ORPO, rows=16_000, batch_size=16, accumulation=1),
+    # batches of 4 packed rows: Qwen2.5-3B without checkpointing fits 40 GB so, not with 8
+    sft=replace(_GPU_SFT, rows=16_000, checkpointing=False),
+    dpo=replace(_GPU_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500),
+    orpo=replace(_GPU_ORPO, rows=8_000, batch_size=16, accumulation=1),
 )
 
 TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
@@ -513,8 +517,9 @@ class ProfileError(CourseError, ValueError):
 
 
 def quick(profile: Profile) -> Profile:
-    """The profile with so few rows that most notebooks are short lessons on a T4.
+    """The profile with so few rows that a notebook is a lesson of ten minutes or so on a T4.
 
+    Notebook 07 takes the smaller chat model, as the large one alone downloads for longer than that.
     Its artifacts lie in a folder of their own, so that a full run never takes them for its own.
     """
     return replace(
@@ -525,8 +530,8 @@ def quick(profile: Profile) -> Profile:
         ppo=replace(profile.ppo, updates=20, batch_size=128),
         group=replace(profile.group, steps=8, batch_size=128),
         sft=replace(profile.sft, rows=800, side_rows=200),
-        dpo=replace(profile.dpo, rows=400, held_out=60, sweep_rows=120),
-        orpo=replace(profile.orpo, rows=400, epochs=1, sweep_rows=120),
+        dpo=replace(profile.dpo, rows=320, held_out=32, sweep_rows=64),
+        orpo=replace(profile.orpo, rows=320, epochs=1, sweep_rows=64),
         pair_mining=replace(profile.pair_mining, rows=3_000),
         small_dpo=replace(
             profile.small_dpo,
@@ -535,8 +540,13 @@ def quick(profile: Profile) -> Profile:
             sft_epochs=min(2, profile.small_dpo.sft_epochs),
             dpo_epochs=min(2, profile.small_dpo.dpo_epochs),
         ),
-        labelling=replace(profile.labelling, held_out=110),
-        chat=replace(profile.chat, standin_tokens=60_000),
+        labelling=replace(profile.labelling, questions=60, held_out=20),
+        chat=replace(
+            profile.chat,
+            labelled=next(iter(profile.chat.choices.values())),
+            max_new_tokens=min(128, profile.chat.max_new_tokens),
+            standin_tokens=60_000,
+        ),
     )
 
 
