@@ -576,7 +576,7 @@ def ppo_updates(size: Size, precision: str) -> dict[str, object]:
     trainer = PPOTrainer(*given, progress=False)
     experience = trainer.experience(trainer.rollout())
     rows = torch.arange(config.batch_size, device="cuda")
-    logps, _ = trainer.logps_and_values(experience.rollout, rows)
+    logps, _ = trainer.models.logps_and_values(experience.rollout, rows)
     old = experience.logps[experience.rollout.mask]
     checks = {"first log-ratio": ((logps.detach() - old).abs().max(), tolerance("fp32", 1))}
     metrics = trainer.update(experience)
@@ -586,6 +586,6 @@ def ppo_updates(size: Size, precision: str) -> dict[str, object]:
     infinite = sum(not bool(gradient.isfinite().all()) for gradient in gradients)
     checks["parameters without a gradient"] = (len(trainer.parameters) - len(gradients), 0)
     checks["gradients that are not finite"] = (infinite, 0)
-    checks["sampling without its compiled step"] = (int(trainer.static is None), 0)
+    checks["sampling without its compiled step"] = (int(trainer.models.static is None), 0)
     scale = trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
     return verdict(checks, metrics=metrics, loss_scale=scale)

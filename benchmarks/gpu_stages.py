@@ -178,7 +178,8 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
     learner = nn.ModuleList([policy, pair.critic])
     cache = StaticCache(config=pair.trunk.config, max_cache_len=TWO_WORDS + new)
     given = [[1] * TWO_WORDS] * run.batch_size, torch.rand(run.batch_size, new)
-    sample = functools.partial(pair.sample, *given, static=(pair.trunk, cache))
+    pair.static = (pair.trunk, cache)
+    sample = functools.partial(pair.sample, *given, compiled=True)
     if part == "sampling":
         gpu.there += states_of(learner)
         gpu.once(sample)

@@ -61,15 +61,15 @@ def main() -> None:
         )
         if base_rates is None:
             samples = [
-                trainer.generate(held_out, seed=100 + k, from_reference=True)
+                trainer.models.generate(held_out, seed=100 + k, from_reference=True)
                 for k in range(settings.base_samples)
             ]
             negative = sum(judge.predict(texts) == NEGATIVE for texts in samples)
             base_rates = (negative + 0.5) / (len(samples) + 1)
-            before = portrait(samples[0], trainer, judge)
+            before = portrait(samples[0], reward, judge, trainer.models)
         history = trainer.train()
         found = trainer.evaluate(held_out, seed=7)
-        after = portrait(found["texts"], trainer, judge)
+        after = portrait(found["texts"], reward, judge, trainer.models)
         kl = sum(found["kl"]) / len(found["kl"])
         least = minimal_kl(base_rates, after["negative (judge)"])
         runs.append(

@@ -5,8 +5,9 @@ import textwrap
 
 import pytest
 
-from utils.course import artifacts, notebooks
-from utils.course.artifacts import ArtifactError, Shelf, fault, find, publish, require
+from utils.course import artifacts, folders, notebooks
+from utils.course.artifacts import ArtifactError, Shelf, find, publish, require
+from utils.course.folders import FolderError, fault
 from utils.course.paths import ROOT
 
 NAME = "01_phobert_reward_model"
@@ -75,15 +76,15 @@ def test_a_full_disk_is_one_sentence(place, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifacts, "_swap", full)
-    with pytest.raises(ArtifactError, match="free some disk space"):
+    monkeypatch.setattr(folders, "swap", full)
+    with pytest.raises(FolderError, match="free some disk space"):
         save(place, "later")
     assert fault(place.folder / NAME) is None
 
 
 def test_pickles_are_refused(place):
     with (
-        pytest.raises(ArtifactError, match="safetensors"),
+        pytest.raises(FolderError, match="safetensors"),
         publish(NAME, place, metrics={}) as folder,
     ):
         (folder / "pytorch_model.bin").write_text("x")

@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 
 from tests import chat_worker as worker
 from tests import tiny_ppo
-from utils.course.artifacts import ArtifactError, Shelf, fault, publish
+from utils.course.artifacts import Shelf, publish
 from utils.course.errors import CourseError
+from utils.course.folders import FolderError, fault
 from utils.finetune.training import fit, last_checkpoint
 
 SIZE = 48  # MB
@@ -86,7 +87,7 @@ def test_ppo_says_so_and_goes_on_from_the_checkpoint_before(small_disk):
         if metrics["update"] == 3:  # checkpoints follow updates 2, 4 and 6
             fill(small_disk)
 
-    with pytest.raises(ArtifactError, match=r"update-000004 could not be saved \(No space left"):
+    with pytest.raises(FolderError, match=r"update-000004 could not be saved \(No space left"):
         history(checkpoint_dir=place, on_update=fill_up)
     assert [path.name for path in place.iterdir()] == ["update-000002"]
     assert fault(place / "update-000002") is None
@@ -107,9 +108,7 @@ def test_an_artifact_saved_before_stays_whole(small_disk, format):
 
     save(1_000_000)
     fill(small_disk, leave=500_000)
-    with pytest.raises(
-        ArtifactError, match=r"could not be saved \(No space left on device\): free"
-    ):
+    with pytest.raises(FolderError, match=r"could not be saved \(No space left on device\): free"):
         save(2_000_000)
     assert fault(place.folder / "01_phobert_reward_model") is None
     assert [path.name for path in place.folder.iterdir()] == ["01_phobert_reward_model"]

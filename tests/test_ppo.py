@@ -3,7 +3,10 @@
 import copy
 import doctest
 import math
+import subprocess
+import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 from tests import reference_ppo, tiny_ppo
 from utils import losses, ppo
 from utils.course import progress
+from utils.course.paths import ROOT
 from utils.models import logprobs
 from utils.models.draws import DRAWS, generator
 from utils.ppo import rewards, sampling
@@ -42,12 +46,12 @@ def test_sampling_with_the_cache_equals_sampling_each_prompt_alone_without_it(ki
     rollout = trainer.rollout()
     assert rollout.ended.any() and not rollout.ended.all()
     draws = torch.rand((8, 6), generator=generator(3, DRAWS, 0))
-    with torch.no_grad(), sampling.dropout_off(trainer.policy):
+    with torch.no_grad(), sampling.dropout_off(trainer.models.policy):
         for row in range(8):
             prompt = rollout.tokens[row][rollout.attention[row]][: -int(rollout.mask[row].sum())]
             tokens = prompt.tolist()
             for t in range(int(rollout.mask[row].sum())):
-                logits = trainer.policy(torch.tensor([tokens])).logits[0, -1]
+                logits = trainer.models.policy(torch.tensor([tokens])).logits[0, -1]
                 cumulative = logits.double().softmax(-1).cumsum(-1)
                 tokens.append(int((cumulative <= draws[row, t]).sum()))
             assert tokens == rollout.tokens[row][rollout.attention[row]].tolist()
@@ -66,7 +70,7 @@ def test_masks_stop_after_the_first_end_and_padding_follows():
 def test_rows_that_ended_leave_the_batch():
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=3.0))
     batches = []
-    hook = trainer.trunk.register_forward_pre_hook(
+    hook = trainer.models.trunk.register_forward_pre_hook(
         lambda module, args, inputs: batches.append(len(inputs["input_ids"])), with_kwargs=True
     )
     rollout = trainer.rollout()
@@ -81,7 +85,10 @@ def test_the_static_cache_of_cuda_samples_the_same(kind):
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(kind, end_bias=2.0))
     plain = trainer.rollout()
     room = max(map(len, trainer.prompts)) + 6
-    trainer.static = (trainer.trunk, StaticCache(config=trainer.trunk.config, max_cache_len=room))
+    trainer.models.static = (
+        trainer.models.trunk,
+        StaticCache(config=trainer.models.trunk.config, max_cache_len=room),
+    )
     for _ in range(2):  # the second time with a used cache
         static = trainer.rollout()
         assert_close(static.responses, plain.responses)
@@ -97,9 +104,12 @@ def test_the_static_step_is_one_graph_that_is_never_compiled_again():
         graphs.append(graph)
         return graph.forward
 
-    step = torch.compile(trainer.trunk, backend=count, fullgraph=True, dynamic=False)
+    step = torch.compile(trainer.models.trunk, backend=count, fullgraph=True, dynamic=False)
     room = max(map(len, trainer.prompts)) + 6
-    trainer.static = (step, StaticCache(config=trainer.trunk.config, max_cache_len=room))
+    trainer.models.static = (
+        step,
+        StaticCache(config=trainer.models.trunk.config, max_cache_len=room),
+    )
     for _ in range(3):
         assert_close(trainer.rollout().responses, plain.responses)
     assert len(graphs) == 1
@@ -112,10 +122,13 @@ def test_sampling_survives_a_compiler_that_fails():
     def broken(**_):
         raise RuntimeError("no Triton here")
 
-    trainer.static = (broken, StaticCache(config=trainer.trunk.config, max_cache_len=20))
+    trainer.models.static = (
+        broken,
+        StaticCache(config=trainer.models.trunk.config, max_cache_len=20),
+    )
     with pytest.warns(UserWarning, match=r"without torch\.compile: no Triton here"):
         assert_close(trainer.rollout().responses, plain.responses)
-    assert trainer.static is None
+    assert trainer.models.static is None
 
 
 def test_every_pass_takes_each_prompt_once():
@@ -128,15 +141,15 @@ def test_every_pass_takes_each_prompt_once():
 def test_temperature_is_the_same_in_sampling_and_scoring():
     trainer = tiny_ppo.trainer({"temperature": 1e-3})
     rollout = trainer.rollout()
-    logps, _ = trainer.logps_and_values(rollout, torch.arange(8))
+    logps, _ = trainer.models.logps_and_values(rollout, torch.arange(8))
     assert logps.min() > -1e-3  # next to no temperature: the best token, with certainty
     warm = tiny_ppo.trainer({"temperature": 2.0})
     rollout = warm.rollout()
-    logps, _ = warm.logps_and_values(rollout, torch.arange(8))
+    logps, _ = warm.models.logps_and_values(rollout, torch.arange(8))
     prompt = rollout.tokens[0][rollout.attention[0]][:-6].tolist()
-    with sampling.dropout_off(warm.policy):
+    with sampling.dropout_off(warm.models.policy):
         slow, _ = reference_ppo.episode_logps(
-            warm.policy, prompt, rollout.responses[0].tolist(), temperature=2.0
+            warm.models.policy, prompt, rollout.responses[0].tolist(), temperature=2.0
         )
     assert_close(logps[:6], torch.stack(slow).float())
 
@@ -147,7 +160,7 @@ def test_temperature_is_the_same_in_sampling_and_scoring():
 def test_the_reward_reads_prompt_and_response_as_text():
     trainer = tiny_ppo.trainer(model=tiny_ppo.policy(end_bias=2.0))
     rollout = trainer.rollout()
-    texts = trainer.texts(rollout)
+    texts = trainer.models.texts(rollout)
     rows = sampling.prompt_rows(5, len(rollout.tokens), trainer.config.seed, 0)
     for row, text, length in zip(rows, texts, rollout.mask.sum(1), strict=True):
         assert text.startswith(tiny_ppo.PROMPTS[row])
@@ -233,9 +246,9 @@ SETTINGS = [
 
 def episodes_of(trainer, rollout, experience) -> list[dict]:
     """The rollout as unpadded lists, scored by float64 copies of the models."""
-    policy = copy.deepcopy(trainer.policy).double().eval()
-    reference = copy.deepcopy(trainer.reference).double().eval()
-    temperature, head = trainer.config.temperature, trainer.critic["head"]
+    policy = copy.deepcopy(trainer.models.policy).double().eval()
+    reference = copy.deepcopy(trainer.models.reference).double().eval()
+    temperature, head = trainer.config.temperature, trainer.models.critic["head"]
     episodes = []
     for row in range(len(rollout.tokens)):
         response = rollout.responses[row][rollout.mask[row]].tolist()
@@ -243,7 +256,7 @@ def episodes_of(trainer, rollout, experience) -> list[dict]:
         logps, states = reference_ppo.episode_logps(policy, prompt, response, temperature)
         with torch.no_grad():
             other, _ = reference_ppo.episode_logps(reference, prompt, response, temperature)
-        text = trainer.tokenizer.decode(prompt + response, skip_special_tokens=True)
+        text = trainer.models.tokenizer.decode(prompt + response, skip_special_tokens=True)
         episode = {"logps": logps, "reference_logps": other, "policy": policy}
         episode["values"] = [s @ head.weight[0].double() + head.bias[0].double() for s in states]
         episode |= {"score": tiny_ppo.reward([text])[0], "ended": response[-1] == tiny_ppo.END}
@@ -257,9 +270,9 @@ def test_one_update_equals_the_slow_implementation_in_values_and_gradients(kind,
     changes = {"minibatch_size": 8, "epochs": 1, "max_grad_norm": 1e9, "learning_rate": 1e-9}
     model = tiny_ppo.policy(kind, end_bias=1.5)
     trainer = tiny_ppo.trainer(changes | settings, model)
-    tiny_ppo.drifted(trainer.policy)
+    tiny_ppo.drifted(trainer.models.policy)
     torch.manual_seed(5)
-    torch.nn.init.normal_(trainer.critic["head"].weight, std=0.3)
+    torch.nn.init.normal_(trainer.models.critic["head"].weight, std=0.3)
     rollout = trainer.rollout()
     experience = trainer.experience(rollout)
     episodes = episodes_of(trainer, rollout, experience)
@@ -292,7 +305,7 @@ def test_one_update_equals_the_slow_implementation_in_values_and_gradients(kind,
     assert metrics["value_loss"] == pytest.approx(value_loss.item(), abs=1e-5)
     (policy_loss + config.value_coef * value_loss).backward()
     slow_gradients = dict(episodes[0]["policy"].named_parameters())
-    for name, parameter in trainer.policy.named_parameters():
+    for name, parameter in trainer.models.policy.named_parameters():
         assert_close(parameter.grad.double(), slow_gradients[name].grad, atol=1e-5, rtol=1e-3)
     kls = [
         sum(
@@ -314,8 +327,10 @@ def test_padding_on_the_left_changes_nothing(kind):
         rollout.mask,
         rollout.ended,
     )
-    together, _ = trainer.logps_and_values(padded, torch.arange(8))
-    alone = torch.cat([trainer.logps_and_values(rollout, torch.tensor([i]))[0] for i in range(8)])
+    together, _ = trainer.models.logps_and_values(padded, torch.arange(8))
+    alone = torch.cat(
+        [trainer.models.logps_and_values(rollout, torch.tensor([i]))[0] for i in range(8)]
+    )
     assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -350,11 +365,11 @@ def test_dropout_is_off_inside_and_back_on_outside():
     modes = [module.training for module in model.modules()]
     trainer = tiny_ppo.trainer({"updates": 1, "learning_rate": 1e-30}, model)
     rollout = trainer.rollout()
-    first, _ = trainer.logps_and_values(rollout, torch.arange(8))
-    second, _ = trainer.logps_and_values(rollout, torch.arange(8))
+    first, _ = trainer.models.logps_and_values(rollout, torch.arange(8))
+    second, _ = trainer.models.logps_and_values(rollout, torch.arange(8))
     assert (first == second).all()
     trainer.train()
-    trainer.generate(["w3"])
+    trainer.models.generate(["w3"])
     assert [module.training for module in model.modules()] == modes
 
 
@@ -376,7 +391,7 @@ def test_clipping_stops_the_policy_from_running_away_on_one_batch():
         trainer = tiny_ppo.trainer(settings | {"clip_range": clip})
         experience = trainer.experience(trainer.rollout())
         trainer.update(experience)
-        logps, _ = trainer.logps_and_values(experience.rollout, torch.arange(8))
+        logps, _ = trainer.models.logps_and_values(experience.rollout, torch.arange(8))
         old = experience.logps[experience.rollout.mask]
         moved[clip] = ((logps - old).exp() - 1).abs().mean().item()
     assert moved[0.05] < moved[1e9] / 2
@@ -394,8 +409,9 @@ def test_reward_rises(kind):
     assert last > first + 0.5
     assert history[-1]["episodes"] == 25 * 32 and history[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert set(history[0]) == {
-        *("update", "episodes", "reward", "negative_rate", "kl", "length", "eos_rate", "entropy"),
-        *("kl_coef", "policy_loss", "value_loss", "clip_fraction", "seconds"),
+        *("update", "episodes", "reward", "kl", "length", "eos_rate", "entropy", "kl_coef"),
+        *("policy_loss", "value_loss", "clip_fraction", "approximate_kl", "grad_norm"),
+        *("explained_variance", "seconds"),
     }
 
 
@@ -411,13 +427,53 @@ def test_the_entropy_metric_estimates_the_entropy():
     trainer = tiny_ppo.trainer({"batch_size": 512, "minibatch_size": 128, "max_new_tokens": 1})
     rollout = trainer.rollout()
     metrics = trainer.describe(trainer.experience(rollout))
-    with torch.no_grad(), sampling.dropout_off(trainer.policy):
+    with torch.no_grad(), sampling.dropout_off(trainer.models.policy):
         exact = []
         for prompt in trainer.prompts:
-            p = trainer.policy(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+            p = trainer.models.policy(torch.tensor([prompt])).logits[0, -1].softmax(-1)
             exact.append(-(p * p.log()).sum())
     rows = sampling.prompt_rows(5, len(rollout.tokens), trainer.config.seed, 0)
     assert metrics["entropy"] == pytest.approx(torch.stack(exact)[rows].mean().item(), abs=0.1)
+
+
+def test_approximate_kl_and_gradient_norm_by_hand():
+    """One step: the policy has not moved when its batch is learned; its gradient is one vector."""
+    settings = {"minibatch_size": 8, "epochs": 1, "max_grad_norm": 1e9}
+    trainer = tiny_ppo.trainer(settings)
+    metrics = trainer.update(trainer.experience(trainer.rollout()))
+    whole = torch.cat([p.grad.flatten() for p in trainer.parameters.values()])
+    assert metrics["grad_norm"] == pytest.approx(whole.norm().item(), rel=1e-5)
+    assert metrics["approximate_kl"] == 0.0
+
+    trainer = tiny_ppo.trainer({"minibatch_size": 8, "epochs": 2, "learning_rate": 0.01})
+    experience, moved = trainer.experience(trainer.rollout()), []
+    step = trainer.step
+
+    def record(loss):
+        logps, _ = trainer.models.logps_and_values(experience.rollout, torch.arange(8))
+        moved.append((logps - experience.logps[experience.rollout.mask]).detach())
+        return step(loss)
+
+    trainer.step = record
+    metrics = trainer.update(experience)
+    by_hand = [(d.double().exp() - 1 - d.double()).mean().item() for d in moved]
+    assert by_hand[0] == pytest.approx(0, abs=1e-9) and by_hand[1] > 1e-5
+    assert metrics["approximate_kl"] == pytest.approx(sum(by_hand) / 2, rel=1e-3)
+
+
+def test_explained_variance_is_1_for_perfect_values_and_0_for_constant_ones():
+    trainer = tiny_ppo.trainer()
+    experience = trainer.experience(trainer.rollout())
+    found = {}
+    for name, values in {
+        "perfect": experience.returns,
+        "constant": torch.full_like(experience.returns, 3.0),
+        "mirrored": -experience.returns,
+    }.items():
+        found[name] = trainer.describe(replace(experience, values=values))["explained_variance"]
+    assert found["perfect"] == pytest.approx(1.0)
+    assert found["constant"] == pytest.approx(0.0, abs=1e-5)
+    assert found["mirrored"] == pytest.approx(-3.0, rel=1e-4)  # the error is twice the return
 
 
 def test_a_separate_value_model_leaves_the_policy_to_the_policy_loss():
@@ -427,10 +483,10 @@ def test_a_separate_value_model_leaves_the_policy_to_the_policy_loss():
         model = tiny_ppo.policy()
         settings = changes | {"value_coef": value_coef, "shared_value_head": False}
         trainer = tiny_ppo.trainer(settings, model)
-        torch.nn.init.ones_(trainer.critic["head"].weight)
+        torch.nn.init.ones_(trainer.models.critic["head"].weight)
         trainer.update(trainer.experience(trainer.rollout()))
         gradients[value_coef] = torch.cat([p.grad.flatten() for p in model.parameters()])
-        critic = next(trainer.critic["trunk"].parameters())
+        critic = next(trainer.models.critic["trunk"].parameters())
         assert critic.grad.abs().sum() > 0
         assert critic.data_ptr() != next(model.parameters()).data_ptr()
     assert_close(gradients[0.1], gradients[10.0])
@@ -443,7 +499,7 @@ def test_under_peft_only_the_adapter_learns_and_the_reference_is_the_adapter_off
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.3)
     model = peft.get_peft_model(base, config)
     trainer = tiny_ppo.trainer({"updates": 3}, model)
-    assert trainer.reference is None
+    assert trainer.models.reference is None
     history = trainer.train()
     assert history[0]["kl"] == pytest.approx(0, abs=1e-6) and abs(history[-1]["kl"]) > 1e-4
     after = model.unload().state_dict()
@@ -461,42 +517,45 @@ def test_a_given_reference_is_used_and_frozen():
 
 def test_held_out_texts_depend_on_the_seed_and_not_on_the_batching():
     prompts = [*tiny_ppo.PROMPTS, "w3"]
-    texts = tiny_ppo.trainer({"batch_size": 2, "minibatch_size": 2}).generate(prompts, seed=1)
+    texts = tiny_ppo.trainer({"batch_size": 2, "minibatch_size": 2}).models.generate(
+        prompts, seed=1
+    )
     trainer = tiny_ppo.trainer({"batch_size": 8, "minibatch_size": 8})
-    assert trainer.generate(prompts, seed=1) == texts != trainer.generate(prompts, seed=2)
+    again, other = (trainer.models.generate(prompts, seed=seed) for seed in (1, 2))
+    assert again == texts != other
     assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True))
-    tiny_ppo.drifted(trainer.policy, 0.3)
-    assert trainer.generate(prompts, seed=1) != texts
-    assert trainer.generate(prompts, seed=1, from_reference=True) == texts
+    tiny_ppo.drifted(trainer.models.policy, 0.3)
+    assert trainer.models.generate(prompts, seed=1) != texts
+    assert trainer.models.generate(prompts, seed=1, from_reference=True) == texts
 
 
 def test_evaluation_reports_reward_and_kl_of_each_text():
     trainer = tiny_ppo.trainer()
     before = trainer.evaluate(tiny_ppo.PROMPTS, seed=1)
-    assert before["texts"] == trainer.generate(tiny_ppo.PROMPTS, seed=1)
+    assert before["texts"] == trainer.models.generate(tiny_ppo.PROMPTS, seed=1)
     assert before["rewards"] == pytest.approx(tiny_ppo.reward(before["texts"]))
     assert before["kl"] == pytest.approx([0.0] * 5, abs=1e-5)
-    tiny_ppo.drifted(trainer.policy, 0.1)
+    tiny_ppo.drifted(trainer.models.policy, 0.1)
     after = trainer.evaluate(tiny_ppo.PROMPTS * 20, seed=1)
     assert sum(after["kl"]) > 0 and {len(column) for column in after.values()} == {100}
 
 
 def test_prompts_may_be_token_ids_and_never_end_with_the_end_token():
-    trainer = tiny_ppo.trainer()
-    assert trainer.encode([[3, 4], [3, 4, tiny_ppo.END]]) == trainer.encode(["w3 w4"]) * 2
+    encode = tiny_ppo.trainer().models.encode
+    assert encode([[3, 4], [3, 4, tiny_ppo.END]]) == encode(["w3 w4"]) * 2
 
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([], "found no prompts"),
+        ([], "There are no prompts"),
         (["w3", ""], r"The prompt '' has 0 tokens.*takes 1 to 58: change or drop it"),
         (["w3 " * 59], "has 59 tokens"),
     ],
 )
 def test_prompts_that_cannot_be_used_are_named(prompts, message):
     with pytest.raises(ValueError, match=message):
-        tiny_ppo.trainer().encode(prompts)
+        tiny_ppo.trainer().models.encode(prompts)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +631,7 @@ def test_a_policy_that_turns_to_nan_stops_before_the_optimiser_steps():
         trainer.update(experience)
     assert all((p == before[name]).all() for name, p in trainer.parameters.items())
     with torch.no_grad():
-        next(trainer.policy.parameters()).fill_(math.nan)
+        next(trainer.models.policy.parameters()).fill_(math.nan)
     with pytest.raises(ppo.TrainingStopped, match="the KL to the reference is nan"):
         trainer.train()
 
@@ -585,7 +644,7 @@ def test_nothing_is_printed_without_the_progress_bar(capfd):
     assert captured.out == "" and captured.err == ""
 
 
-def test_the_progress_bar_shows_reward_kl_and_negative_share(monkeypatch):
+def test_the_progress_bar_shows_reward_kl_and_the_extra_metrics(monkeypatch):
     shown = {}
 
     class Bar(progress.tqdm):
@@ -594,7 +653,12 @@ def test_the_progress_bar_shows_reward_kl_and_negative_share(monkeypatch):
 
     monkeypatch.setattr(progress, "tqdm", Bar)
     monkeypatch.setattr(progress, "live", lambda: True)
-    tiny_ppo.trainer({"updates": 1}, progress=True).train()
+
+    def extra(experience):
+        return {"negative_rate": (experience.scores > 0).float().mean().item()}
+
+    history = tiny_ppo.trainer({"updates": 1}, progress=True, extra_metrics=extra).train()
+    assert 0 < history[0]["negative_rate"] < 1
     assert set(shown) == {"reward", "kl", "negative_rate", "total", "hidden"}
     assert shown["total"] == 1 and not shown["hidden"]
 
@@ -603,3 +667,24 @@ def test_on_update_receives_the_metrics_of_each_update():
     seen = []
     history = tiny_ppo.trainer({"updates": 3}, on_update=seen.append).train()
     assert seen == history and [m["update"] for m in seen] == [1, 2, 3]
+
+
+PROGRAM = """
+import sys
+from tests import tiny_ppo
+tiny_ppo.trainer({"updates": 1}, checkpoint_dir=sys.argv[1]).train()
+print(*sorted(name for name in sys.modules if name.split(".")[0] == "utils"))
+"""
+
+
+def test_the_room_can_be_lifted_out_with_a_few_small_modules(tmp_path):
+    """A whole update with a checkpoint loads these modules of the course and no other."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    room = {f"utils.ppo.{path.stem}" for path in (ROOT / "utils" / "ppo").glob("[a-z]*.py")}
+    assert set(ran.stdout.split()) == room | {
+        *("utils", "utils.door", "utils.losses", "utils.ppo"),
+        *("utils.course", "utils.course.errors", "utils.course.folders", "utils.course.progress"),
+        *("utils.models", "utils.models.draws", "utils.models.logprobs", "utils.models.memory"),
+        "utils.models.precision",
+    }

@@ -70,7 +70,7 @@ def our_trainer(
         settings | changes, tiny_ppo.drifted(tiny_ppo.policy()), reference=tiny_ppo.policy()
     )
     with torch.no_grad():
-        trainer.critic["head"].weight.copy_(found["score.weight"])
+        trainer.models.critic["head"].weight.copy_(found["score.weight"])
     tokens = found["tokens"]
     mask = losses.up_to_end(tokens[:, -LENGTH:], tiny_ppo.END)
     attention = torch.cat([tokens[:, :-LENGTH] != 1, mask], 1)
@@ -79,14 +79,14 @@ def our_trainer(
 
 
 def same_gradients(trainer: ppo.PPOTrainer, found: dict[str, torch.Tensor], value: bool) -> None:
-    for name, parameter in trainer.policy.named_parameters():
+    for name, parameter in trainer.models.policy.named_parameters():
         assert_close(parameter.grad, found[f"policy.{name}"], atol=1e-5, rtol=1e-4)
     if value:
-        for name, parameter in trainer.critic["trunk"].named_parameters():
+        for name, parameter in trainer.models.critic["trunk"].named_parameters():
             theirs = found[f"value.transformer.{name}"]
             assert_close(parameter.grad, theirs, atol=1e-5, rtol=1e-4)
         theirs = found["value.score.weight"]
-        assert_close(trainer.critic["head"].weight.grad, theirs, atol=1e-5, rtol=1e-4)
+        assert_close(trainer.models.critic["head"].weight.grad, theirs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.course import artifacts
+from utils.course import artifacts, folders
 from utils.course.artifacts import ArtifactError, Shelf
 from utils.course.notebooks import FOLDER
 from utils.course.paths import ROOT
@@ -442,7 +442,6 @@ def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
     for attempt in (
         lambda: artifacts.find(name, place),
         lambda: artifacts.require(name, place, build=lambda: None),
-        lambda: artifacts.upload(name, place, "an/repo"),
         lambda: artifacts.publish(name, place, metrics={}).__enter__(),
     ):
         with pytest.raises(ArtifactError, match="cannot be called"):
@@ -460,10 +459,10 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
     listing = json.loads(manifest.read_text())
     listing["files"]["../../secret.txt"] = {
         "bytes": 1,
-        "sha256": artifacts.content_hash(tmp_path / "secret.txt"),
+        "sha256": folders.content_hash(tmp_path / "secret.txt"),
     }
     manifest.write_text(json.dumps(listing))
-    assert "missing" in artifacts.fault(place.folder / "honest")
+    assert "missing" in folders.fault(place.folder / "honest")
 
 
 def test_an_export_of_votes_stays_where_it_is_asked_for(tmp_path):

@@ -11,7 +11,7 @@ from utils.judge import frontier as frontier_module
 from utils.judge.frontier import Frontier, _with_positions, train_group_method
 from utils.judge.metrics import perplexity
 from utils.models.language import language_model
-from utils.ppo.trainer import PPOConfig, PPOTrainer
+from utils.ppo.policy import ActorCritic
 
 LAB = TABLE["lab"]
 
@@ -56,7 +56,6 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
     """TRL loads its reference by itself: it must be the adapted policy, not the untrained one."""
     model, tokenizer, _ = adapted
     run = replace(LAB.group, steps=2, batch_size=16, generations=4, learning_rate=0.0)
-    config = PPOConfig(batch_size=16, minibatch_size=16, max_new_tokens=6)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"] * 10
     called = {}
 
@@ -73,11 +72,9 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
     def lengths(found):
         return [float(len(text)) for text in found]
 
-    contender = PPOTrainer(
-        copy.deepcopy(model), tokenizer, lengths, prompts, config, progress=False
-    )
+    models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
     frontier = Frontier(Judge(), prompts)
-    train_group_method(method, contender, prompts, run, LAB, str(tmp_path), frontier)
+    train_group_method(method, models, lengths, prompts, run, LAB, str(tmp_path), frontier)
     assert len(called) == 2  # policy and reference
     wanted = model.state_dict()
     for each in called.values():

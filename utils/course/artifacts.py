@@ -1,7 +1,5 @@
 """What a notebook hands to the next: written atomically, checked by hash, found where it lies."""
 
-import errno
-import hashlib
 import json
 import os
 import re
@@ -14,9 +12,8 @@ from pathlib import Path
 
 from utils.course import colab, hub, notebooks, progress
 from utils.course.errors import CourseError
+from utils.course.folders import fault, recover, swap, written_whole
 from utils.course.paths import ROOT
-
-MANIFEST = "manifest.json"
 
 
 class ArtifactError(CourseError, RuntimeError):
@@ -40,18 +37,6 @@ def shelf(profile: str) -> Shelf:
     return Shelf(local / profile, drive, os.environ.get("COURSE_HUB_REPO"))
 
 
-def no_space(error: BaseException) -> bool:
-    """Whether an error says that the disk is full: Python's, safetensors' or torch's."""
-    words = ("No space left on device", "PytorchStreamWriter failed writing")
-    return getattr(error, "errno", None) == errno.ENOSPC or any(w in str(error) for w in words)
-
-
-def content_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _folder_of(name: str, place: Shelf) -> Path:
     """The artifact's folder on the shelf, and never one beside it."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
@@ -62,68 +47,11 @@ def _folder_of(name: str, place: Shelf) -> Path:
     return place.folder / name
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
-    """What is wrong with an artifact, or None when every byte is what its manifest says.
-
-    `inputs` are what it must have been made from, for instance the data's fingerprint.
-    """
-    if not folder.is_dir():
-        return "it does not exist"
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed: dict[str, dict] = manifest["files"]
-    except FileNotFoundError:
-        return "it has no manifest, so it was not finished"
-    except (ValueError, KeyError, TypeError):
-        return "its manifest is damaged"
-    present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
-    if missing := sorted(set(listed) - set(present)):
-        return f"{missing[0]} is missing"
-    if extra := sorted(set(present) - set(listed)):
-        return f"{extra[0]} is not in its manifest"
-    for name, path in present.items():
-        if path.stat().st_size != listed[name]["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
-        if content_hash(path) != listed[name]["sha256"]:
-            return f"{name} was altered"
-    for key, wanted in (inputs or {}).items():
-        if manifest.get("inputs", {}).get(key) != wanted:
-            return f"it was made from other {key}"
-    return None
-
-
-def _swap(new: Path, final: Path, keep: Path | None = None) -> None:
-    """Put a finished folder in place; the former one stays until the new one stands.
-
-    Then it goes, or becomes `keep`.
-    """
-    former = final.with_name(f".{final.name}.former")
-    shutil.rmtree(former, ignore_errors=True)
-    if final.exists():
-        os.replace(final, former)
-    os.replace(new, final)
-    if keep and former.exists():
-        shutil.rmtree(keep, ignore_errors=True)
-        os.replace(former, keep)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _recover(final: Path) -> None:
-    """Undo a swap that was killed between its two renames."""
-    former = final.with_name(f".{final.name}.former")
-    if former.is_dir() and not final.exists():
-        os.replace(former, final)
-
-
 def _copy(source: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     shutil.copytree(source, new, dirs_exist_ok=True)
-    _swap(new, final)
+    swap(new, final)
 
 
 @contextmanager
@@ -143,36 +71,12 @@ def publish(
     ...     model.save_pretrained(folder / "model")
     """
     final = _folder_of(name, place)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.folder))
-    try:
+    keep = final.with_name(f"{name}.former") if keep_former else None
+    with written_whole(final, f"Artifact {name}", inputs=inputs, keep=keep) as new:
         yield new
-        if pickled := [p.name for p in _files(new) if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]:
-            raise ArtifactError(
-                f"Artifact {name} holds {pickled[0]}, a pickle that can run code when loaded: "
-                "save weights as safetensors."
-            )
         (new / "metrics.json").write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        files = {
-            p.relative_to(new).as_posix(): {"bytes": p.stat().st_size, "sha256": content_hash(p)}
-            for p in _files(new)
-        }
-        manifest = {"name": name, "inputs": inputs or {}, "files": files}
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        new.chmod(0o755)
-        _swap(new, final, final.with_name(f"{name}.former") if keep_former else None)
-    except Exception as error:
-        if not (isinstance(error, OSError) or no_space(error)):
-            raise
-        why = os.strerror(errno.ENOSPC) if no_space(error) else error.strerror
-        raise ArtifactError(
-            f"Artifact {name} could not be saved ({why}): free some disk space and run "
-            "the last cell again; the artifact saved before, if any, is untouched."
-        ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     if place.drive:
         _copy(final, place.drive / name)
 
@@ -180,7 +84,7 @@ def publish(
 def find(name: str, place: Shelf, inputs: dict[str, str] | None = None) -> tuple[Path | None, str]:
     """The artifact's folder, looked for locally, on Drive, then on the Hub; else why not."""
     final = _folder_of(name, place)
-    _recover(final)
+    recover(final)
     reason = fault(final, inputs)
     if reason is None:
         return final, "found in the local folder"
@@ -206,18 +110,6 @@ def _fetch_from_hub(name: str, place: Shelf, inputs: dict[str, str] | None) -> b
         return False
     _copy(Path(snapshot) / prefix, place.folder / name)
     return True
-
-
-def upload(name: str, place: Shelf, repo: str) -> None:
-    """Put an artifact into the user's own Hub repository, private unless it exists already."""
-    from huggingface_hub import HfApi
-
-    folder, reason = find(name, place)
-    if folder is None:
-        raise ArtifactError(f"Artifact {name} cannot be uploaded: {reason}; make it first.")
-    api = HfApi()
-    api.create_repo(repo, private=True, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=folder, path_in_repo=f"{place.folder.name}/{name}")
 
 
 def require(

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from utils.course import progress
-from utils.course.artifacts import no_space
 from utils.course.errors import CourseError
+from utils.course.folders import no_space
 from utils.course.profiles import Policy, Profile
 from utils.models import memory
 from utils.models.precision import float32_adapters, precision_arguments, unwrap

@@ -17,7 +17,8 @@ from utils.judge.metrics import distinct, perplexity
 from utils.losses import positions
 from utils.models.memory import release
 from utils.models.precision import precision_arguments
-from utils.ppo.trainer import PPOTrainer
+from utils.ppo.policy import ActorCritic
+from utils.ppo.rewards import Reward
 
 SEED = 11  # of the texts that are judged: the same draws for every method
 
@@ -27,7 +28,7 @@ class Point:
     """Where a policy stands at one moment."""
 
     method: str
-    kl: float  # nats an episode, to the base policy
+    kl: float  # nats per episode, to the base policy
     share: float  # negative by the judge
     step: int
 
@@ -40,9 +41,9 @@ class Frontier:
     prompts: Sequence[str]
     points: list[Point] = field(default_factory=list)
 
-    def add(self, method: str, trainer: PPOTrainer, step: int = 0) -> Point:
-        """Where the trainer's policy stands now; the reward is not asked."""
-        found = trainer.evaluate(self.prompts, seed=SEED)
+    def add(self, method: str, models: ActorCritic, step: int = 0) -> Point:
+        """Where a policy stands now; the reward is not asked."""
+        found = models.evaluate(self.prompts, seed=SEED)
         share = float(np.mean(self.judge.predict(found["texts"]) == NEGATIVE))
         return self.add_point(method, float(np.mean(found["kl"])), share, step)
 
@@ -60,14 +61,16 @@ class Frontier:
         return [asdict(point) for point in self.points]
 
 
-def portrait(texts: Sequence[str], trainer: PPOTrainer, judge: Pipeline) -> dict[str, float]:
-    """What texts are like, to both judges and to the reference of a trainer that has one."""
-    rewards = np.array([float(value) for value in trainer.reward(list(texts))])
+def portrait(
+    texts: Sequence[str], reward: Reward, judge: Pipeline, models: ActorCritic
+) -> dict[str, float]:
+    """Texts in figures: by the reward, by the judge, and by the reference of `models`."""
+    rewards = np.array([float(value) for value in reward(list(texts))])
     return {
         "reward": float(rewards.mean()),
         "negative (reward)": float((rewards > 0).mean()),
         "negative (judge)": float(np.mean(judge.predict(texts) == NEGATIVE)),
-        "reference perplexity": perplexity(trainer.reference, trainer.tokenizer, texts),
+        "reference perplexity": perplexity(models.reference, models.tokenizer, texts),
         "distinct-2": distinct(texts),
         "unique": len(set(texts)) / len(texts),
     }
@@ -83,46 +86,44 @@ def _with_positions(model: object, args: tuple, keywords: dict) -> tuple[tuple, 
 
 def train_group_method(
     method: str,
-    contender: PPOTrainer,
+    models: ActorCritic,
+    reward: Reward,
     prompts: Sequence[str],
     run: GroupRun,
     profile: Profile,
     folder: str,
     frontier: Frontier,
+    seed: int = 0,
 ) -> float:
-    """RLOO or GRPO of TRL on the contender's policy, with its reward; seconds without judging.
-
-    The contender, a PPOTrainer that is never trained, holds policy, reference and reward.
-    """
+    """Train the policy of `models` with TRL's RLOO or GRPO; the seconds without judging."""
     judging = 0.0
-    # TRL loads its reference from where the model's configuration says it came from
-    contender.policy.save_pretrained(folder)
-    contender.policy.config._name_or_path = folder
+    # TRL loads its reference from the folder that the model's configuration names
+    models.policy.save_pretrained(folder)
+    models.policy.config._name_or_path = folder
 
     class Judge(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
             nonlocal judging
             if state.global_step % max(run.steps // 6, 1) == 0:
                 began = time.perf_counter()
-                frontier.add(method, contender, state.global_step)
+                frontier.add(method, models, state.global_step)
                 judging += time.perf_counter() - began
 
     def negative_feedback(prompts: list[str], completions: list[str], **_: object) -> list[float]:
         texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
-        return [float(value) for value in contender.reward(texts)]
+        return [float(value) for value in reward(texts)]
 
     make_config, make_trainer, kl_coef = {
         "RLOO": (RLOOConfig, RLOOTrainer, run.rloo_kl_coef),
         "GRPO": (GRPOConfig, GRPOTrainer, run.grpo_kl_coef),
     }[method]
-    settings = contender.config
     arguments = make_config(
         output_dir=folder,
         max_steps=run.steps,
         per_device_train_batch_size=run.batch_size,
         num_generations=run.generations,
-        max_completion_length=settings.max_new_tokens,
-        temperature=settings.temperature,
+        max_completion_length=models.max_new_tokens,
+        temperature=models.temperature,
         beta=kl_coef,
         learning_rate=run.learning_rate,
         disable_dropout=True,
@@ -130,20 +131,20 @@ def train_group_method(
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
-        seed=settings.seed,
+        seed=seed,
         **precision_arguments(profile),
     )
     trainer = make_trainer(
-        model=contender.policy,
+        model=models.policy,
         reward_funcs=negative_feedback,
         args=arguments,
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
-        processing_class=contender.tokenizer,
+        processing_class=models.tokenizer,
         callbacks=[Judge()],
     )
     hooks = [
         model.register_forward_pre_hook(_with_positions, with_kwargs=True)
-        for model in (contender.policy, trainer.ref_model)
+        for model in (models.policy, trainer.ref_model)
     ]
     began = time.perf_counter()
     run_training(trainer)

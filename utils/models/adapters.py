@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.course import artifacts, hub
+from utils.course import folders, hub
 from utils.course.errors import CourseError
 from utils.course.profiles import ChatModel, ChatModels, Profile
 from utils.models import chat_standins, kernels
@@ -137,7 +137,7 @@ def content_hash(folder: str | Path) -> str:
     for path in [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]:
         blob = Path(os.readlink(path)).name if path.is_symlink() else ""
         if len(blob) != 64:
-            blob = artifacts.content_hash(path)
+            blob = folders.content_hash(path)
         digest.update(f"{path.name} {blob}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -12,11 +12,13 @@ products in half precision.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from utils.course.profiles import Profile
+if TYPE_CHECKING:
+    from utils.course.profiles import Profile
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # nats per token by which two ways of computing one log-probability may differ, each in this
@@ -24,7 +26,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NATS_PER_TOKEN = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
 
 
-def precision_arguments(profile: Profile) -> dict[str, bool]:
+def precision_arguments(profile: "Profile") -> dict[str, bool]:
     """What TrainingArguments must be told about the device and precision of a profile."""
     return {
         "use_cpu": profile.device == "cpu",

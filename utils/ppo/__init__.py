@@ -5,6 +5,8 @@ from utils.door import door
 __getattr__, __all__ = door(
     __name__,
     {
+        "policy": ["ActorCritic"],
+        "rewards": ["Reward", "RewardError"],
         "trainer": ["PPOConfig", "PPOTrainer", "TrainingStopped", "adapted_kl_coef"],
     },
 )

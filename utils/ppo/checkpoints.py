@@ -5,12 +5,13 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from utils.course import artifacts
+from utils.course import folders
 
 Parameters = dict[str, nn.Parameter]
 
@@ -28,9 +29,9 @@ def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dic
 
 
 def save(
-    place: artifacts.Shelf, state: dict, parameters: Parameters, optimizer: torch.optim.Optimizer
+    folder: Path, state: dict, parameters: Parameters, optimizer: torch.optim.Optimizer
 ) -> None:
-    """One checkpoint more: weights, moments and `state`; the newest two are kept."""
+    """Save weights, optimiser moments and `state` as one more checkpoint; keep the newest two."""
     moments = {
         f"{name}.{key}": value.contiguous()
         for name, parameter in parameters.items()
@@ -38,30 +39,30 @@ def save(
     }
     weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
     label = f"update-{state['updates_done']:06}"
-    with artifacts.publish(label, place, metrics=state["history"][-1]) as folder:
-        save_file(weights, folder / "weights.safetensors")
-        save_file(moments, folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for old in sorted(place.folder.glob("update-*"))[:-2]:
+    with folders.written_whole(folder / label, f"Checkpoint {label}") as new:
+        save_file(weights, new / "weights.safetensors")
+        save_file(moments, new / "optimizer.safetensors")
+        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for old in sorted(folder.glob("update-*"))[:-2]:
         shutil.rmtree(old)
 
 
-def sweep(place: artifacts.Shelf) -> None:
+def sweep(folder: Path) -> None:
     """Remove what saves that were killed left behind."""
-    for torn in place.folder.glob(".update-*"):
+    for torn in folder.glob(".update-*"):
         shutil.rmtree(torn)
 
 
 @torch.no_grad()
 def load(
-    place: artifacts.Shelf,
+    run_folder: Path,
     settings: dict[str, object],
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
 ) -> dict | None:
-    """Weights and moments of the newest whole checkpoint, put in place; its state, if any."""
-    for folder in sorted(place.folder.glob("update-*"), reverse=True):
-        if fault := artifacts.fault(folder):
+    """Load the newest whole checkpoint into parameters and optimiser; return its state, if any."""
+    for folder in sorted(run_folder.glob("update-*"), reverse=True):
+        if fault := folders.fault(folder):
             warnings.warn(f"Checkpoint {folder.name} is passed over: {fault}.", stacklevel=4)
             continue
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
-"""A policy with its reference and its value head: what PPO asks of models, in one place.
+"""The models of PPO: the policy, its reference and its value head.
 
-The reference is a frozen copy, or the policy itself with its adapter switched off; values are read
-off the policy's own trunk, or off a copy of it.
+The reference is a frozen copy, or the policy itself with its adapter switched off. The value head
+reads the hidden states of the policy, or those of a copy of it. Any method that samples from a
+policy can use this class: PPO, best-of-n, an evaluation of RLOO or GRPO.
 """
 
 import copy
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
+from utils import losses
 from utils.course import progress
 from utils.models.draws import HELD_OUT, generator
 from utils.models.logprobs import padded, trunk_and_head
@@ -22,19 +24,19 @@ from utils.ppo.sampling import Rollout, dropout_off
 
 
 class ActorCritic:
-    """Draws responses, and says how likely and how valuable each of their tokens is."""
+    """Samples responses, and computes log-probabilities and values of their tokens."""
 
     def __init__(
         self,
         policy: nn.Module,  # any causal language model of transformers, with or without PEFT
         tokenizer: object,
-        reference: nn.Module | None,  # None: a frozen copy, or the adapter switched off
+        reference: nn.Module | None = None,  # None: a frozen copy, or the adapter switched off
         *,
         max_new_tokens: int,  # longest response
-        temperature: float,  # divides the logits, in sampling and in scoring alike
-        shared_value_head: bool,  # values from the policy's trunk; False: from a copy of it
-        precision: str,  # of autocast: a key of DTYPES
-        batch_size: int,  # of held-out prompts
+        temperature: float = 1.0,  # divides the logits, in sampling and in scoring alike
+        shared_value_head: bool = True,  # values from the policy's trunk; False: from a copy of it
+        precision: str = "fp32",  # of autocast: a key of DTYPES
+        batch_size: int = 64,  # prompts of one sampling pass in `generate` and `evaluate`
     ) -> None:
         self.policy, self.tokenizer = policy, tokenizer
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -63,7 +65,13 @@ class ActorCritic:
         if not shared_value_head:
             self.critic["trunk"] = copy.deepcopy(self.trunk)
         self.critic.to(self.device)
-        self.static: tuple[Callable, StaticCache] | None = None  # a trainer's, on CUDA
+        self.static: tuple[Callable, StaticCache] | None = None  # see `compile_sampling`
+
+    def compile_sampling(self, longest_prompt: int) -> None:
+        """On CUDA, sample with one compiled step per token; elsewhere this does nothing."""
+        if self.device.type == "cuda":
+            room = longest_prompt + self.max_new_tokens
+            self.static = sampling.compiled_step(self.trunk, room)
 
     def autocast(self) -> torch.autocast:
         """The models' precision."""
@@ -82,7 +90,7 @@ class ActorCritic:
     # --- Scoring responses ---
 
     def logps_and_values(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What policy and value head say of some rows' response tokens: both (tokens,)."""
+        """Log-probabilities and values of some rows' response tokens: both (tokens,)."""
         with dropout_off(self.policy, self.critic), self.autocast():
             states = sampling.response_states(self.trunk, rollout, rows)
             logps = sampling.response_logps(self.head, states, rollout, rows, self.temperature)
@@ -92,7 +100,7 @@ class ActorCritic:
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout, rows: Tensor) -> Tensor:
-        """What the reference says of some rows' response tokens: (tokens,)."""
+        """The reference's log-probabilities of some rows' response tokens: (tokens,)."""
         with self.reference_parts() as (trunk, head), dropout_off(trunk, head), self.autocast():
             states = sampling.response_states(trunk, rollout, rows)
             return sampling.response_logps(head, states, rollout, rows, self.temperature)
@@ -115,7 +123,7 @@ class ActorCritic:
                 )
             encoded.append(ids)
         if not encoded:
-            raise ValueError("PPOTrainer found no prompts: give at least one.")
+            raise ValueError("There are no prompts: give at least one.")
         return encoded
 
     def sample(
@@ -123,11 +131,12 @@ class ActorCritic:
         prompts: list[list[int]],
         draws: Tensor,  # (batch, response), uniform in [0, 1)
         width: int = 0,  # pad the prompts at least this far
-        static: tuple[Callable, StaticCache] | None = None,
         *,
+        compiled: bool = False,  # use the compiled step, if there is one
         from_reference: bool = False,
     ) -> Rollout:
-        """One response per prompt, decided by the draws."""
+        """One response per prompt; the draws decide every token."""
+        static = self.static if compiled else None
         tokens, attention = padded(prompts, self.pad, left=True, width=width)
         tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
         parts = self.reference_parts() if from_reference else nullcontext((self.trunk, self.head))
@@ -167,3 +176,17 @@ class ActorCritic:
         """One sampled text per prompt, with the prompt in front."""
         rollouts = self.held_out(prompts, seed, from_reference=from_reference)
         return [text for rollout in rollouts for text in self.texts(rollout)]
+
+    @torch.no_grad()
+    def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
+        """One episode per prompt: lists of texts, kl (nats to the reference), lengths, ended."""
+        found: dict[str, list] = {"texts": [], "kl": [], "lengths": [], "ended": []}
+        for rollout in self.held_out(prompts, seed):
+            rows = torch.arange(len(rollout.tokens), device=self.device)
+            logps, _ = self.logps_and_values(rollout, rows)
+            kl = losses.unpack(logps - self.reference_logps(rollout, rows), rollout.mask).sum(1)
+            found["texts"] += self.texts(rollout)
+            found["kl"] += kl.tolist()
+            found["lengths"] += rollout.mask.sum(1).tolist()
+            found["ended"] += rollout.ended.tolist()
+        return found

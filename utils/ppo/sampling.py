@@ -61,7 +61,7 @@ def check_head(model: nn.Module, prompt: list[int]) -> None:
     if difference > 1e-2:
         raise ValueError(
             f"{type(model).__name__} changes its logits after the output layer, by up to "
-            f"{difference:.2g}, which PPOTrainer does not follow: use another model."
+            f"{difference:.2g}, which this sampler does not compute: use another model."
         )
 
 

@@ -3,9 +3,11 @@
     history = PPOTrainer(policy, tokenizer, reward, prompts, PPOConfig(updates=100)).train()
 
 The reward is any function from texts to numbers, so it may have its own tokenizer and segmentation.
-Nine numbered steps make an update. Around them, one job each: `losses` has their mathematics,
-`policy` the models, `sampling` draws responses, `rewards` asks the reward, `processes` spreads
-the work over processes, `checkpoints` saves and resumes.
+Nine numbered steps make an update. Each module around them has one job: `losses` has their
+mathematics, `policy` the models, `sampling` draws responses, `rewards` asks the reward, `processes`
+spreads the work over processes, `checkpoints` saves and resumes. The trainer is composed of them
+and knows neither the course's task nor its notebooks: a test imports this room with eight small
+modules of `utils` and nothing else.
 
 Simplified, and why:
 - dropout off: sampling and learning must see the same policy, or the ratio is not 1;
@@ -17,7 +19,7 @@ Simplified, and why:
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +28,6 @@ import torch
 from torch import Tensor, nn
 
 from utils import losses
-from utils.course import artifacts
 from utils.course.errors import CourseError
 from utils.course.progress import bar as progress_bar
 from utils.models.draws import DRAWS, SHUFFLES, generator
@@ -35,6 +36,8 @@ from utils.ppo import checkpoints, processes, sampling
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward, score_texts
 from utils.ppo.sampling import Rollout
+
+ExtraMetrics = Callable[["Experience"], Mapping[str, float]]
 
 
 class TrainingStopped(CourseError, RuntimeError):
@@ -56,7 +59,7 @@ class PPOConfig:
     temperature: float = 1.0  # divides the logits, in sampling and in scoring alike
     missing_eos_penalty: float = 0.0  # taken off the score of a response that did not end itself
     reward_cap: float | None = None  # scores are clipped to ± this, so that nonsense cannot pay
-    kl_coef: float = 0.3  # price of one nat of distance from the reference
+    kl_coef: float = 0.3  # β: reward that one nat of KL to the reference costs
     kl_estimator: Literal["k1", "k3"] = "k1"  # ln p/q, or q/p - 1 - ln q/p, never negative
     target_kl: float | None = None  # nats an episode that kl_coef adapts to reach; None: fixed
     kl_horizon: int = 10_000  # episodes over which an adaptive kl_coef reacts
@@ -95,25 +98,25 @@ class Experience:
     """A rollout with all that learning needs, each (batch, response) but for the scores."""
 
     rollout: Rollout
-    scores: Tensor  # (batch,) what the reward said, before cap and penalty
+    scores: Tensor  # (batch,) the reward of each text, before cap and penalty
     logps: Tensor  # of the policy that sampled
     reference_logps: Tensor
     values: Tensor
-    rewards: Tensor  # the KL's price at every token, and the score at the last
+    rewards: Tensor  # minus β times the KL at every token, plus the score at the last one
     advantages: Tensor
     returns: Tensor
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
-    """The KL's price after a batch: it rises while the KL is above its target."""
+    """β after a batch: it rises while the KL is above its target."""
     if config.target_kl is None:
         return kl_coef
     error = min(max(kl / config.target_kl - 1, -0.2), 0.2)
     return kl_coef * (1 + error * config.batch_size / config.kl_horizon)
 
 
-class PPOTrainer(ActorCritic):
-    """Trains `policy` in place; under `accelerate launch` each process takes its share."""
+class PPOTrainer:
+    """Trains `policy` in place; under `accelerate launch` each process takes its part."""
 
     def __init__(
         self,
@@ -125,11 +128,12 @@ class PPOTrainer(ActorCritic):
         *,
         reference: nn.Module | None = None,  # default: a frozen copy, or the adapter switched off
         checkpoint_dir: str | Path | None = None,  # where to save, and to continue from
+        extra_metrics: ExtraMetrics | None = None,  # adds figures of each batch to the metrics
         on_update: Callable[[dict], None] | None = None,  # receives each update's metrics
         progress: bool = True,  # show a progress bar
     ) -> None:
         self.rank = processes.join(next(policy.parameters()).device, config.minibatch_size)
-        super().__init__(
+        self.models = ActorCritic(
             policy,
             tokenizer,
             reference,
@@ -139,14 +143,15 @@ class PPOTrainer(ActorCritic):
             precision=config.precision,
             batch_size=config.minibatch_size,
         )
-        self.reward, self.config, self.prompts = reward, config, self.encode(prompts)
-        self.on_update, self.progress = on_update, progress
-        self.shelf = artifacts.Shelf(Path(checkpoint_dir)) if checkpoint_dir else None
+        self.device = self.models.device
+        self.reward, self.config, self.prompts = reward, config, self.models.encode(prompts)
+        self.extra_metrics, self.on_update, self.progress = extra_metrics, on_update, progress
+        self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
         sampling.check_head(policy, self.prompts[0])
 
         self.parameters = {
             f"{owner}.{name}": parameter
-            for owner, model in {"policy": policy, "critic": self.critic}.items()
+            for owner, model in {"policy": policy, "critic": self.models.critic}.items()
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
@@ -162,25 +167,25 @@ class PPOTrainer(ActorCritic):
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
-        if self.device.type == "cuda":
-            room = max(map(len, self.prompts)) + config.max_new_tokens
-            self.static = sampling.compiled_step(self.trunk, room)
+        self.models.compile_sampling(max(map(len, self.prompts)))
 
     def train(self) -> list[dict[str, float]]:
-        """The updates that are left after the newest whole checkpoint; the metrics of all."""
+        """Run the updates after the newest whole checkpoint; return the metrics of all updates."""
         self.resume()
         hidden = not self.progress or self.rank > 0
         with progress_bar("PPO", self.config.updates, "update", hidden=hidden) as bar:
             bar.update(self.updates_done)
             while self.updates_done < self.config.updates:
                 began = time.perf_counter()
-                metrics = self.update(self.experience(self.rollout()))
+                experience = self.experience(self.rollout())
+                extra = self.extra_metrics(experience) if self.extra_metrics else {}
+                metrics = self.update(experience) | extra
                 metrics["seconds"] = time.perf_counter() - began
                 self.history.append(metrics)
                 self.save()
                 if self.on_update:
                     self.on_update(metrics)
-                shown = ("reward", "kl", "negative_rate")
+                shown = ("reward", "kl", *extra)
                 bar.set_postfix(**{name: f"{metrics[name]:.2f}" for name in shown})
                 bar.update()
         return self.history
@@ -194,33 +199,33 @@ class PPOTrainer(ActorCritic):
         stream = generator(config.seed, DRAWS, update)
         draws = torch.rand((config.batch_size, config.max_new_tokens), generator=stream)
         mine = processes.mine(torch.arange(config.batch_size), config.minibatch_size).flatten()
-        width = max(map(len, self.prompts if self.static else prompts))
-        share = self.sample([prompts[row] for row in mine], draws[mine], width, self.static)
-        return Rollout(*(processes.gather(x, config.minibatch_size) for x in vars(share).values()))
+        width = max(map(len, self.prompts if self.models.static else prompts))
+        own = self.models.sample([prompts[row] for row in mine], draws[mine], width, compiled=True)
+        return Rollout(*(processes.gather(x, config.minibatch_size) for x in vars(own).values()))
 
     @torch.no_grad()
     def experience(self, rollout: Rollout) -> Experience:
-        """All that learning needs to know of a rollout."""
+        """Rewards, log-probabilities, values, advantages and returns of a rollout."""
         config, mask, size = self.config, rollout.mask, self.config.minibatch_size
         minibatches = processes.mine(torch.arange(len(mask), device=self.device), size)
         mine = minibatches.flatten()
 
         # 2. Reward: texts in, one number each out
-        scores = score_texts(self.reward, self.texts(rollout, mine)).to(self.device)
+        scores = score_texts(self.reward, self.models.texts(rollout, mine)).to(self.device)
         scores = processes.gather(scores, size)
         cap = float("inf") if config.reward_cap is None else config.reward_cap
         paid = scores.clamp(-cap, cap) - config.missing_eos_penalty * ~rollout.ended
 
         # 3. KL against the reference, scored in the minibatches of the first epoch
-        scored = [self.logps_and_values(rollout, rows) for rows in minibatches]
-        reference = [self.reference_logps(rollout, rows) for rows in minibatches]
+        scored = [self.models.logps_and_values(rollout, rows) for rows in minibatches]
+        reference = [self.models.reference_logps(rollout, rows) for rows in minibatches]
         logps, values, reference_logps = (
             processes.gather(losses.unpack(torch.cat(packed), mask[mine]), size)
             for packed in (*zip(*scored, strict=True), reference)
         )
         kl = losses.kl_estimate(logps, reference_logps, config.kl_estimator)
 
-        # 4. Per-token rewards: the KL's price everywhere, the score at the end
+        # 4. Per-token rewards: minus β times the KL everywhere, the score at the end
         rewards = losses.per_token_rewards(kl, paid, mask, self.kl_coef)
         if config.whiten_rewards:
             rewards = losses.masked_whiten(rewards, mask, shift_mean=False)
@@ -236,7 +241,7 @@ class PPOTrainer(ActorCritic):
         )
 
     def update(self, experience: Experience) -> dict[str, float]:
-        """A few epochs of clipped learning from one batch; returns the update's metrics."""
+        """Learn from one batch for a few epochs, with clipping; return the update's metrics."""
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
@@ -246,7 +251,8 @@ class PPOTrainer(ActorCritic):
         left = 1 - self.updates_done / config.updates if config.anneal else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * left
-        sums = torch.zeros(3, device=self.device)  # policy loss, value loss, clip fraction
+        names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
+        sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
             order = torch.arange(config.batch_size)  # the first pass repeats the scoring passes
             if epoch:
@@ -258,7 +264,7 @@ class PPOTrainer(ActorCritic):
                 mask = batch.rollout.mask[rows]
                 old_logps, advantages = batch.logps[rows][mask], batch.advantages[rows][mask]
                 old_values, returns = batch.values[rows][mask], batch.returns[rows][mask]
-                logps, values = self.logps_and_values(batch.rollout, rows)  # each (tokens,)
+                logps, values = self.models.logps_and_values(batch.rollout, rows)  # (tokens,) each
 
                 # 7. Clipped policy loss, averaged over the minibatch's tokens in all processes
                 policy_losses = losses.clipped_policy_loss(
@@ -273,46 +279,53 @@ class PPOTrainer(ActorCritic):
                 value_loss = value_losses.sum() / tokens
 
                 # 9. Step
-                self.step(policy_loss + config.value_coef * value_loss)
-                moved = ((logps - old_logps).exp() - 1).abs() > config.clip_range
-                sums += torch.stack([policy_loss, value_loss, moved.sum() / tokens]).detach()
+                norms.append(self.step(policy_loss + config.value_coef * value_loss))
+                log_ratio = (logps - old_logps).detach()
+                clipped = ((log_ratio.exp() - 1).abs() > config.clip_range).sum() / tokens
+                kl_so_far = (log_ratio.exp() - 1 - log_ratio).sum() / tokens  # k3, old to new
+                sums += torch.stack([policy_loss.detach(), value_loss.detach(), clipped, kl_so_far])
         processes.add([sums])
         averages = (sums * config.minibatch_size / config.batch_size / config.epochs).tolist()
-        names = ("policy_loss", "value_loss", "clip_fraction")
         self.updates_done += 1
         self.kl_coef = adapted_kl_coef(self.kl_coef, metrics["kl"], config)
-        return metrics | dict(zip(names, averages, strict=True))
+        lengths = torch.stack(norms)
+        applied = lengths[lengths.isfinite()]  # the scaler of fp16 skips steps that overflow
+        grad_norm = applied.mean().item() if len(applied) else 0.0
+        return metrics | dict(zip(names, averages, strict=True)) | {"grad_norm": grad_norm}
 
-    def step(self, loss: Tensor) -> None:
-        """One optimiser step on the gradients of all processes."""
+    def step(self, loss: Tensor) -> Tensor:
+        """One optimiser step on the gradients of all processes; the gradient's norm."""
         if not loss.isfinite():
             raise self.stopped(f"the loss is {loss.item():g}", "lower learning_rate")
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         processes.add(parameter.grad for parameter in self.parameters.values())
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return norm
 
     def describe(self, experience: Experience) -> dict[str, float]:
-        """What an update's episodes were like, on average."""
-        rollout, scores = experience.rollout, experience.scores
+        """Averages over an update's episodes."""
+        rollout, mask = experience.rollout, experience.rollout.mask
         kl = (experience.logps - experience.reference_logps).sum(1)  # (batch,)
         columns = {
-            "reward": scores,
-            "negative_rate": scores > 0,  # the course's reward is positive for negative feedback
-            "kl": kl,  # nats an episode
-            "length": rollout.mask.sum(1),
+            "reward": experience.scores,
+            "kl": kl,  # nats per episode
+            "length": mask.sum(1),
             "eos_rate": rollout.ended,
         }
-        # -ln p of what was sampled is the entropy on average: nats per token, for nothing
-        entropy = -experience.logps.sum() / rollout.mask.sum()
+        # the average of -ln p over sampled tokens estimates the entropy, in nats per token
+        entropy = -experience.logps.sum() / mask.sum()
+        returns, values = experience.returns[mask], experience.values[mask]
+        unexplained = (returns - values).var() / returns.var().clamp_min(1e-12)
         return {
             "update": self.updates_done + 1,
             "episodes": (self.updates_done + 1) * self.config.batch_size,
             **{name: column.float().mean().item() for name, column in columns.items()},
             "entropy": entropy.item(),
+            "explained_variance": 1 - unexplained.item(),  # of the returns, by the values
             "kl_coef": self.kl_coef,
         }
 
@@ -320,22 +333,15 @@ class PPOTrainer(ActorCritic):
         """The error that ends a run."""
         where = f"PPO stopped in update {self.updates_done + 1}"
         kept = (
-            f" and give another checkpoint_dir ({self.shelf.folder} is kept)" if self.shelf else ""
+            f" and give another checkpoint_dir ({self.checkpoint_dir} is kept)"
+            if self.checkpoint_dir
+            else ""
         )
         return TrainingStopped(f"{where} because {why}: {remedy}{kept}.")
 
-    @torch.no_grad()
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
         """One episode per prompt: lists of texts, rewards, kl (nats), lengths and ended."""
-        found: dict[str, list] = {"texts": [], "kl": [], "lengths": [], "ended": []}
-        for rollout in self.held_out(prompts, seed):
-            rows = torch.arange(len(rollout.tokens), device=self.device)
-            logps, _ = self.logps_and_values(rollout, rows)
-            kl = losses.unpack(logps - self.reference_logps(rollout, rows), rollout.mask).sum(1)
-            found["texts"] += self.texts(rollout)
-            found["kl"] += kl.tolist()
-            found["lengths"] += rollout.mask.sum(1).tolist()
-            found["ended"] += rollout.ended.tolist()
+        found = self.models.evaluate(prompts, seed=seed)
         return found | {"rewards": score_texts(self.reward, found["texts"]).tolist()}
 
     # --- Checkpoints ---
@@ -348,7 +354,7 @@ class PPOTrainer(ActorCritic):
         """Every `checkpoint_every` updates and at the end, from the first process."""
         last = self.updates_done == self.config.updates
         due = last or self.updates_done % self.config.checkpoint_every == 0
-        if self.shelf and self.rank == 0 and due:
+        if self.checkpoint_dir and self.rank == 0 and due:
             state = {
                 "settings": self.settings(),
                 "updates_done": self.updates_done,
@@ -356,15 +362,16 @@ class PPOTrainer(ActorCritic):
                 "scaler": self.scaler.state_dict(),
                 "history": self.history,
             }
-            checkpoints.save(self.shelf, state, self.parameters, self.optimizer)
+            checkpoints.save(self.checkpoint_dir, state, self.parameters, self.optimizer)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of this very run, if there is one."""
-        if not self.shelf or self.updates_done:
+        if not self.checkpoint_dir or self.updates_done:
             return
         if self.rank == 0:
-            checkpoints.sweep(self.shelf)
-        state = checkpoints.load(self.shelf, self.settings(), self.parameters, self.optimizer)
+            checkpoints.sweep(self.checkpoint_dir)
+        given = (self.checkpoint_dir, self.settings(), self.parameters, self.optimizer)
+        state = checkpoints.load(*given)
         if state:
             self.scaler.load_state_dict(state["scaler"])
             self.kl_coef, self.history = state["kl_coef"], state["history"]

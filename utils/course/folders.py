@@ -1,0 +1,126 @@
+"""Folders that are written whole or not at all, with a manifest of what every file must be."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.course.errors import CourseError
+
+MANIFEST = "manifest.json"
+
+
+class FolderError(CourseError, RuntimeError):
+    """A folder that could not be written, or holds what it must not hold."""
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an error says that the disk is full: Python's, safetensors' or torch's."""
+    words = ("No space left on device", "PytorchStreamWriter failed writing")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(w in str(error) for w in words)
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
+    """What is wrong with a folder, or None when every byte is what its manifest says.
+
+    `inputs` are what it must have been made from, for instance the data's fingerprint.
+    """
+    if not folder.is_dir():
+        return "it does not exist"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed: dict[str, dict] = manifest["files"]
+    except FileNotFoundError:
+        return "it has no manifest, so it was not finished"
+    except (ValueError, KeyError, TypeError):
+        return "its manifest is damaged"
+    present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    if missing := sorted(set(listed) - set(present)):
+        return f"{missing[0]} is missing"
+    if extra := sorted(set(present) - set(listed)):
+        return f"{extra[0]} is not in its manifest"
+    for name, path in present.items():
+        if path.stat().st_size != listed[name]["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
+        if content_hash(path) != listed[name]["sha256"]:
+            return f"{name} was altered"
+    for key, wanted in (inputs or {}).items():
+        if manifest.get("inputs", {}).get(key) != wanted:
+            return f"it was made from other {key}"
+    return None
+
+
+def swap(new: Path, final: Path, keep: Path | None = None) -> None:
+    """Put a finished folder in its final position; the former one stays until the new one stands.
+
+    Then the former one is removed, or becomes `keep`.
+    """
+    former = final.with_name(f".{final.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if final.exists():
+        os.replace(final, former)
+    os.replace(new, final)
+    if keep and former.exists():
+        shutil.rmtree(keep, ignore_errors=True)
+        os.replace(former, keep)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def recover(final: Path) -> None:
+    """Undo a swap that was killed between its two renames."""
+    former = final.with_name(f".{final.name}.former")
+    if former.is_dir() and not final.exists():
+        os.replace(former, final)
+
+
+@contextmanager
+def written_whole(
+    final: Path, what: str, *, inputs: dict[str, str] | None = None, keep: Path | None = None
+) -> Iterator[Path]:
+    """A temporary folder to fill; it becomes `final` only when the block ends without an error.
+
+    >>> with written_whole(Path("run/update-000010"), "Checkpoint update-000010") as folder:
+    ...     save_file(weights, folder / "weights.safetensors")
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        yield new
+        if pickled := [p.name for p in _files(new) if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]:
+            raise FolderError(
+                f"{what} holds {pickled[0]}, a pickle that can run code when loaded: "
+                "save weights as safetensors."
+            )
+        files = {
+            p.relative_to(new).as_posix(): {"bytes": p.stat().st_size, "sha256": content_hash(p)}
+            for p in _files(new)
+        }
+        manifest = {"name": final.name, "inputs": inputs or {}, "files": files}
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        new.chmod(0o755)
+        swap(new, final, keep)
+    except Exception as error:
+        if not (isinstance(error, OSError) or no_space(error)):
+            raise
+        why = os.strerror(errno.ENOSPC) if no_space(error) else error.strerror
+        raise FolderError(
+            f"{what} could not be saved ({why}): free some disk space and run "
+            "the last cell again; what was saved before, if anything, is untouched."
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
