@@ -11,6 +11,7 @@ import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
+LONGEST = ("tests/gpu/test_notebooks", "tests/test_survival", "tests/gpu", "tests/browser")
 TEXTS = [
     "giảng viên nhiệt tình , bài giảng dễ hiểu .",
     "thầy dạy quá nhanh , sinh viên không theo kịp .",
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items):
 
     Those of a browser stay together as a folder: one event loop serves them all.
     """
+    if os.environ.get("COURSE_TEST_ALL") != "1":
+        later = pytest.mark.skip(reason="it is long and belongs to `make test-all`")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(later)
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))  # they start first
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             file = item.nodeid.split("::")[0]

@@ -38,7 +38,8 @@ from utils.finetune.training import fit
 from utils.models import standins
 from utils.models.sentiment import encode
 
-KILLS, WHILE_SAVING = 10, (3, 6)  # the numbers of the kills that wait for a checkpoint
+# the numbers of the kills that wait for a checkpoint to be written
+KILLS, WHILE_SAVING = (10, (3, 6)) if os.environ.get("COURSE_TEST_ALL") == "1" else (3, (1,))
 Build = Callable[[int, int], Trainer]
 
 

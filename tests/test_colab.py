@@ -88,6 +88,7 @@ def resolution(request, tmp_path_factory):
     return request.param, resolve(folder, request.param, asked, kept), kept
 
 
+@pytest.mark.long
 def test_the_install_cell_resolves_and_moves_only_what_must_move(resolution, capsys):
     python, chosen, kept = resolution
     here = {canonical(name): version.split("+")[0] for name, version in IMAGE.items()}
@@ -101,6 +102,7 @@ def test_the_install_cell_resolves_and_moves_only_what_must_move(resolution, cap
     assert not set(moved) & {canonical(pin.split("==")[0]) for pin in kept}
 
 
+@pytest.mark.long
 def test_nothing_else_in_the_image_is_broken_by_it(resolution, tmp_path):
     python, chosen, _ = resolution
     after = {canonical(name): version for name, version in IMAGE.items()} | chosen
@@ -110,6 +112,7 @@ def test_nothing_else_in_the_image_is_broken_by_it(resolution, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_cudf_bears_the_new_pyarrow(tmp_path):
     """By itself, since PyPI's torch excludes it; of Colab's own torch that says nothing."""
     chosen = resolve(
@@ -118,6 +121,7 @@ def test_cudf_bears_the_new_pyarrow(tmp_path):
     assert chosen["pandas"] == IMAGE["pandas"]
 
 
+@pytest.mark.long
 def test_a_constraint_that_cannot_hold_is_an_error_not_a_move(tmp_path):
     with pytest.raises(AssertionError, match="No solution"):
         resolve(tmp_path, PYTHONS[-1], ["trl>=1.16,<1.17"], ["pyarrow==18.1.0"])

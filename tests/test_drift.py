@@ -395,6 +395,7 @@ def test_every_keyword_exists_in_the_locked_versions():
     assert strangers(uses, {config: installed_parameters(config) for config in HOMES}) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", VERSIONS)
 def test_every_keyword_exists_in_the(which):
     versions, sources = fetched(which)

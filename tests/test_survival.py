@@ -1,4 +1,7 @@
-"""Each training stage, killed ten times and run again, ends where an uninterrupted run ends."""
+"""Each training stage, killed again and again, ends where an uninterrupted run ends.
+
+`make test` kills each stage three times (in a step, while saving, in a step), `make test-all` ten.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ TOLERANCE = {"atol": 1e-6, "rtol": 1e-5}  # of the weights; seen: bit for bit
 
 
 @pytest.mark.parametrize("kind", survival.STAGES)
-def test_killed_ten_times_the_losses_and_weights_are_those_of_a_whole_run(kind, tmp_path):
+def test_killed_again_and_again_the_losses_and_weights_are_those_of_a_whole_run(kind, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COURSE_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, survival.__file__, kind, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

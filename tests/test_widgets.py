@@ -391,6 +391,7 @@ def old_ipywidgets():
     return folder
 
 
+@pytest.mark.long
 def test_the_panel_is_the_same_with_the_ipywidgets_of_colab(old_ipywidgets):
     here = "version or panel or button or click or letters or name or shown"
     done = subprocess.run(
