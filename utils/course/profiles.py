@@ -32,7 +32,7 @@ class Policy:
     model_id: str
     adapt_epochs: int  # passes over the train split's sentences
     adapt_batch_size: int
-    adapt_eval_batch_size: int  # a vocabulary's logits per token fill a GPU, not a lab's
+    adapt_eval_batch_size: int  # the logits of a large vocabulary fill a GPU
     adapt_learning_rate: float
     prompt_words: int  # first words of a sentence that the policy continues
     held_out_prompts: int  # of the test split, for every judgement
@@ -43,7 +43,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class PPORun:
-    """The settings of `utils.ppo.PPOConfig` that differ between profiles."""
+    """Notebook 02: the settings of `utils.ppo.PPOConfig` that differ between profiles."""
 
     updates: int
     batch_size: int
@@ -60,7 +60,7 @@ class PPORun:
 
 @dataclass(frozen=True)
 class GroupRun:
-    """RLOO and GRPO of TRL, beside our PPO."""
+    """Notebook 02: RLOO and GRPO of TRL, beside our PPO."""
 
     steps: int
     batch_size: int  # completions per step
@@ -68,18 +68,6 @@ class GroupRun:
     learning_rate: float
     rloo_kl_coef: float
     grpo_kl_coef: float
-
-
-@dataclass(frozen=True)
-class PairMining:
-    """Notebook 06: the rejected answers, found among the answers to other questions."""
-
-    model_id: str  # a sentence encoder that reads segmented Vietnamese, or "tf-idf", made here
-    batch_size: int  # texts in one pass of the encoder
-    rows: int  # at most so many rows of train
-    candidates: int  # nearest answers looked at for each question
-    answer_ceiling: float  # likeness of two answers from which both may be right
-    question_ceiling: float  # likeness of two questions from which they ask the same
 
 
 @dataclass(frozen=True)
@@ -104,38 +92,72 @@ class ChatModels:
     standin_tokens: int = 520_000  # that a stand-in has read before the lesson
 
 
-@dataclass(frozen=True)
-class SFTRun:
+@dataclass(frozen=True, kw_only=True)
+class AdapterTraining:
+    """What notebooks 03, 04, 05 and 07 all choose when they train an adapter."""
+
+    epochs: float
+    batch_size: int  # packed rows in notebook 03, else pairs
+    accumulation: int
+    learning_rate: float  # of an adapter: ten to a hundred times that of full fine-tuning
+    max_length: int  # tokens of a packed row, or of a prompt with one answer
+    checkpointing: bool  # of activations: less memory, a third more time
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTRun(AdapterTraining):
     """Notebook 03: supervised fine-tuning on the chosen answers."""
 
     rows: int  # at most so many of train: a T4 session ends before 65,000 do
-    epochs: float
-    batch_size: int  # packed rows
-    accumulation: int
-    learning_rate: float  # of the adapter: ten to a hundred times that of full fine-tuning
-    max_length: int  # tokens of a packed row
-    checkpointing: bool  # of activations: less memory, a third more time
     save_steps: int
     side_rows: int  # of the short trainings that show a mistake
 
 
-@dataclass(frozen=True)
-class DPORun:
+@dataclass(frozen=True, kw_only=True)
+class DPORun(AdapterTraining):
     """Notebook 04: preferences on top of notebook 03's adapter."""
 
     rows: int
-    epochs: float
-    batch_size: int  # pairs
-    accumulation: int
-    learning_rate: float
+    save_steps: int
     beta: float
     sft_weight: float  # of the supervised loss on chosen beside the preference loss; 0: plain DPO
-    max_length: int  # tokens of a prompt with one answer
-    checkpointing: bool
-    save_steps: int
     held_out: int  # pairs of test for every judgement
     sweep_betas: tuple[float, ...]
     sweep_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ORPORun(AdapterTraining):
+    """Notebook 05: preferences and answers in one stage."""
+
+    rows: int
+    save_steps: int
+    weight: float  # of the odds ratio, λ
+    sweep_weights: tuple[float, ...]
+    sweep_rows: int
+
+
+@dataclass(frozen=True)
+class PairMining:
+    """Notebook 06: the rejected answers, found among the answers to other questions."""
+
+    model_id: str  # a sentence encoder that reads segmented Vietnamese, or "tf-idf", made here
+    batch_size: int  # texts in one pass of the encoder
+    rows: int  # at most so many rows of train
+    candidates: int  # nearest answers looked at for each question
+    answer_ceiling: float  # similarity of two answers from which both may be right
+    question_ceiling: float  # similarity of two questions from which they ask the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling(AdapterTraining):
+    """Notebook 07: answers to vote on, and DPO on the votes."""
+
+    questions: int  # of the shipped ones
+    held_out: int  # questions nobody votes on, for every judgement
+    draws: int  # pairs of answers to each of the others
+    temperatures: tuple[float, float]  # of a pair's first and second answer
+    beta: float
 
 
 @dataclass(frozen=True)
@@ -161,81 +183,52 @@ class SmallDPO:
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """Notebook 07: answers to vote on, and DPO on the votes."""
-
-    questions: int  # of the shipped ones
-    held_out: int  # questions nobody votes on, for every judgement
-    draws: int  # pairs of answers to each of the others
-    temperatures: tuple[float, float]  # of a pair's first and second answer
-    epochs: float
-    batch_size: int  # pairs
-    accumulation: int
-    learning_rate: float
-    beta: float
-    max_length: int  # tokens of a question with one answer
-    checkpointing: bool
-
-
-@dataclass(frozen=True)
-class ORPORun:
-    """Notebook 05: preferences and answers in one stage."""
-
-    rows: int
-    epochs: float
-    batch_size: int  # pairs
-    accumulation: int
-    learning_rate: float
-    weight: float  # of the odds ratio, λ
-    max_length: int
-    checkpointing: bool
-    save_steps: int
-    sweep_weights: tuple[float, ...]
-    sweep_rows: int
-
-
-@dataclass(frozen=True)
 class Profile:
-    """What one kind of machine runs."""
+    """What one kind of machine runs, in the order of the notebooks."""
 
     name: str
     device: str  # "cpu" or "cuda"
     precision: str  # "fp32", "fp16" (T4) or "bf16" (capability 8 and later)
     offline: bool  # shipped data and stand-ins, no Hub
-    reward_model: RewardModel
-    policy: Policy
-    ppo: PPORun
-    group: GroupRun
-    chat: ChatModels
-    sft: SFTRun
-    dpo: DPORun
-    orpo: ORPORun
-    pair_mining: PairMining
-    small_dpo: SmallDPO
-    labelling: Labelling
+    reward_model: RewardModel  # 01
+    policy: Policy  # 02
+    ppo: PPORun  # 02
+    group: GroupRun  # 02
+    chat: ChatModels  # 03, 04, 05, 07
+    sft: SFTRun  # 03
+    dpo: DPORun  # 04
+    orpo: ORPORun  # 05
+    pair_mining: PairMining  # 06
+    labelling: Labelling  # 07
+    small_dpo: SmallDPO  # 08
 
 
-_STANDIN = RewardModel(
+# --- The rows. A GPU's row names every field, so that none is the lab's without being said. -------
+
+# 01
+_LAB_REWARD = RewardModel(
     model_id="stand-in",
     batch_size=16,
     epochs=6,
-    learning_rate=7e-4,
+    learning_rate=7e-4,  # weights that start from nothing
     max_length=64,
     class_weight_exponent=0.5,
     label_smoothing=0.05,
-    word_dropout=0.15,
+    word_dropout=0.15,  # the stand-in has read nothing else before
 )
-_PHOBERT = RewardModel(
+_GPU_REWARD = RewardModel(
     model_id="vinai/phobert-base",
     batch_size=32,
     epochs=4,
-    learning_rate=2e-5,
-    max_length=256,
-    class_weight_exponent=0.5,
-    label_smoothing=0.05,
+    learning_rate=2e-5,  # usual for BERT
+    max_length=256,  # PhoBERT's longest
+    class_weight_exponent=0.5,  # as in the lab: neutral rows are rare in both data sets
+    label_smoothing=0.05,  # as in the lab: it bounds the reward, whatever the model
     word_dropout=0.0,
 )
-_STANDIN_POLICY = Policy(
+
+# 02
+_LAB_POLICY = Policy(
     model_id="stand-in",
     adapt_epochs=6,
     adapt_batch_size=32,
@@ -247,12 +240,17 @@ _STANDIN_POLICY = Policy(
     reward_kind="capped",
     reward_cap=4.0,
 )
-_GPT2 = replace(
-    _STANDIN_POLICY,
+_GPU_POLICY = Policy(
     model_id="NlpHUST/gpt2-vietnamese",
     adapt_epochs=3,
-    adapt_eval_batch_size=32,
-    adapt_learning_rate=5e-5,
+    adapt_batch_size=32,
+    adapt_eval_batch_size=32,  # 50,257 logits per token
+    adapt_learning_rate=5e-5,  # usual for GPT-2
+    prompt_words=2,  # the task is the lab's
+    held_out_prompts=600,  # the intervals are the lab's
+    base_samples=16,
+    reward_kind="capped",  # the reward is the lab's
+    reward_cap=4.0,
 )
 _LAB_PPO = PPORun(
     updates=120,
@@ -267,7 +265,19 @@ _LAB_PPO = PPORun(
     kl_limit=100.0,
     precision="fp32",
 )
-_T4_PPO = replace(_LAB_PPO, learning_rate=1.5e-5, precision="fp16")
+_T4_PPO = PPORun(
+    updates=120,  # as many episodes as in the lab, so that the curves compare
+    batch_size=256,
+    minibatch_size=64,
+    epochs=2,
+    learning_rate=1.5e-5,  # TRL's examples for GPT-2 use 1e-5 to 3e-5
+    anneal=True,
+    max_new_tokens=24,  # the task is the lab's
+    kl_coef=0.15,  # the reward has the lab's scale, and so has its price in nats
+    value_coef=0.1,
+    kl_limit=100.0,
+    precision="fp16",
+)
 _LAB_GROUP = GroupRun(
     steps=40,
     batch_size=256,
@@ -276,25 +286,16 @@ _LAB_GROUP = GroupRun(
     rloo_kl_coef=0.15,
     grpo_kl_coef=0.15,
 )
-_GPU_GROUP = replace(_LAB_GROUP, steps=120, learning_rate=1.5e-5)
-
-_LAB_PAIRS = PairMining(
-    model_id="tf-idf",
-    batch_size=128,
-    rows=5_000,
-    candidates=60,
-    answer_ceiling=0.4,
-    question_ceiling=0.6,
-)
-# an encoder's likenesses are higher than those of TF-IDF; these ceilings are not measured
-_ENCODER_PAIRS = replace(
-    _LAB_PAIRS,
-    model_id="bkai-foundation-models/vietnamese-bi-encoder",
-    rows=70_000,
-    answer_ceiling=0.75,
-    question_ceiling=0.8,
+_GPU_GROUP = GroupRun(
+    steps=120,  # PPO's episodes
+    batch_size=256,
+    generations=8,
+    learning_rate=1.5e-5,  # PPO's
+    rloo_kl_coef=0.15,  # PPO's
+    grpo_kl_coef=0.15,
 )
 
+# 03 to 05 and 07
 CHAT_MODELS = {
     "llama": ChatModel(
         "meta-llama/Llama-3.2-1B-Instruct",
@@ -317,90 +318,154 @@ _LAB_CHAT = ChatModels(
     labelled_lora_alpha=16,
     max_new_tokens=48,
 )
-_GPU_CHAT = replace(
-    _LAB_CHAT,
+_GPU_CHAT = ChatModels(
     choices=CHAT_MODELS,
     labelled=ChatModel(
         "meta-llama/Llama-3.1-8B-Instruct",
         copy="unsloth/Meta-Llama-3.1-8B-Instruct",
         licence="Llama 3.1 Community License",
     ),
-    labelled_lora_alpha=32,
+    lora_rank=16,  # with alpha = rank: the first version's values
+    lora_alpha=16,
+    labelled_lora_alpha=32,  # the first version's value in notebook 07
     max_new_tokens=256,
 )
+
+# 03
 _LAB_SFT = SFTRun(
-    rows=1_000,  # a short course on purpose: notebook 04 must have something left to gain
     epochs=1,
     batch_size=4,
     accumulation=1,
     learning_rate=2e-3,
     max_length=256,
     checkpointing=False,
+    rows=1_000,  # a short course on purpose: notebook 04 must have something left to gain
     save_steps=50,
     side_rows=1_000,
 )
-_GPU_SFT = replace(
-    _LAB_SFT,
-    rows=3_200,  # a notebook takes 45 minutes of a T4 at most, by benchmarks/memory.py
+_T4_SFT = SFTRun(
+    epochs=1,
+    batch_size=4,
     accumulation=4,
-    learning_rate=2e-4,
+    learning_rate=2e-4,  # learns on real weights: benchmarks/real_weights.json
     max_length=1024,
     checkpointing=True,
+    rows=3_200,  # a notebook takes 45 minutes of a T4 at most, by benchmarks/memory.py
+    save_steps=50,  # some minutes of a T4
     side_rows=400,
 )
+# batches of 4 packed rows: Qwen2.5-3B without checkpointing fits 40 GB so, not with 8
+_A100_SFT = replace(_T4_SFT, rows=16_000, checkpointing=False)
+
+# 04
 _LAB_DPO = DPORun(
-    rows=2_000,
     epochs=1,
     batch_size=8,
     accumulation=1,
     learning_rate=1e-3,
-    beta=0.1,
-    sft_weight=1.0,
     max_length=56,
     checkpointing=False,
+    rows=2_000,
     save_steps=50,
+    beta=0.1,
+    sft_weight=1.0,
     held_out=500,  # all of the shipped test split
     sweep_betas=(0.03, 0.1, 0.3),
     sweep_rows=240,
 )
-_GPU_DPO = replace(
-    _LAB_DPO,
+_T4_DPO = DPORun(
     epochs=1,
-    rows=1_600,
     batch_size=4,
     accumulation=4,
     learning_rate=5e-5,  # 2e-5 raises the plain accuracy by 3 points only: real_weights.json
-    sft_weight=0.0,
     max_length=768,
     checkpointing=True,
+    rows=1_600,
+    save_steps=50,
+    beta=0.1,  # the paper's
+    sft_weight=0.0,  # plain DPO: real pretrained weights do not need the supervised loss
     held_out=240,
+    sweep_betas=(0.03, 0.1, 0.3),
     sweep_rows=300,
 )
+_A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500)
+
+# 05
 _LAB_ORPO = ORPORun(
-    rows=2_000,
     epochs=1.6,  # as many chosen answers read as by SFT and DPO together
     batch_size=8,
     accumulation=1,
     learning_rate=1e-3,
-    weight=0.3,
     max_length=56,
     checkpointing=False,
+    rows=2_000,
     save_steps=50,
+    weight=0.3,
     sweep_weights=(0.0, 0.3, 1.0),
     sweep_rows=240,
 )
-_GPU_ORPO = replace(
-    _LAB_ORPO,
-    rows=1_600,
-    epochs=3,
+_T4_ORPO = ORPORun(
+    epochs=3,  # as many chosen answers read as by SFT and DPO together
     batch_size=4,
     accumulation=4,
-    learning_rate=1e-4,
+    learning_rate=1e-4,  # learns on real weights: benchmarks/real_weights.json
     max_length=768,
     checkpointing=True,
+    rows=1_600,
+    save_steps=50,
+    weight=0.3,
+    sweep_weights=(0.0, 0.3, 1.0),
     sweep_rows=300,
 )
+_A100_ORPO = replace(_T4_ORPO, rows=8_000, batch_size=16, accumulation=1)
 
+# 06
+_LAB_PAIRS = PairMining(
+    model_id="tf-idf",
+    batch_size=128,
+    rows=5_000,
+    candidates=60,
+    answer_ceiling=0.4,
+    question_ceiling=0.6,
+)
+_GPU_PAIRS = PairMining(
+    model_id="bkai-foundation-models/vietnamese-bi-encoder",
+    batch_size=128,
+    rows=70_000,  # all of Vi-Alpaca
+    candidates=60,
+    answer_ceiling=0.75,  # an encoder's similarities are higher than those of TF-IDF;
+    question_ceiling=0.8,  # these two ceilings are not measured
+)
+
+# 07
+_LAB_LABELLING = Labelling(
+    epochs=4,
+    batch_size=16,
+    accumulation=1,
+    learning_rate=1e-3,
+    max_length=256,
+    checkpointing=False,
+    questions=140,  # all of them
+    held_out=40,
+    draws=3,
+    temperatures=(0.5, 0.6),
+    beta=0.1,
+)
+_GPU_LABELLING = Labelling(
+    epochs=3,  # the first version's values: epochs, batch, learning rate and beta
+    batch_size=4,
+    accumulation=1,
+    learning_rate=5e-5,
+    max_length=512,
+    checkpointing=True,
+    questions=140,
+    held_out=40,
+    draws=1,
+    temperatures=(0.7, 1.0),
+    beta=0.1,
+)
+
+# 08
 _LAB_SMALL = SmallDPO(
     t5_id="stand-in",
     gpt2_id="stand-in",
@@ -421,8 +486,7 @@ _LAB_SMALL = SmallDPO(
 )
 # models of English, as the Hub's pairs are English; for Vietnamese ones set
 # COURSE_T5=VietAI/vit5-base (MIT) and COURSE_POLICY=NlpHUST/gpt2-vietnamese
-_GPU_SMALL = replace(
-    _LAB_SMALL,
+_GPU_SMALL = SmallDPO(
     t5_id="google-t5/t5-small",
     gpt2_id="openai-community/gpt2",
     judge_pairs=500,
@@ -437,31 +501,8 @@ _GPU_SMALL = replace(
     dpo_epochs=1,
     t5_dpo_learning_rate=5e-5,
     gpt2_dpo_learning_rate=1e-5,
+    beta=0.1,  # the paper's
     max_new_tokens=128,
-)
-
-_LAB_LABELLING = Labelling(
-    questions=140,  # all of them
-    held_out=40,
-    draws=3,
-    temperatures=(0.5, 0.6),
-    epochs=4,
-    batch_size=16,
-    accumulation=1,
-    learning_rate=1e-3,
-    beta=0.1,
-    max_length=256,
-    checkpointing=False,
-)
-_GPU_LABELLING = replace(
-    _LAB_LABELLING,
-    draws=1,
-    temperatures=(0.7, 1.0),
-    epochs=3,
-    batch_size=4,
-    learning_rate=5e-5,
-    max_length=512,
-    checkpointing=True,
 )
 
 _LAB = Profile(
@@ -469,8 +510,8 @@ _LAB = Profile(
     "cpu",
     "fp32",
     offline=True,
-    reward_model=_STANDIN,
-    policy=_STANDIN_POLICY,
+    reward_model=_LAB_REWARD,
+    policy=_LAB_POLICY,
     ppo=_LAB_PPO,
     group=_LAB_GROUP,
     chat=_LAB_CHAT,
@@ -478,35 +519,34 @@ _LAB = Profile(
     dpo=_LAB_DPO,
     orpo=_LAB_ORPO,
     pair_mining=_LAB_PAIRS,
-    small_dpo=_LAB_SMALL,
     labelling=_LAB_LABELLING,
+    small_dpo=_LAB_SMALL,
 )
 _T4 = Profile(
     "t4",
     "cuda",
     "fp16",
     offline=False,
-    reward_model=_PHOBERT,
-    policy=_GPT2,
+    reward_model=_GPU_REWARD,
+    policy=_GPU_POLICY,
     ppo=_T4_PPO,
     group=_GPU_GROUP,
     chat=_GPU_CHAT,
-    sft=_GPU_SFT,
-    dpo=_GPU_DPO,
-    orpo=_GPU_ORPO,
-    pair_mining=_ENCODER_PAIRS,
-    small_dpo=_GPU_SMALL,
+    sft=_T4_SFT,
+    dpo=_T4_DPO,
+    orpo=_T4_ORPO,
+    pair_mining=_GPU_PAIRS,
     labelling=_GPU_LABELLING,
+    small_dpo=_GPU_SMALL,
 )
 _A100 = replace(
     _T4,
     name="a100",
     precision="bf16",
     ppo=replace(_T4_PPO, precision="bf16"),
-    # batches of 4 packed rows: Qwen2.5-3B without checkpointing fits 40 GB so, not with 8
-    sft=replace(_GPU_SFT, rows=16_000, checkpointing=False),
-    dpo=replace(_GPU_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500),
-    orpo=replace(_GPU_ORPO, rows=8_000, batch_size=16, accumulation=1),
+    sft=_A100_SFT,
+    dpo=_A100_DPO,
+    orpo=_A100_ORPO,
 )
 
 TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
