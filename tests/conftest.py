@@ -11,7 +11,7 @@ import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
-LONGEST = ("tests/gpu/test_notebooks", "tests/test_survival", "tests/gpu", "tests/browser")
+LONGEST = ("tests/gpu/test_notebooks", "tests/stages", "tests/gpu", "tests/browser")
 TEXTS = [
     "giảng viên nhiệt tình , bài giảng dễ hiểu .",
     "thầy dạy quá nhanh , sinh viên không theo kịp .",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests import reference_ppo
+from tests.helpers import reference_ppo
 from utils import losses
 
 

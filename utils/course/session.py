@@ -127,7 +127,7 @@ def _quiet() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; the course has its own
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # bitsandbytes' 4-bit product on a CPU; its gradient is checked in tests/test_chat_models.py
+    # bitsandbytes' 4-bit product on a CPU; tests/models/test_chat_models.py checks its gradient
     warnings.filterwarnings("ignore", message=".*autograd kernel was not registered")
     # an adapter is saved under its base's name, which is no folder to look into
     warnings.filterwarnings("ignore", message="Could not find a config file in")

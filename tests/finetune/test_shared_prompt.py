@@ -16,7 +16,7 @@ from transformers import (
 from trl import DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from tests import chat_worker
+from tests.helpers import chat_worker
 from utils import models
 from utils.finetune.shared_prompt import PromptOnce, SharedPromptDPOTrainer, joined, pair_logps
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny_ppo
+from tests.helpers import tiny_ppo
 
 WORKER = Path(tiny_ppo.__file__)
 

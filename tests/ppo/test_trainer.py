@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, StaticCache
 
-from tests import reference_ppo, tiny_ppo
+from tests.helpers import reference_ppo, tiny_ppo
 from utils import losses, ppo
 from utils.course import progress
 from utils.course.paths import ROOT
@@ -671,7 +671,7 @@ def test_on_update_receives_the_metrics_of_each_update():
 
 PROGRAM = """
 import sys
-from tests import tiny_ppo
+from tests.helpers import tiny_ppo
 tiny_ppo.trainer({"updates": 1}, checkpoint_dir=sys.argv[1]).train()
 print(*sorted(name for name in sys.modules if name.split(".")[0] == "utils"))
 """

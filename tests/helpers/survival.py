@@ -1,6 +1,6 @@
-"""Training stages that are killed ten times and started again.
+"""Training stages that SIGKILL ends several times and that are started again.
 
-    python tests/survival.py KIND FOLDER     one whole run, and one that SIGKILL ends ten times
+    python tests/helpers/survival.py KIND FOLDER     one whole run, and one that is killed
 
 Children are forked from a process that has imported everything and computed nothing, so that a
 start takes a second. A kill comes within a random step, or while a checkpoint is being written.
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from datasets import Dataset
@@ -29,10 +29,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from tests import chat_worker, tiny_ppo
 from tests import test_seq2seq_dpo as t5
-from tests.chat_worker import BATCH, SAVE, STEPS
 from tests.conftest import TEXTS
+from tests.helpers import chat_worker, tiny_ppo
+from tests.helpers.chat_worker import BATCH, SAVE, STEPS
 from utils import models
 from utils.finetune.training import fit
 from utils.models import standins

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from tests import chat_worker as worker
-from tests import tiny_ppo
+from tests.helpers import tiny_ppo
 from utils.course.artifacts import Shelf, publish
 from utils.course.errors import CourseError
 from utils.course.folders import FolderError, fault

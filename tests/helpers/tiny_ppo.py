@@ -1,7 +1,8 @@
 """The smallest PPO run that is still one: a made-up language, three architectures, a word reward.
 
-As a program (`python tests/tiny_ppo.py OUT.json [FOLDER [KILL_AT]]`) it writes its history and is
-killed by SIGKILL after update KILL_AT. Used by the tests of resuming and of several processes.
+As a program (`python tests/helpers/tiny_ppo.py OUT.json [FOLDER [KILL_AT]]`) it writes its history
+and is killed by SIGKILL after update KILL_AT. The tests of checkpoints and of several processes use
+it.
 """
 
 import json
@@ -21,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 VOCABULARY = 40

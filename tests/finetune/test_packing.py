@@ -6,7 +6,7 @@ from transformers import LlamaConfig, Qwen2Config
 from transformers.masking_utils import find_packed_sequence_indices
 from trl import SFTTrainer
 
-from tests import chat_worker
+from tests.helpers import chat_worker
 from utils import models
 from utils.course.errors import CourseError
 from utils.finetune.packing import PackedRows, need_full_attention

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import survival
+from tests.helpers import survival
 
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-5}  # of the weights; seen: bit for bit
 

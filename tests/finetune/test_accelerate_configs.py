@@ -1,7 +1,7 @@
 """The shipped Accelerate configurations are read by Accelerate, and two processes train as one.
 
-As a program (`python tests/test_accelerate_configs.py KIND OUT.json`) it trains a tiny chat model
-by sft or dpo with four rows a step, however many processes share them.
+As a program (`python tests/finetune/test_accelerate_configs.py KIND OUT.json`) it trains a tiny
+chat model by sft or dpo with four rows per step, however many processes share them.
 """
 
 import gc
@@ -19,8 +19,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests import tiny_ppo
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.helpers import tiny_ppo
 from utils.course.paths import ROOT
 
 FOLDER = ROOT / "configs" / "accelerate"
@@ -30,7 +30,7 @@ WORKER, ROWS = Path(__file__), 4  # rows a step
 
 
 def main(kind: str, out: Path) -> None:
-    from tests import chat_worker
+    from tests.helpers import chat_worker
 
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from benchmarks.ppo import fetch_trl
-from tests import tiny_ppo
+from tests.helpers import tiny_ppo
 from utils import losses, ppo
 from utils.ppo import sampling
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EPISODES, LENGTH = 10, 6
 
 
@@ -46,7 +46,7 @@ def through_trl(folder: Path, tmp_path: Path, **case) -> dict[str, torch.Tensor]
     given, out = tmp_path / "case.json", tmp_path / "out.safetensors"
     case = {"noise": 0.0, "temperature": 1.0, "ends": False, "settings": {}} | case
     given.write_text(json.dumps(case | {"episodes": episodes(case["ends"])}))
-    command = [sys.executable, ROOT / "tests/trl_ppo_worker.py", given, out]
+    command = [sys.executable, ROOT / "tests/helpers/trl_ppo_worker.py", given, out]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (folder, ROOT)))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

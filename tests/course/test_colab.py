@@ -32,7 +32,7 @@ def pins(text: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-IMAGE = pins((ROOT / "tests" / "colab_image.txt").read_text(encoding="utf-8"))
+IMAGE = pins((ROOT / "tests" / "course" / "colab_image.txt").read_text(encoding="utf-8"))
 
 
 def canonical(name: str) -> str:
@@ -276,7 +276,7 @@ FAKE_PIP = '''
 import json, re, shutil, sys
 from pathlib import Path
 
-SITE = Path(__file__).parent.parent
+SITE = Path(__file__).parents[2]
 words = sys.argv[1:]
 kept = Path(words[words.index("-c") + 1]).read_text().split() if "-c" in words else []
 with open(SITE / "calls.jsonl", "a") as file:

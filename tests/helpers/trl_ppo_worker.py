@@ -1,7 +1,7 @@
 """Runs one update of TRL 1.12's real PPOTrainer on given responses and writes what it computed.
 
-`python tests/trl_ppo_worker.py CASE.json OUT.safetensors` with TRL 1.12 first on PYTHONPATH; a
-process of its own, because the course's environment holds a newer TRL without PPO.
+`python tests/helpers/trl_ppo_worker.py CASE.json OUT.safetensors` with TRL 1.12 first on
+PYTHONPATH; a process of its own, because the course's environment holds a newer TRL without PPO.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2ForSequenceClassification
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-from tests import tiny_ppo
+from tests.helpers import tiny_ppo
 from utils.ppo.sampling import fuse_gelu
 
 
