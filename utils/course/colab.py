@@ -44,6 +44,26 @@ def requirements() -> dict[str, str]:
     return {pair.group(1): pair.group(2) for pair in pairs if pair}
 
 
+def locked(text: str) -> dict[str, str]:
+    """Package -> version that a requirements.lock names for this platform and this Python.
+
+    >>> locked("# tools\\nruff==0.17.5\\npywinpty==3.1.2 ; os_name == 'no such system'\\n")
+    {'ruff': '0.17.5'}
+    """
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # a machine that has nothing but Python and pip
+        from pip._vendor.packaging.requirements import Requirement
+
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    wanted = [Requirement(line) for line in lines if line]
+    return {
+        each.name: str(each.specifier).removeprefix("==")
+        for each in wanted
+        if each.marker is None or each.marker.evaluate()
+    }
+
+
 def satisfied(version: str, wanted: str) -> bool:
     """Whether a version lies in a range like `>=4.7,<6`."""
     for bound in wanted.split(","):
