@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "windows", "aarch64-apple-darwin")
+MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that bitsandbytes has a wheel for
 # torch's own requirements on Linux where it has CUDA; a CPU build has none of them
 CUDA = re.compile(r"(nvidia|cuda)-|triton==")
 HEADER = """\
@@ -40,7 +41,7 @@ def resolve(source: Path, out: Path, *options: str) -> subprocess.CompletedProce
     command = [uv(), "pip", "compile", str(source), "-o", str(out), "--no-config", "--no-header"]
     return subprocess.run(
         [*command, "--no-annotate", "--quiet", *options],
-        env=os.environ | {"UV_CACHE_DIR": str(ROOT / ".cache" / "uv")},
+        env=os.environ | {"UV_CACHE_DIR": str(ROOT / ".cache" / "uv")} | MACOS,
         capture_output=True,
         text=True,
         encoding="utf-8",

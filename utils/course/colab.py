@@ -1,5 +1,6 @@
 """Colab and Kaggle: install what their image lacks, move nothing else, restart at most once."""
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -51,12 +52,11 @@ def locked(text: str) -> dict[str, str]:
     {'ruff': '0.17.5'}
     """
     try:
-        from packaging.requirements import Requirement
+        packaging = importlib.import_module("packaging.requirements")
     except ImportError:  # a machine that has nothing but Python and pip
-        from pip._vendor.packaging.requirements import Requirement
-
+        packaging = importlib.import_module("pip._vendor.packaging.requirements")
     lines = (line.split("#")[0].strip() for line in text.splitlines())
-    wanted = [Requirement(line) for line in lines if line]
+    wanted = [packaging.Requirement(line) for line in lines if line]
     return {
         each.name: str(each.specifier).removeprefix("==")
         for each in wanted
