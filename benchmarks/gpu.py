@@ -339,13 +339,13 @@ STAGES = {"A": parity, "B": cells, "C": speed}
 
 def missing() -> list[str]:
     """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
-    from utils.course.colab import requirements, satisfied
+    from utils.course.colab import locked, requirements, satisfied
 
     def plain(name: str) -> str:
         return re.sub(r"[-_.]+", "-", name).lower()
 
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    locked = {plain(line.split("==")[0]): line for line in lines if "==" in line}
+    lock = locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    pins = {plain(name): f"{name}=={version}" for name, version in lock.items()}
     ranges = {plain(name): wanted for name, wanted in requirements().items()}
     found = []
     for name in map(plain, WHEELS.split()):
@@ -354,7 +354,7 @@ def missing() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             version = None
         if version is None or (name in ranges and not satisfied(version, ranges[name])):
-            found.append(locked[name])
+            found.append(pins[name])
     return found
 
 

@@ -9,8 +9,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.course.colab import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
@@ -38,16 +42,6 @@ class Package:
         if not permissive(self.licence):
             notes.append("licence: read it" if self.licence == "unknown" else "not permissive")
         return ", ".join(notes)
-
-
-def locked(text: str) -> dict[str, str]:
-    """Package -> version of a requirements.lock.
-
-    >>> locked("# tools\\nruff==0.17.5\\n")
-    {'ruff': '0.17.5'}
-    """
-    lines = (line.split("#")[0].strip() for line in text.splitlines())
-    return dict(line.split("==") for line in lines if line)
 
 
 def licence(metadata: importlib.metadata.PackageMetadata) -> str:

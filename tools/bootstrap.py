@@ -1,10 +1,13 @@
 """Make or mend .venv from requirements.lock with nothing but Python's standard library."""
 
+from __future__ import annotations  # an older Python reads this file too, to say that it is too old
+
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,26 +16,52 @@ LOCK = ROOT / "requirements.lock"
 STAMP = VENV / ".installed"  # the hash of the lock that was installed in full
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
+UV = "uv==0.13.9"  # knows where torch's CPU builds are, which pip does not
+CUDA_FREE = (
+    "No NVIDIA driver was found, so torch's CPU build is installed, without several GB of CUDA."
+)
+CUDA_AFTER_ALL = (
+    "torch's CPU build could not be fetched: pip installs the default build, with several GB of "
+    "CUDA packages that this machine does not use (README, Windows, macOS and Linux)."
+)
+PIP_DECIDES = (
+    "No NVIDIA driver was found. pip has package sources of its own here, so they decide whether "
+    "torch's CPU build is installed."
+)
 VERIFY = """
-import importlib.metadata as metadata, re, sys
+import importlib.metadata as metadata, sys
+if sys.version_info < (3, 11):
+    sys.exit("its Python is older than 3.11")
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    sys.exit("packaging (found nothing)")
 wrong = []
 for line in open(sys.argv[1], encoding="utf-8"):
-    name, _, version = line.split("#")[0].strip().partition("==")
-    if not name:
+    line = line.split("#")[0].strip()
+    if not line:
         continue
+    wanted = Requirement(line)
+    if wanted.marker and not wanted.marker.evaluate():
+        continue
+    version = str(wanted.specifier).removeprefix("==")
     try:
-        found = metadata.version(name).split("+")[0]
+        found = metadata.version(wanted.name).split("+")[0]
     except metadata.PackageNotFoundError:
         found = "nothing"
     if found != version:
-        wrong.append(f"{name} {version} (found {found})")
+        wrong.append(f"{wanted.name} {version} (found {found})")
 sys.exit("; ".join(wrong[:5]) if wrong else 0)
 """
 
 
 def lock_hash() -> str:
-    """The hash that tells whether the environment was made from today's lock."""
-    return hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
+    """The hash that tells whether the environment was made from today's lock.
+
+    The Python is not part of it: VERIFY asks the environment's own, and `make` and
+    `python tools/run.py` may start with different ones.
+    """
+    return hashlib.sha256(LOCK.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def fault() -> str | None:
@@ -40,10 +69,15 @@ def fault() -> str | None:
     if not VENV.exists():
         return "it is missing"
     if not STAMP.exists() or STAMP.read_text().strip() != lock_hash():
-        return "it was not made from this requirements.lock by this Python"
+        return "it was not made from this requirements.lock"
     try:
         check = subprocess.run(
-            [str(PYTHON), "-c", VERIFY, str(LOCK)], capture_output=True, text=True, timeout=120
+            [str(PYTHON), "-c", VERIFY, str(LOCK)],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"its Python does not start ({type(error).__name__})"
@@ -64,8 +98,68 @@ def create() -> None:
     if subprocess.run(borrowed).returncode:
         sys.exit(
             "Python's venv has no ensurepip and no pip to borrow: install the package that "
-            "brings it (Debian and Ubuntu: python3-venv), then run make again."
+            "brings it (Debian and Ubuntu: python3-venv), then try again."
         )
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this Linux machine has an NVIDIA driver."""
+    traces = ("/proc/driver/nvidia", "/dev/nvidia0")
+    return shutil.which("nvidia-smi") is not None or any(Path(trace).exists() for trace in traces)
+
+
+def needs_cpu_build() -> bool:
+    """Whether torch's default build would bring CUDA for nothing; only Linux's brings any."""
+    return sys.platform == "linux" and not has_nvidia_driver()
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip is configured with here, from its files and the environment: name -> value."""
+    run = subprocess.run(
+        [str(PYTHON), "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    pairs = (line.partition("=") for line in run.stdout.splitlines())
+    return {name.split(".", 1)[-1]: value.strip("'\"") for name, _, value in pairs}
+
+
+def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
+    """The ways to install the lock, best first: command, environment, what to say.
+
+    uv does not read pip's settings. Where pip is told of sources beside its index, pip it is.
+    """
+    settings = pip_settings()
+    pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    sourced = {"find-links", "extra-index-url", "no-index"} & set(settings)
+    if sourced:
+        yield [*pip, "-r", str(LOCK)], {}, PIP_DECIDES if cpu else ""
+    else:
+        options = ["pip", "install", "-q", "--python", str(PYTHON), "-r", str(LOCK)]
+        extra = {}
+        if cpu and "UV_TORCH_BACKEND" not in os.environ:
+            extra["UV_TORCH_BACKEND"] = "cpu"
+        if "index-url" in settings and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & set(os.environ):
+            extra["UV_DEFAULT_INDEX"] = settings["index-url"]
+        said = CUDA_FREE if cpu else ""
+        if found := shutil.which("uv"):
+            yield [found, *options], extra, said
+        if cpu and subprocess.run([*pip, UV]).returncode == 0:
+            yield [str(PYTHON), "-m", "uv", *options], extra, said
+        yield [*pip, "-r", str(LOCK)], {}, CUDA_AFTER_ALL if cpu else ""
+    yield [*pip, "-r", str(LOCK)], {}, "Trying once more, since a registry may time out once."
+
+
+def install() -> None:
+    """Install the lock into .venv, by the first way that succeeds."""
+    for command, extra, said in ways(needs_cpu_build()):
+        if said:
+            print(said, flush=True)
+        if subprocess.run(command, env=os.environ | extra).returncode == 0:
+            return
+    sys.exit("pip could not install requirements.lock: read its message above.")
 
 
 def main() -> None:
@@ -77,12 +171,7 @@ def main() -> None:
         return
     print(f"Setting up .venv, since {reason}: a few minutes the first time …", flush=True)
     create()
-    pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    for attempt in (1, 2):  # a registry may time out once
-        if subprocess.run([*pip, "-r", str(LOCK)]).returncode == 0:
-            break
-        if attempt == 2:
-            sys.exit("pip could not install requirements.lock: read its message above.")
+    install()
     STAMP.write_text(lock_hash() + "\n")
     print("Ready.", flush=True)
 

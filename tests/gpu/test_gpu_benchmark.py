@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from benchmarks import gpu
 from tests.gpu.test_inside import emulated
+from utils.course import colab
 from utils.course.paths import ROOT
 
 
@@ -204,9 +205,9 @@ def closure(roots: list[str]) -> set[str]:
 
 
 def test_the_wheels_are_locked_and_nothing_that_they_need_is_left_out():
-    locked = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = colab.locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
     wheels = {canonical(name) for name in gpu.WHEELS.split()}
-    assert wheels <= {canonical(line.split("==")[0]) for line in locked}
+    assert wheels <= {canonical(name) for name in locked}
     roots = "trl peft bitsandbytes datasets underthesea scikit-learn matplotlib ipykernel"
     roots += " ipywidgets nbclient SQLAlchemy gradio psutil"
     needed = closure(roots.split())

@@ -20,8 +20,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def lock() -> dict[str, str]:
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return colab.locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
 
 
 def canonical(name: str) -> str:

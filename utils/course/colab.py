@@ -1,5 +1,6 @@
 """Colab and Kaggle: install what their image lacks, move nothing else, restart at most once."""
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -42,6 +43,25 @@ def requirements() -> dict[str, str]:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pairs = [re.match(r"([\w-]+)(.*)", line.split("#")[0].strip()) for line in lines]
     return {pair.group(1): pair.group(2) for pair in pairs if pair}
+
+
+def locked(text: str) -> dict[str, str]:
+    """Package -> version that a requirements.lock names for this platform and this Python.
+
+    >>> locked("# tools\\nruff==0.17.5\\npywinpty==3.1.2 ; os_name == 'no such system'\\n")
+    {'ruff': '0.17.5'}
+    """
+    try:
+        packaging = importlib.import_module("packaging.requirements")
+    except ImportError:  # a machine that has nothing but Python and pip
+        packaging = importlib.import_module("pip._vendor.packaging.requirements")
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    wanted = [packaging.Requirement(line) for line in lines if line]
+    return {
+        each.name: str(each.specifier).removeprefix("==")
+        for each in wanted
+        if each.marker is None or each.marker.evaluate()
+    }
 
 
 def satisfied(version: str, wanted: str) -> bool:

@@ -1,0 +1,194 @@
+"""The course's commands, the same on Linux, macOS and Windows: `python tools/run.py help`.
+
+Nothing but Python's standard library is needed to start: `setup` makes .venv, and the steps of the
+other targets run in it. The Makefile calls this file.
+"""
+
+from __future__ import annotations  # an older Python reads this file too, to say that it is too old
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import bootstrap
+
+ROOT = bootstrap.ROOT
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program that runs in .venv."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command does: set-up unless `bare`, then its steps, the first failure ends it."""
+
+    words: str  # the line in `help`
+    steps: tuple[Step | Callable[[], None], ...] = ()
+    bare: bool = False  # needs no .venv
+    shown: bool = False  # print each step before it runs
+    takes: str = ""  # words after the target, which its last step receives
+
+
+def python(*arguments: str, **environment: str) -> Step:
+    """A step that runs the Python of .venv."""
+    return Step(arguments, environment)
+
+
+def print_help() -> None:
+    """Every target with what it does."""
+    print("python tools/run.py TARGET, or make TARGET where there is make:\n")
+    for name, target in TARGETS.items():
+        print(f"{name + ' ' + target.takes:22} {target.words}")
+
+
+def clean() -> None:
+    """Remove .venv, .cache and everything in artifacts except the votes."""
+    rest = ROOT / "artifacts"
+    made = [path for path in rest.glob("*") if not path.name.startswith("votes.sqlite")]
+    for path in (bootstrap.VENV, ROOT / ".cache", *made):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+LINT = (python("-m", "ruff", "check", "."), python("-m", "ruff", "format", "--check", "."))
+WORKERS = ("-n", "2", "--dist", "loadgroup", "-rs")
+STANDINS = python("tools/build_standins.py")  # before the notebooks, so that none waits for it
+NOTEBOOKS = python(
+    "-m", "pytest", "--nbmake", "--nbmake-timeout=900", "notebooks", COURSE_PROFILE="lab"
+)  # every notebook of the lab at full size
+
+
+def tests(**environment: str) -> Step:
+    """pytest on two workers, each with one thread."""
+    return python("-m", "pytest", "tests", *WORKERS, OMP_NUM_THREADS="1", **environment)
+
+
+# A new command is a line here and a rule in the Makefile.
+TARGETS = {
+    "help": Target("this list", (print_help,), bare=True),
+    "setup": Target("make or mend .venv"),
+    "course": Target(
+        "set up, then run every notebook in the lab profile, or those whose numbers are given",
+        (STANDINS, python("tools/run_course.py")),
+        takes="[00 01 …]",
+    ),
+    "test": Target(
+        "set up, then run every test, the notebooks included",
+        (*LINT, tests(), STANDINS, NOTEBOOKS),
+        shown=True,
+    ),
+    "test-all": Target(
+        "the same with the long tests",
+        (*LINT, tests(COURSE_TEST_ALL="1"), STANDINS, NOTEBOOKS),
+        shown=True,
+    ),
+    "lint": Target(
+        "mend what ruff can mend",
+        (python("-m", "ruff", "check", "--fix", "."), python("-m", "ruff", "format", ".")),
+        shown=True,
+    ),
+    "jupyter": Target(
+        "open the course in JupyterLab",
+        (python("-m", "jupyter", "lab", "--notebook-dir=."),),
+        shown=True,
+        takes="[options]",
+    ),
+    "demo": Target(
+        "open the web demo on this machine",
+        (python("tools/demo.py"),),
+        shown=True,
+        takes="[options]",
+    ),
+    "notebooks": Target(
+        "run every notebook in the lab profile and keep the outputs",
+        (python("tools/run_course.py", "--write"), python("tools/figures.py")),
+    ),
+    "bench": Target(
+        "PPO against TRL 1.12, its quality over seeds; SFT, DPO and pair search",
+        tuple(
+            python(f"benchmarks/{name}.py")
+            for name in ("ppo", "ppo_quality", "sft", "dpo", "mining")
+        ),
+        shown=True,
+    ),
+    "badges": Target(
+        "point every badge and clone URL at a repository",
+        (python("tools/badges.py"),),
+        takes="owner/name",
+    ),
+    "lock": Target(
+        "write requirements.lock for every platform, with uv; --upgrade takes newer versions",
+        (python("tools/lock.py"),),
+        takes="[--upgrade]",
+    ),
+    "clean": Target(
+        "remove the environment, caches and artifacts; votes stay", (clean,), bare=True
+    ),
+}
+
+
+def run(step: Step, more: Sequence[str] = ()) -> int:
+    """The exit status of a step. Ctrl-C goes to the step, which ends in its own way."""
+    child = subprocess.Popen(
+        [str(bootstrap.PYTHON), *step.arguments, *more],
+        cwd=ROOT,
+        env=os.environ | step.environment,
+    )
+    presses = 0
+    while True:
+        try:
+            status = child.wait()
+            break
+        except KeyboardInterrupt:
+            presses += 1
+            if presses == 3:  # it does not listen
+                child.kill()
+    return INTERRUPTED if presses and status else status
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what a target says; the exit status of the first step that fails, else 0."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    os.environ.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8")  # for every child
+    name, *more = words or ["help"]
+    target = TARGETS.get(name)
+    if target is None:
+        print(f"There is no target {name!r}. Choose one of: {', '.join(TARGETS)}.", file=sys.stderr)
+        return 2
+    if more and not target.takes:
+        print(f"{name} takes no further words, and got: {' '.join(more)}.", file=sys.stderr)
+        return 2
+    if not target.bare:
+        bootstrap.main()
+    for step in target.steps:
+        if callable(step):
+            step()
+            continue
+        given = more if step is target.steps[-1] else ()
+        if target.shown:
+            set_here = [f"{variable}={value}" for variable, value in step.environment.items()]
+            print(*set_here, "python", *step.arguments, *given, flush=True)
+        if status := run(step, given):
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
