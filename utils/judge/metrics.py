@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,14 +19,12 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> floa
 
 def f1_per_class(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> np.ndarray:
     """F1 of each class, (classes,)."""
-    hits = np.bincount(truth[truth == predicted], minlength=classes)
-    both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
-    return 2 * hits / np.maximum(both, 1)
+    return f1_score(truth, predicted, labels=range(classes), average=None, zero_division=0)
 
 
 def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
     """The share of right answers."""
-    return float(np.mean(truth == predicted))
+    return float(accuracy_score(truth, predicted))
 
 
 def bootstrap(
