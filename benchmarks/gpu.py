@@ -339,23 +339,18 @@ STAGES = {"A": parity, "B": cells, "C": speed}
 
 def missing() -> list[str]:
     """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
-    from utils.course.colab import requirements, satisfied
-
-    def plain(name: str) -> str:
-        return re.sub(r"[-_.]+", "-", name).lower()
-
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    locked = {plain(line.split("==")[0]): line for line in lines if "==" in line}
-    ranges = {plain(name): wanted for name, wanted in requirements().items()}
-    found = []
-    for name in map(plain, WHEELS.split()):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if version is None or (name in ranges and not satisfied(version, ranges[name])):
-            found.append(locked[name])
-    return found
+    locked = {line.split("==")[0]: line for line in lines if "==" in line}
+    try:
+        from utils.course.colab import installed_versions, requirements, satisfied
+    except ModuleNotFoundError:  # without packaging no version can be compared
+        return [locked[name] for name in WHEELS.split()]
+    here, ranges = installed_versions(WHEELS.split()), requirements()
+    return [
+        locked[name]
+        for name in WHEELS.split()
+        if name not in here or (name in ranges and not satisfied(here[name], ranges[name]))
+    ]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from utils.course import colab
 from utils.course.notebooks import FOLDER
@@ -24,15 +25,11 @@ def lock() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def test_every_requirement_is_locked_inside_its_range():
-    locked = {canonical(name): version for name, version in lock().items()}
+    locked = {canonicalize_name(name): version for name, version in lock().items()}
     for name, wanted in colab.requirements().items():
-        assert canonical(name) in locked, f"{name} is not in requirements.lock"
-        version = locked[canonical(name)]
+        assert canonicalize_name(name) in locked, f"{name} is not in requirements.lock"
+        version = locked[canonicalize_name(name)]
         assert colab.satisfied(version, wanted), f"{name} {version} is outside {wanted}"
 
 
