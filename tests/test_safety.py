@@ -461,8 +461,7 @@ def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
     (tmp_path / "artifacts").mkdir()
     for attempt in (
         lambda: artifacts.find(name, place),
-        lambda: artifacts.require(name, place, build=lambda: None),
-        lambda: artifacts.upload(name, place, "an/repo"),
+        lambda: artifacts.require(name, place),
         lambda: artifacts.publish(name, place, metrics={}).__enter__(),
     ):
         with pytest.raises(ArtifactError, match="cannot be called"):

@@ -90,10 +90,10 @@ def packages(text: str) -> tuple[list[dict[str, str]], str]:
     return sorted(found, key=lambda package: package["package"].lower()), why
 
 
-def vulnerabilities(lock: Path = LOCK) -> tuple[list[str], str]:
+def vulnerabilities() -> tuple[list[str], str]:
     """(findings, what was looked up)."""
     options = ["--no-deps", "--disable-pip", "--progress-spinner", "off"]
-    found, why = answer("pip-audit", "-r", str(lock), *options)
+    found, why = answer("pip-audit", "-r", str(LOCK), *options)
     if found is None:
         return [], why
     known = [package for package in found["dependencies"] if "vulns" in package]

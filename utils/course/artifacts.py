@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,29 +208,8 @@ def _fetch_from_hub(name: str, place: Shelf, inputs: dict[str, str] | None) -> b
     return True
 
 
-def upload(name: str, place: Shelf, repo: str) -> None:
-    """Put an artifact into the user's own Hub repository, private unless it exists already."""
-    from huggingface_hub import HfApi
-
-    folder, reason = find(name, place)
-    if folder is None:
-        raise ArtifactError(f"Artifact {name} cannot be uploaded: {reason}; make it first.")
-    api = HfApi()
-    api.create_repo(repo, private=True, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=folder, path_in_repo=f"{place.folder.name}/{name}")
-
-
-def require(
-    name: str,
-    place: Shelf,
-    *,
-    inputs: dict[str, str] | None = None,
-    build: Callable[[], None] | None = None,
-) -> Path:
-    """The artifact's folder; when it is missing or damaged, the notebook that makes it is run.
-
-    `build` overrides how it is made; by default `notebooks/<name>.ipynb` runs headless.
-    """
+def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) -> Path:
+    """The artifact's folder; when it is missing or damaged, the notebook that makes it is run."""
     folder, reason = find(name, place, inputs)
     if folder is None:
         time = notebooks.expected_time(name, place.folder.name)
@@ -238,7 +217,7 @@ def require(
             f"Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
             flush=True,
         )
-        (build or (lambda: _run_notebook(name, place)))()
+        _run_notebook(name, place)
         folder, reason = find(name, place, inputs)
     if folder is None:
         raise ArtifactError(

@@ -65,7 +65,7 @@ def _features(text: str) -> Counter[str]:
     return found
 
 
-def text_vectors(*groups: Sequence[str], dimensions: int = DIMENSIONS) -> list[np.ndarray]:
+def text_vectors(*groups: Sequence[str]) -> list[np.ndarray]:
     """TF-IDF unit rows for each group of texts, features hashed to columns.
 
     How rare a feature is, is counted over all groups. Similarities of these rows are exact.
@@ -77,10 +77,10 @@ def text_vectors(*groups: Sequence[str], dimensions: int = DIMENSIONS) -> list[n
     total = sum(map(len, groups))
     # rounded to 1/64, so that the last bit of a processor's logarithm does not matter
     rarity = {name: round(64 * math.log(1 + total / n)) for name, n in documents.items()}
-    column = {name: zlib.crc32(name.encode()) % dimensions for name in documents}
+    column = {name: zlib.crc32(name.encode()) % DIMENSIONS for name in documents}
     vectors = []
     for group in counted:
-        rows = np.zeros((len(group), dimensions), dtype=np.float32)
+        rows = np.zeros((len(group), DIMENSIONS), dtype=np.float32)
         for row, features in zip(rows, group, strict=True):
             weights: Counter[int] = Counter()
             for name, count in features.items():

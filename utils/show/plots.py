@@ -197,14 +197,14 @@ class Live:
         ("value_loss", "value loss"),
     )
 
-    def __init__(self, title: str, every: int = 10) -> None:
-        self.title, self.every, self.history = title, every, []
+    def __init__(self, title: str) -> None:
+        self.title, self.history = title, []
         self.handle: DisplayHandle | None = None
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Note one update; draw at every tenth."""
         self.history.append(dict(metrics))
-        if len(self.history) % self.every:
+        if len(self.history) % 10:
             return
         figure = self.draw()
         if self.handle is None:
@@ -385,10 +385,10 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     return figure
 
 
-def _share_axis(axes: Axes, at_least: float = 0.1) -> None:
+def _share_axis(axes: Axes) -> None:
     """Per cent on the y axis, over ten points or more: a point of noise must look like one."""
     low, high = axes.get_ylim()
-    lack = max(0.0, at_least - (high - low))
+    lack = max(0.0, 0.1 - (high - low))
     axes.set_ylim(low - lack / 2, high + lack / 2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 

@@ -105,10 +105,9 @@ def kappa_interval(
     second: Sequence[Hashable],
     *,
     draws: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
+    """95 % percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
 
     Draws in which κ is undefined, because one class is all that was drawn, do not count. The κ of
     all draws are computed at once: 2,000 calls of scikit-learn's function take 100 times longer.
@@ -123,8 +122,7 @@ def kappa_interval(
     observed = (codes[0] == codes[1])[drawn].sum(1) * codes.shape[1]  # p_o · items²
     with np.errstate(invalid="ignore"):  # 0 / 0 where κ is undefined
         values = (observed - by_chance) / (codes.shape[1] ** 2 - by_chance)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
