@@ -17,7 +17,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from utils.course import colab
-from utils.course.notebooks import FOLDER
+from utils.course.notebooks import files, path_of
 from utils.course.paths import ROOT
 
 PYTHONS = ("3.12", "3.13")
@@ -123,7 +123,7 @@ def test_a_constraint_that_cannot_hold_is_an_error_not_a_move(tmp_path):
 def imported_distributions() -> dict[str, str]:
     """Distribution -> where the course's package or a notebook imports it."""
     sources = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("utils/**/*.py")}
-    for path in FOLDER.glob("*.ipynb"):
+    for path in files():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
         sources[path.name] = "\n".join(
@@ -367,7 +367,7 @@ class Colab:
             info.mkdir()
             text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
             (info / "METADATA").write_text(text)
-        code = json.loads(min(FOLDER.glob("01*.ipynb")).read_text(encoding="utf-8"))["cells"]
+        code = json.loads(path_of("01").read_text(encoding="utf-8"))["cells"]
         first = next(cell for cell in code if cell["cell_type"] == "code")
         (self.site / "cell.txt").write_text("".join(first["source"]), encoding="utf-8")
         self.secret("missing")

@@ -10,14 +10,14 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from utils.course import colab
-from utils.course.notebooks import FOLDER
+from utils.course.notebooks import files
 from utils.course.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import badges
 import bootstrap
 
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = files()
 
 
 def lock() -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 
 from utils.course import artifacts
 from utils.course.artifacts import ArtifactError, Shelf
-from utils.course.notebooks import FOLDER
+from utils.course.notebooks import files
 from utils.course.paths import ROOT
 from utils.show import plots
 from utils.votes import panel as widgets
@@ -37,7 +37,7 @@ def trees() -> dict[str, ast.Module]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
             found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    for path in files():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         text = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", "\n".join(code))

@@ -10,23 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from utils.course.notebooks import LESSONS, STEPS
 from utils.judge.metrics import minimal_kl
 
 NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
 ACCENT, QUIET = "#35618f", "#d5dbe3"
 SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
-STAGES = {  # number -> what it makes, and where it stands in the picture
-    "00": ("the losses,\nby hand", (0, 1)),
-    "01": ("feedback\n→ reward", (1, 1)),
-    "02": ("PPO with\nthat reward", (2, 1)),
-    "07": ("your votes\n→ DPO", (3, 1)),
-    "08": ("T5, GPT-2,\nweb demo", (4, 1)),
-    "06": ("answers\n→ pairs", (0, 0)),
-    "03": ("SFT,\n4 bits", (1, 0)),
-    "04": ("DPO", (2, 0)),
-    "05": ("ORPO,\none stage", (3, 0)),
-}
-STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))
 
 
 def use_style() -> None:
@@ -62,12 +51,12 @@ def pipeline(here: str) -> Figure:
     axes.axis("off")
     axes.set_xlim(-0.5, 4.5)
     axes.set_ylim(-0.55, 1.75)
-    for number, (label, (x, y)) in STAGES.items():
-        current = number == here
+    for number, lesson in LESSONS.items():
+        current, (x, y) = number == here, lesson.place
         axes.text(
             x,
             y,
-            f"{number}  {label}",
+            f"{number}  {lesson.box}",
             ha="center",
             va="center",
             color="white" if current else "black",
@@ -76,7 +65,7 @@ def pipeline(here: str) -> Figure:
         if current:
             axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
     for start, end in STEPS:
-        (x, y), (x_end, _) = STAGES[start][1], STAGES[end][1]
+        (x, y), (x_end, _) = LESSONS[start].place, LESSONS[end].place
         arrow = {"arrowstyle": "->", "color": "#555555"}
         axes.annotate("", (x_end - 0.4, y), (x + 0.4, y), arrowprops=arrow)
     return figure
