@@ -339,23 +339,19 @@ STAGES = {"A": parity, "B": cells, "C": speed}
 
 def missing() -> list[str]:
     """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
-    from utils.course.colab import locked, requirements, satisfied
-
-    def plain(name: str) -> str:
-        return re.sub(r"[-_.]+", "-", name).lower()
-
-    lock = locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    pins = {plain(name): f"{name}=={version}" for name, version in lock.items()}
-    ranges = {plain(name): wanted for name, wanted in requirements().items()}
-    found = []
-    for name in map(plain, WHEELS.split()):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if version is None or (name in ranges and not satisfied(version, ranges[name])):
-            found.append(pins[name])
-    return found
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = (line.split(";")[0].strip() for line in lines if "==" in line)
+    locked = {pin.split("==")[0]: pin for pin in pins}
+    try:
+        from utils.course.colab import installed_versions, requirements, satisfied
+    except ModuleNotFoundError:  # without packaging no version can be compared
+        return [locked[name] for name in WHEELS.split()]
+    here, ranges = installed_versions(WHEELS.split()), requirements()
+    return [
+        locked[name]
+        for name in WHEELS.split()
+        if name not in here or (name in ranges and not satisfied(here[name], ranges[name]))
+    ]
 
 
 def main() -> None:

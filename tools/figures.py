@@ -89,7 +89,7 @@ def main() -> None:
         stale.append(readme.name)
         if not check:
             readme.write_text(in_readme(text), encoding="utf-8")
-    for path in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")):
+    for path in notebooks.files():
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cell = notebook["cells"][0]
         old = "".join(cell["source"])

@@ -11,29 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.course import artifacts, notebooks
 from utils.course.paths import BENCHMARKS
 
-HEADLINES = {
-    "00": (
-        "checks_passed",
-        "losses equal to the library's",
-    ),  # the figure of each notebook's metrics.json that the closing table shows
-    "01": ("macro_f1", "macro F1"),
-    "02": ("judge_negative_after", "negative by the judge"),
-    "03": ("perplexity_after", "held-out perplexity"),
-    "04": ("win_rate", "win rate over SFT"),
-    "05": ("orpo_preference_accuracy", "ORPO prefers right"),
-    "06": ("longer_wins", "longer answer is right"),
-    "07": ("win_rate", "win rate after the votes"),
-    "08": ("t5_natural_after", "T5 natural, by the judge"),
-}
-
 
 def headline(name: str, profile: str) -> str:
     """The headline metric that a notebook has just written."""
-    key, words = HEADLINES.get(name[:2], (None, None))
+    lesson = notebooks.LESSONS[name[:2]]
     path = artifacts.shelf(profile).folder / name / "metrics.json"
-    if key is None or not path.exists():
+    if not path.exists():
         return "-"
-    return f"{words} {json.loads(path.read_text(encoding='utf-8'))[key]:.3f}"
+    return f"{lesson.label} {json.loads(path.read_text(encoding='utf-8'))[lesson.metric]:.3f}"
 
 
 def keep_figures(runs: list[notebooks.Execution]) -> None:
@@ -58,8 +43,8 @@ def main() -> None:
     parser.add_argument("only", nargs="*", help="numbers of notebooks, all by default")
     arguments = parser.parse_args()
     profile = os.environ.setdefault("COURSE_PROFILE", "lab")
-    paths = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
-    chosen = [p.stem for p in paths if not arguments.only or p.stem[:2] in arguments.only]
+    wanted = arguments.only or list(notebooks.LESSONS)
+    chosen = [path.stem for path in notebooks.files() if path.stem[:2] in wanted]
     live = sys.stdout.isatty()
     runs = []
     for position, name in enumerate(chosen, start=1):

@@ -43,11 +43,12 @@ def test_a_saved_artifact_is_whole_and_has_metrics(place):
         (lambda f: (f / "manifest.json").write_text('{"files": {'), "manifest is damaged"),
     ],
 )
-def test_damage_is_detected_and_rebuilt_never_loaded(place, damage, said):
+def test_damage_is_detected_and_rebuilt_never_loaded(place, monkeypatch, damage, said):
     damage(save(place))
     folder, reason = find(NAME, place)
     assert folder is None and said in reason
-    rebuilt = require(NAME, place, build=lambda: save(place, "anew"))
+    monkeypatch.setattr(artifacts, "_run_notebook", lambda *_: save(place, "anew"))
+    rebuilt = require(NAME, place)
     assert (rebuilt / "model" / "weights.safetensors").read_text() == "anew"
 
 
@@ -129,9 +130,10 @@ def test_a_damaged_copy_on_drive_is_not_used(tmp_path):
     assert find(NAME, Shelf(tmp_path / "fresh", drive=tmp_path / "drive"))[0] is None
 
 
-def test_require_says_what_to_do_when_building_does_not_help(place):
+def test_require_says_what_to_do_when_building_does_not_help(place, monkeypatch):
+    monkeypatch.setattr(artifacts, "_run_notebook", lambda *_: None)
     with pytest.raises(ArtifactError, match=r"open notebooks/01_phobert_reward_model\.ipynb"):
-        require(NAME, place, build=lambda: None)
+        require(NAME, place)
 
 
 def test_the_notebook_that_makes_an_artifact_gets_the_users_token(tmp_path, monkeypatch, capsys):

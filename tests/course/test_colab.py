@@ -14,9 +14,10 @@ import types
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from utils.course import colab
-from utils.course.notebooks import FOLDER
+from utils.course.notebooks import files, path_of
 from utils.course.paths import ROOT
 
 PYTHONS = ("3.12", "3.13")
@@ -33,10 +34,6 @@ def pins(text: str) -> dict[str, str]:
 
 
 IMAGE = pins((ROOT / "tests" / "course" / "colab_image.txt").read_text(encoding="utf-8"))
-
-
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # --- What pip would install there ----------------------------------------------------------------
@@ -76,7 +73,7 @@ def resolve(folder: Path, python: str, wanted: list[str], kept: list[str] = ()) 
         pytest.skip(f"No package registry: {run.stderr.strip().splitlines()[-1].strip()}")
     assert run.returncode == 0, run.stderr
     chosen = pins((folder / "chosen.txt").read_text(encoding="utf-8"))
-    return {canonical(name): version for name, version in chosen.items()}
+    return {canonicalize_name(name): version for name, version in chosen.items()}
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
@@ -91,7 +88,7 @@ def resolution(request, tmp_path_factory):
 @pytest.mark.long
 def test_the_install_cell_resolves_and_moves_only_what_must_move(resolution, capsys):
     python, chosen, kept = resolution
-    here = {canonical(name): version.split("+")[0] for name, version in IMAGE.items()}
+    here = {canonicalize_name(name): version.split("+")[0] for name, version in IMAGE.items()}
     moved = {n: (here[n], v) for n, v in chosen.items() if n in here and here[n] != v}
     with capsys.disabled():
         shown = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in sorted(moved.items()))
@@ -99,13 +96,13 @@ def test_the_install_cell_resolves_and_moves_only_what_must_move(resolution, cap
     assert {"trl", "bitsandbytes", "underthesea"} <= set(chosen)
     assert set(moved) >= MUST_MOVE - {"torchao"}
     assert not set(moved) & set(colab.PROTECTED)
-    assert not set(moved) & {canonical(pin.split("==")[0]) for pin in kept}
+    assert not set(moved) & {canonicalize_name(pin.split("==")[0]) for pin in kept}
 
 
 @pytest.mark.long
 def test_nothing_else_in_the_image_is_broken_by_it(resolution, tmp_path):
     python, chosen, _ = resolution
-    after = {canonical(name): version for name, version in IMAGE.items()} | chosen
+    after = {canonicalize_name(name): version for name, version in IMAGE.items()} | chosen
     everything = [f"{name}=={version}" for name, version in after.items()]
     resolve(
         tmp_path, python, [pin for pin in everything if not pin.startswith((CUDA_12, "torchao"))]
@@ -130,7 +127,7 @@ def test_a_constraint_that_cannot_hold_is_an_error_not_a_move(tmp_path):
 def imported_distributions() -> dict[str, str]:
     """Distribution -> where the course's package or a notebook imports it."""
     sources = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("utils/**/*.py")}
-    for path in FOLDER.glob("*.ipynb"):
+    for path in files():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
         sources[path.name] = "\n".join(
@@ -144,19 +141,19 @@ def imported_distributions() -> dict[str, str]:
                 modules = [node.module]
             for module in modules:
                 for name in owner.get(module.split(".")[0], [])[:1]:
-                    found[canonical(name)] = where
+                    found[canonicalize_name(name)] = where
     return found
 
 
 def test_whatever_the_course_imports_is_in_the_image_or_installed():
-    named = {canonical(name) for name in (*colab.NEEDED, *colab.PROTECTED, *IMAGE)}
+    named = {canonicalize_name(name) for name in (*colab.NEEDED, *colab.PROTECTED, *IMAGE)}
     # packages such as starlette come with one that is named
     brought = set()
     for name in named:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             for line in importlib.metadata.requires(name) or []:
                 if "extra ==" not in line:
-                    brought.add(canonical(NAME.match(line).group()))
+                    brought.add(canonicalize_name(NAME.match(line).group()))
     imported = imported_distributions()
     assert {"torch", "trl", "datasets"} <= set(imported)
     lacking = {n: where for n, where in imported.items() if n not in named | brought | NOT_ON_COLAB}
@@ -263,6 +260,7 @@ def test_requirements_accept_the_image_where_it_has_the_package():
         ("6.0", ">=4.7,<6", False),
         ("2.11.0+cu128", ">=2.11,<3", True),
         ("0.10.0", ">=0.16", False),
+        ("4.8.0.dev0", ">=4.7,<6", True),
     ],
 )
 def test_ranges(version, wanted, inside):
@@ -373,7 +371,7 @@ class Colab:
             info.mkdir()
             text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
             (info / "METADATA").write_text(text)
-        code = json.loads(min(FOLDER.glob("01*.ipynb")).read_text(encoding="utf-8"))["cells"]
+        code = json.loads(path_of("01").read_text(encoding="utf-8"))["cells"]
         first = next(cell for cell in code if cell["cell_type"] == "code")
         (self.site / "cell.txt").write_text("".join(first["source"]), encoding="utf-8")
         self.secret("missing")

@@ -144,7 +144,10 @@ def test_too_few_rows_for_a_test_split(folder):
         load_preferences(quiet=True)
 
 
-def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(folder, capsys):
+def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(pairs, "LONG", 30)
     rows = [row(n) for n in range(10)]
     rows[1]["chosen"] = "  "
     rows[2]["question"] = None
@@ -154,7 +157,7 @@ def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(fold
     rows[6]["chosen"] = "dài " * 30
     del rows[7]["id"]
     write(folder, "train", rows)
-    loaded = load_preferences(limit=30)
+    loaded = load_preferences()
     assert len(loaded["train"]) == 7
     assert loaded["train"]["id"][-3:] == ["train-8", "r8", "r9"]
     said = capsys.readouterr().out.splitlines()
@@ -226,10 +229,11 @@ def test_tidy_keeps_lines_and_indents():
     assert tidy(" \n ") == ""
 
 
-def test_science_questions_of_a_file(tmp_path):
+def test_science_questions_of_a_file(tmp_path, monkeypatch):
     path = tmp_path / "questions.txt"
+    monkeypatch.setattr(pairs, "QUESTIONS", path)
     path.write_text("\ufeffVì sao  trời xanh?\r\n\r\nSét là gì?\r\n", encoding="utf-8")
-    assert science_questions(path) == ["Vì sao trời xanh?", "Sét là gì?"]
+    assert science_questions() == ["Vì sao trời xanh?", "Sét là gì?"]
     path.write_text("\n\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"questions\.txt: no questions"):
-        science_questions(path)
+        science_questions()

@@ -2,6 +2,7 @@ import importlib
 
 import pytest
 
+from utils.course.notebooks import LESSONS
 from utils.course.paths import ROOT
 from utils.exercises.checks import check
 
@@ -40,7 +41,7 @@ def test_every_exercise_has_two_named_mistakes():
 def test_every_notebook_has_judged_exercises():
     judged = {path.stem for path in (ROOT / "utils" / "exercises").glob("notebook_*.py")}
     tested = {path.stem for path in (ROOT / "tests" / "exercises").glob("notebook_*.py")}
-    notebooks = {f"notebook_{p.name[:2]}" for p in (ROOT / "notebooks").glob("*.ipynb")}
+    notebooks = {f"notebook_{number}" for number in LESSONS}
     assert notebooks <= judged == tested
 
 

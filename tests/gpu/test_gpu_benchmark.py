@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmarks import gpu
 from tests.gpu.test_inside import emulated
@@ -185,16 +186,12 @@ def test_a_notebook_that_was_cut_is_not_settled(fresh):
 # --- What must travel ----------------------------------------------------------------------------
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def closure(roots: list[str]) -> set[str]:
     """The packages and all that they need here."""
     found, left = set(), [(root, "") for root in roots]
     while left:
         name, extra = left.pop()
-        if (name := canonical(name)) in found and not extra:
+        if (name := canonicalize_name(name)) in found and not extra:
             continue
         found.add(name)
         for line in importlib.metadata.requires(name) or []:
@@ -206,14 +203,19 @@ def closure(roots: list[str]) -> set[str]:
 
 def test_the_wheels_are_locked_and_nothing_that_they_need_is_left_out():
     locked = colab.locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    wheels = {canonical(name) for name in gpu.WHEELS.split()}
-    assert wheels <= {canonical(name) for name in locked}
+    wheels = {canonicalize_name(name) for name in gpu.WHEELS.split()}
+    assert wheels <= {canonicalize_name(name) for name in locked}
     roots = "trl peft bitsandbytes datasets underthesea scikit-learn matplotlib ipykernel"
     roots += " ipywidgets nbclient SQLAlchemy gradio psutil"
     needed = closure(roots.split())
     with_torch = closure(["torch"])
     assert needed - with_torch <= wheels, needed - with_torch - wheels
     assert gpu.missing() == []
+
+
+def test_without_packaging_every_wheel_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "utils.course.colab", None)
+    assert len(gpu.missing()) == len(gpu.WHEELS.split())
 
 
 def test_every_notebook_of_stage_b_has_its_models():

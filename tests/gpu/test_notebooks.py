@@ -20,7 +20,7 @@ from tests.hub.server import Hub
 from utils import models
 from utils.course import notebooks
 
-NAMES = [path.stem for path in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))]
+NAMES = [path.stem for path in notebooks.files()]
 CHAT_NAMES = [name for name in NAMES if name[:2] in ("03", "04", "05")]
 ROWS = 120  # per split
 FEEDBACK, PAIRS = "uitnlp/vietnamese_students_feedback", "thainq107/Vi-Alpaca-Preference"

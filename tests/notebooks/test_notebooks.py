@@ -10,11 +10,11 @@ import nbformat
 import pytest
 
 from utils.course import notebooks
-from utils.course.notebooks import FOLDER, code_hash
-from utils.course.paths import ROOT
+from utils.course.notebooks import LESSONS, code_hash
+from utils.course.paths import NOTEBOOKS, ROOT
 from utils.exercises.checks import judge_of
 
-PATHS = sorted(FOLDER.glob("*.ipynb"))
+PATHS = notebooks.files()
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
 SECTIONS = ("Read your curves", "Break it", "xercises", "🐢", "🐕", "🦁", "Quiz", "Hand over")
 SECTIONS += ("What we simplified", "References")
@@ -54,6 +54,18 @@ def test_outputs_are_from_one_clean_run(path):
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
             assert output.get("name") != "stderr", source(cell)[:80]
+
+
+def test_the_table_of_lessons_names_every_notebook_and_no_other():
+    assert [path.stem[:2] for path in PATHS] == list(LESSONS)
+    assert len(PATHS) == len(list(NOTEBOOKS.glob("*.ipynb")))
+    assert len({lesson.place for lesson in LESSONS.values()}) == len(LESSONS)
+
+
+@NUMBERED
+def test_a_notebook_hands_over_the_figure_of_the_closing_table(path):
+    said = "".join(text for _, text in texts(path) if isinstance(text, str))
+    assert re.search(rf"(?m)^  {LESSONS[path.stem[:2]].metric} ", said)
 
 
 @NUMBERED
@@ -229,7 +241,7 @@ def test_a_failing_notebook_is_reported_not_raised(tmp_path, monkeypatch):
         cells=[nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("raise KeyError(x)")]
     )
     nbformat.write(notebook, tmp_path / "99_broken.ipynb")
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
     seen = []
     run = notebooks.execute("99", on_cell=lambda done, total: seen.append((done, total)))
     assert run.error == "KeyError: 1"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from utils.course import colab
-from utils.course.notebooks import FOLDER
+from utils.course.notebooks import files
 from utils.course.paths import ROOT
 
 HOMES = {  # configuration -> the module that has it
@@ -285,7 +285,7 @@ def code_of(notebook: Path) -> str:
 
 @cache
 def course_uses() -> tuple[Use, ...]:
-    sources = {path.name: code_of(path) for path in sorted(FOLDER.glob("*.ipynb"))}
+    sources = {path.name: code_of(path) for path in files()}
     for folder in ("utils", "benchmarks", "tools"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             sources[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")

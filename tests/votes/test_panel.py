@@ -16,12 +16,11 @@ from utils.votes.panel import (
     LABELS,
     LabelPanel,
     Session,
-    label_in_terminal,
     queue,
     side_by_side,
     simulate,
 )
-from utils.votes.store import VoteError, open_store
+from utils.votes.store import VoteError, open_store, to_dataset
 
 PAIRS = [
     {
@@ -161,9 +160,9 @@ def test_texts_that_sql_cannot_hold_are_not_asked_for_ever(store):
 
 def test_a_rule_votes_through_the_same_session(store):
     votes = simulate(PAIRS, store, shorter, seed=8, repeat_share=0.5)
-    assert votes == store.votes("simulated: shorter", "simulated")
+    assert votes == store.votes("simulated: shorter")
     assert len(votes) == 30
-    rows = store.dataset()
+    rows = to_dataset(store.votes())
     assert all(row["chosen"].startswith("Ngắn") for row in rows)
     assert repeated_items(votes)["simulated: shorter"].value == 1
     assert position_bias(votes).low < 0.5 < position_bias(votes).high
@@ -332,50 +331,6 @@ def test_the_labels_name_every_command():
     assert set(LABELS) == set(widgets.COMMANDS.values())
 
 
-# --- Without widgets -----------------------------------------------------------------------------
-
-
-def answers(monkeypatch, *typed):
-    line = iter(typed)
-
-    def answer(prompt=""):
-        try:
-            return next(line)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("builtins.input", answer)
-
-
-def test_the_terminal_asks_the_same_and_resumes_the_panel(store, monkeypatch, capsys):
-    panel = LabelPanel(PAIRS[:4], store, "An", seed=4, repeat_share=0)
-    panel.buttons["a"].click()
-    answers(monkeypatch, "", "simulated: An", "An", "B", "nonsense", "t", "u", "q")
-    assert label_in_terminal(PAIRS[:4], store, seed=4, repeat_share=0) == 2
-    said = capsys.readouterr().out
-    assert [(v.choice, v.source) for v in store.votes("An")] == [("a", "panel"), ("b", "terminal")]
-    assert "[2 / 4] Câu hỏi 1?" in said and "“nonsense” không phải là lệnh" in said
-    assert "Đã chấm 2 / 4." in said and widgets.DEFAULT_RUBRIC[0] in said
-    shown = Session(PAIRS[:4], store, "An", seed=4, repeat_share=0).queue[1]
-    assert said.index(shown.answer_a) < said.index(shown.answer_b)
-
-
-def test_the_end_of_input_is_a_rest_not_an_error(store, monkeypatch, capsys):
-    answers(monkeypatch)
-    assert label_in_terminal(PAIRS, store) == 0
-    answers(monkeypatch, "u", "a")
-    assert label_in_terminal(PAIRS, store, "An") == 1
-    assert "Không còn phiếu nào" in capsys.readouterr().out
-
-
-def test_a_reply_cannot_steer_the_terminal(store, monkeypatch, capsys):
-    answers(monkeypatch, "q")
-    hostile = {**PAIRS[0], "first": "\x1b[2Jxoá\rmàn hình\nđỏ\x9b31m"}
-    label_in_terminal([hostile], store, "An", repeat_share=0)
-    said = capsys.readouterr().out
-    assert not set(said) & {"\x1b", "\r", "\x9b"} and "xoámàn hình\nđỏ" in said
-
-
 # --- ipywidgets 7 --------------------------------------------------------------------------------
 
 
@@ -393,7 +348,7 @@ def old_ipywidgets():
 
 @pytest.mark.long
 def test_the_panel_is_the_same_with_the_ipywidgets_of_colab(old_ipywidgets):
-    here = "version or panel or button or click or letters or name or shown"
+    here = "version or panel or button or click or letters or name or shown or empty or confirmed"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", __file__, "-k", f"({here}) and not colab"],
         cwd=ROOT,

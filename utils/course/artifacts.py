@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,17 +112,8 @@ def _fetch_from_hub(name: str, place: Shelf, inputs: dict[str, str] | None) -> b
     return True
 
 
-def require(
-    name: str,
-    place: Shelf,
-    *,
-    inputs: dict[str, str] | None = None,
-    build: Callable[[], None] | None = None,
-) -> Path:
-    """The artifact's folder; when it is missing or damaged, the notebook that makes it is run.
-
-    `build` overrides how it is made; by default `notebooks/<name>.ipynb` runs headless.
-    """
+def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) -> Path:
+    """The artifact's folder; when it is missing or damaged, the notebook that makes it is run."""
     folder, reason = find(name, place, inputs)
     if folder is None:
         time = notebooks.expected_time(name, place.folder.name)
@@ -130,7 +121,7 @@ def require(
             f"Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
             flush=True,
         )
-        (build or (lambda: _run_notebook(name, place)))()
+        _run_notebook(name, place)
         folder, reason = find(name, place, inputs)
     if folder is None:
         raise ArtifactError(

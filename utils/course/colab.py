@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from utils.course.paths import ROOT
 
 # moving one of these under a running kernel breaks it ("dtype size changed")
@@ -17,7 +20,7 @@ PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
 NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
 NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers")
-TORCHAO_FLOOR = (0, 16)  # PEFT raises ImportError for an older one
+TORCHAO_FLOOR = Version("0.16")  # PEFT raises ImportError for an older one
 MOUNT = "/content/drive"
 DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # once Drive is mounted
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
@@ -26,16 +29,6 @@ RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
 def hosted() -> bool:
     """Whether this is Colab or Kaggle."""
     return "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numeric part of a version, to compare.
-
-    >>> numbers("2.11.0+cu128")
-    (2, 11, 0)
-    """
-    parts = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in parts.group().split(".")) if parts else ()
 
 
 def requirements() -> dict[str, str]:
@@ -65,13 +58,12 @@ def locked(text: str) -> dict[str, str]:
 
 
 def satisfied(version: str, wanted: str) -> bool:
-    """Whether a version lies in a range like `>=4.7,<6`."""
-    for bound in wanted.split(","):
-        relation, limit = re.match(r"(>=|<)(.*)", bound).groups()
-        inside = numbers(version) >= numbers(limit)
-        if inside != (relation == ">="):
-            return False
-    return True
+    """Whether a version lies in a range like `>=4.7,<6`, a pre-release or a local one included.
+
+    >>> satisfied("2.11.0+cu128", ">=2.11,<3")
+    True
+    """
+    return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def to_install(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
@@ -126,7 +118,7 @@ def prepare() -> None:
     if not hosted():
         return
     before = installed_versions([*NEEDED, *PROTECTED, "torchao"])
-    if "torchao" in before and numbers(before["torchao"]) < TORCHAO_FLOOR:
+    if "torchao" in before and Version(before["torchao"]) < TORCHAO_FLOOR:
         _pip("uninstall", "-y", "torchao")
     wanted = requirements()
     missing = to_install(before, wanted)

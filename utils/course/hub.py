@@ -140,7 +140,7 @@ def _digest(path: Path, like: str) -> str:
     if len(like) == 64:
         digest = hashlib.sha256()
     else:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,4 +1,4 @@
-"""Run a notebook from start to end without a browser."""
+"""The course's notebooks: their list, and how one is run from start to end without a browser."""
 
 import hashlib
 import json
@@ -12,7 +12,29 @@ from pathlib import Path
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import WISH
 
-FOLDER = NOTEBOOKS
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is shown of a notebook elsewhere than in itself."""
+
+    metric: str  # the figure of its metrics.json that stands in the closing table
+    label: str  # what this figure is
+    box: str  # what stands in its box on the map of the course
+    place: tuple[int, int]  # column and row of this box, from the lower left
+
+
+LESSONS = {
+    "00": Lesson("checks_passed", "losses equal to the library's", "the losses,\nby hand", (0, 1)),
+    "01": Lesson("macro_f1", "macro F1", "feedback\n→ reward", (1, 1)),
+    "02": Lesson("judge_negative_after", "negative by the judge", "PPO with\nthat reward", (2, 1)),
+    "03": Lesson("perplexity_after", "held-out perplexity", "SFT,\n4 bits", (1, 0)),
+    "04": Lesson("win_rate", "win rate over SFT", "DPO", (2, 0)),
+    "05": Lesson("orpo_preference_accuracy", "ORPO prefers right", "ORPO,\none stage", (3, 0)),
+    "06": Lesson("longer_wins", "longer answer is right", "answers\n→ pairs", (0, 0)),
+    "07": Lesson("win_rate", "win rate after the votes", "your votes\n→ DPO", (3, 1)),
+    "08": Lesson("t5_natural_after", "T5 natural, by the judge", "T5, GPT-2,\nweb demo", (4, 1)),
+}
+STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))  # arrows of the map
 
 
 @dataclass(frozen=True)
@@ -25,17 +47,22 @@ class Execution:
     peak_mb: float  # resident memory of the kernel at its peak
 
 
+def files() -> list[Path]:
+    """The files of the notebooks, in their order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
 def path_of(name: str) -> Path:
     """The file of a notebook named by its number or its name.
 
     >>> path_of("01").stem
     '01_phobert_reward_model'
     """
-    found = sorted(FOLDER.glob(f"{name}*.ipynb"))
+    found = [path for path in files() if path.name.startswith(name)]
     if len(found) != 1:
         raise FileNotFoundError(
             f"No single notebook is called {name!r} in notebooks/: "
-            f"use one of {', '.join(p.stem for p in sorted(FOLDER.glob('*.ipynb')))}."
+            f"use one of {', '.join(path.stem for path in files())}."
         )
     return found[0]
 

@@ -6,7 +6,7 @@ A bar appears after three seconds and goes when its step is done, so that saved 
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from tqdm.auto import tqdm
 
@@ -35,10 +35,9 @@ def bar(what: str, total: int, unit: str = "it", *, hidden: bool = False) -> tqd
     )
 
 
-def track(items: Iterable, what: str, total: int | None = None, unit: str = "it") -> Iterator:
+def track(items: Sequence, what: str, unit: str = "it") -> Iterator:
     """The items one by one, with a bar that counts them."""
-    total = len(items) if total is None else total
-    with bar(what, total, unit) as shown:
+    with bar(what, len(items), unit) as shown:
         for item in items:
             yield item
             shown.update()

@@ -66,7 +66,6 @@ class PairReport(Report):
     repeated_ids: list[str] = field(default_factory=list)
     over_long: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
-    limit: int = LONG
 
     def lines(self) -> list[str]:
         """The report as sentences, none when there is nothing to say."""
@@ -76,7 +75,7 @@ class PairReport(Report):
             (self.equal, "left out, because chosen and rejected are the same"),
             (self.repeated, "kept, although an earlier row of the split asks the same"),
             (self.repeated_ids, "kept, although an earlier row of the split has the same id"),
-            (self.over_long, f"kept, although longer than {self.limit} syllables: training cuts"),
+            (self.over_long, f"kept, although longer than {LONG} syllables: training cuts"),
         ):
             if names:
                 said.append(f"{_count(names)} {text} ({_first(names)}).")
@@ -175,7 +174,7 @@ def _checked(
                 report.repeated_ids.append(f"{where}: {clean['id']}")
             identifiers.add(clean["id"])
         question, chosen, rejected = (len(text.split()) for text in texts)
-        if question + max(chosen, rejected) > report.limit:
+        if question + max(chosen, rejected) > LONG:
             report.over_long.append(where)
         kept.append(clean)
     if unnamed:
@@ -238,9 +237,9 @@ def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
     return rows
 
 
-def _load(source: Source, offline: bool, limit: int, quiet: bool) -> DatasetDict:
+def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
     wish = os.environ.get(source.wish, "").strip() or ("sample" if offline else "hub")
-    report = PairReport(limit=limit)
+    report = PairReport()
     if wish == "hub":
         rows = _from_hub(source, report)
     else:
@@ -264,37 +263,35 @@ def _load(source: Source, offline: bool, limit: int, quiet: bool) -> DatasetDict
     )
 
 
-def load_preferences(
-    offline: bool = True, *, limit: int = LONG, quiet: bool = False
-) -> DatasetDict:
+def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     """Questions with a chosen and a rejected answer: id, question, chosen, rejected.
 
     COURSE_PREFERENCE_DATA chooses: a folder of the user's own, `sample` (shipped) or `hub`
     (Vi-Alpaca-Preference). Unset, an offline profile takes the sample and the others the Hub.
-    Rows of more than `limit` syllables are counted in the report and kept.
+    Rows of more than 400 syllables are counted in the report and kept.
     """
-    return _load(PREFERENCES, offline, limit, quiet)
+    return _load(PREFERENCES, offline, quiet)
 
 
-def load_human_like(offline: bool = True, *, limit: int = LONG, quiet: bool = False) -> DatasetDict:
+def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     """Prompts with a natural and a stiff answer: prompt, chosen, rejected.
 
     COURSE_HUMAN_LIKE_DATA chooses as COURSE_PREFERENCE_DATA does for `load_preferences`.
     """
-    return _load(HUMAN_LIKE, offline, limit, quiet)
+    return _load(HUMAN_LIKE, offline, quiet)
 
 
-def hand_written(questions: Iterable[str], path: Path = WRITTEN) -> list[bool]:
+def hand_written(questions: Iterable[str]) -> list[bool]:
     """Which questions are of the shipped rows written by hand; none of other data."""
-    lines = read_text(path, Report()).splitlines()
+    lines = read_text(WRITTEN, Report()).splitlines()
     known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
     return [_key(question) in known for question in questions]
 
 
-def science_questions(path: Path = QUESTIONS) -> list[str]:
-    """Science questions to collect preferences on, one a line of the file."""
-    lines = (normalise(line) for line in read_text(path, Report()).split("\n"))
+def science_questions() -> list[str]:
+    """Science questions to collect preferences on, one per line of the file."""
+    lines = (normalise(line) for line in read_text(QUESTIONS, Report()).split("\n"))
     questions = [line for line in lines if line]
     if not questions:
-        raise DataError(f"{path.name}: no questions: write one a line.")
+        raise DataError(f"{QUESTIONS.name}: no questions: write one per line.")
     return questions

@@ -5,37 +5,35 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.models.logprobs import answer_logps
 
 
-def macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> float:
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     """The mean of the classes' F1; a class that neither has counts as 0."""
-    return float(np.mean(f1_per_class(truth, predicted, classes)))
+    return float(np.mean(f1_per_class(truth, predicted)))
 
 
-def f1_per_class(truth: np.ndarray, predicted: np.ndarray, classes: int = 3) -> np.ndarray:
-    """F1 of each class, (classes,)."""
-    hits = np.bincount(truth[truth == predicted], minlength=classes)
-    both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
-    return 2 * hits / np.maximum(both, 1)
+def f1_per_class(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """F1 of each of the three sentiments, (3,)."""
+    return f1_score(truth, predicted, labels=range(3), average=None, zero_division=0)
 
 
 def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
     """The share of right answers."""
-    return float(np.mean(truth == predicted))
+    return float(accuracy_score(truth, predicted))
 
 
 def bootstrap(
     statistic: Callable[..., float],
     *columns: Sequence,
     draws: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of aligned columns, rows drawn with replacement.
+    """95 % percentile interval of a statistic of aligned columns, rows drawn with replacement.
 
     >>> low, high = bootstrap(accuracy, [0, 1, 1, 0] * 50, [0, 1, 0, 0] * 50)
     >>> low < 0.75 < high
@@ -48,8 +46,7 @@ def bootstrap(
     for _ in range(draws):
         drawn = generator.integers(rows, size=rows)
         values.append(statistic(*(array[drawn] for array in arrays)))
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 

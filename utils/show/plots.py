@@ -10,23 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from utils.course.notebooks import LESSONS, STEPS
 from utils.judge.metrics import minimal_kl
 
 NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
 ACCENT, QUIET = "#35618f", "#d5dbe3"
 SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
-STAGES = {  # number -> what it makes, and where it stands in the picture
-    "00": ("the losses,\nby hand", (0, 1)),
-    "01": ("feedback\n→ reward", (1, 1)),
-    "02": ("PPO with\nthat reward", (2, 1)),
-    "07": ("your votes\n→ DPO", (3, 1)),
-    "08": ("T5, GPT-2,\nweb demo", (4, 1)),
-    "06": ("answers\n→ pairs", (0, 0)),
-    "03": ("SFT,\n4 bits", (1, 0)),
-    "04": ("DPO", (2, 0)),
-    "05": ("ORPO,\none stage", (3, 0)),
-}
-STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))
 
 
 def use_style() -> None:
@@ -62,12 +51,12 @@ def pipeline(here: str) -> Figure:
     axes.axis("off")
     axes.set_xlim(-0.5, 4.5)
     axes.set_ylim(-0.55, 1.75)
-    for number, (label, (x, y)) in STAGES.items():
-        current = number == here
+    for number, lesson in LESSONS.items():
+        current, (x, y) = number == here, lesson.place
         axes.text(
             x,
             y,
-            f"{number}  {label}",
+            f"{number}  {lesson.box}",
             ha="center",
             va="center",
             color="white" if current else "black",
@@ -76,7 +65,7 @@ def pipeline(here: str) -> Figure:
         if current:
             axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
     for start, end in STEPS:
-        (x, y), (x_end, _) = STAGES[start][1], STAGES[end][1]
+        (x, y), (x_end, _) = LESSONS[start].place, LESSONS[end].place
         arrow = {"arrowstyle": "->", "color": "#555555"}
         axes.annotate("", (x_end - 0.4, y), (x + 0.4, y), arrowprops=arrow)
     return figure
@@ -197,14 +186,14 @@ class Live:
         ("value_loss", "value loss"),
     )
 
-    def __init__(self, title: str, every: int = 10) -> None:
-        self.title, self.every, self.history = title, every, []
+    def __init__(self, title: str) -> None:
+        self.title, self.history = title, []
         self.handle: DisplayHandle | None = None
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Note one update; draw at every tenth."""
         self.history.append(dict(metrics))
-        if len(self.history) % self.every:
+        if len(self.history) % 10:
             return
         figure = self.draw()
         if self.handle is None:
@@ -385,10 +374,10 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     return figure
 
 
-def _share_axis(axes: Axes, at_least: float = 0.1) -> None:
+def _share_axis(axes: Axes) -> None:
     """Per cent on the y axis, over ten points or more: a point of noise must look like one."""
     low, high = axes.get_ylim()
-    lack = max(0.0, at_least - (high - low))
+    lack = max(0.0, 0.1 - (high - low))
     axes.set_ylim(low - lack / 2, high + lack / 2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 

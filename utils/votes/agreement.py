@@ -7,6 +7,8 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
 
 from utils.votes.store import Vote
 
@@ -74,14 +76,10 @@ def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.nd
 
 
 def _kappa(codes: np.ndarray, classes: int) -> float:
-    """κ = (p_o - p_e) / (1 - p_e); nan when p_e = 1 or without items."""
-    items = codes.shape[1]
-    counts = [np.bincount(rating, minlength=classes) for rating in codes]
-    by_chance = int(counts[0] @ counts[1])  # p_e · items²
-    if by_chance == items**2:
+    """scikit-learn's κ; nan where chance alone would agree every time, and without items."""
+    if classes < 2:
         return math.nan
-    observed = int((codes[0] == codes[1]).sum()) * items  # p_o · items²
-    return (observed - by_chance) / (items**2 - by_chance)
+    return cohen_kappa_score(*codes)
 
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
@@ -107,42 +105,40 @@ def kappa_interval(
     second: Sequence[Hashable],
     *,
     draws: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
+    """95 % percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
 
-    Draws in which κ is undefined, because one class is all that was drawn, do not count.
+    Draws in which κ is undefined, because one class is all that was drawn, do not count. The κ of
+    all draws are computed at once: 2,000 calls of scikit-learn's function take 100 times longer.
     """
     codes, classes = _codes(first, second)
     if classes < 2:
         return math.nan, math.nan
     generator = np.random.default_rng(seed)
     drawn = generator.integers(codes.shape[1], size=(draws, codes.shape[1]))
-    values = [_kappa(codes[:, rows], classes) for rows in drawn]
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    ones, twos = (codes[:, drawn][..., None] == np.arange(classes)).sum(2)  # (draws, classes) each
+    by_chance = (ones * twos).sum(1)  # p_e · items²
+    observed = (codes[0] == codes[1])[drawn].sum(1) * codes.shape[1]  # p_o · items²
+    with np.errstate(invalid="ignore"):  # 0 / 0 where κ is undefined
+        values = (observed - by_chance) / (codes.shape[1] ** 2 - by_chance)
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 # --- One annotator -------------------------------------------------------------------------------
 
 
-def wilson(hits: int, count: int, z: float = 1.959964) -> Share:
-    """A share with Wilson's interval, which stays inside [0, 1] and holds for few items too.
+def wilson(hits: int, count: int) -> Share:
+    """A share with Wilson's 95 % interval, which stays inside [0, 1] and holds for few items too.
 
     >>> print(wilson(8, 10))
     0.80 [0.49, 0.94] of 10
     """
     if count == 0:
         return Share(math.nan, math.nan, math.nan, 0)
-    share = hits / count
-    centre = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    scale = 1 + z**2 / count
-    low, high = (centre - half) / scale, (centre + half) / scale
-    # at 0 and at 1 rounding would put the bound on the wrong side of the share
-    return Share(share, max(0.0, min(low, share)), min(1.0, max(high, share)), count)
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
+    return Share(hits / count, float(interval.low), float(interval.high), count)
 
 
 def position_bias(votes: Sequence[Vote]) -> Share:

@@ -1,11 +1,10 @@
-"""Label pairs of answers in a notebook or a terminal, and show answers side by side.
+"""Label pairs of answers in a notebook, and show answers side by side.
 
-Both fronts, and a simulated annotator, drive the same `Session`. The controls are those that
+The panel and a simulated annotator drive the same `Session`. The controls are those that
 ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are shown as text, never run.
 """
 
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from html import escape
 import ipywidgets
 from IPython.display import HTML
 
-from utils.votes.store import CHOICES, Vote, VoteError, VoteStore, storable
+from utils.votes.store import Vote, VoteError, VoteStore, storable
 
 SIMULATED = "simulated:"  # how the name of an annotator begins who is a rule
 COMMANDS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
@@ -284,10 +283,9 @@ class LabelPanel(ipywidgets.VBox):
         seed: int = 0,
         rubric: Sequence[str] = DEFAULT_RUBRIC,
         repeat_share: float = 0.1,
-        source: str = "panel",
     ) -> None:
         self.pairs, self.store, self.seed = pairs, store, seed
-        self.repeat_share, self.source = repeat_share, source
+        self.repeat_share = repeat_share
         self.session: Session | None = None
         self.ready_at = 0.0  # when a click counts again
         self.total = len(queue(pairs, seed, repeat_share))
@@ -352,9 +350,7 @@ class LabelPanel(ipywidgets.VBox):
             if name.startswith(SIMULATED):
                 self._say(f"Tên bắt đầu bằng “{SIMULATED}” dành cho người chấm mô phỏng.", True)
             elif name:
-                self.session = Session(
-                    self.pairs, self.store, name, self.seed, self.repeat_share, self.source
-                )
+                self.session = Session(self.pairs, self.store, name, self.seed, self.repeat_share)
                 self._say("Tiếp tục từ chỗ đã dừng." if self.session.done else "")
             else:
                 self._say("")
@@ -394,60 +390,6 @@ class LabelPanel(ipywidgets.VBox):
             self.view.value = f'<div class="course-question">{text}</div>'
         for command, button in self.buttons.items():
             button.disabled = not session or (command != "undo" and shown is None)
-
-
-# --- The terminal --------------------------------------------------------------------------------
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a reply may not steer the terminal
-
-
-def label_in_terminal(
-    pairs: Sequence[Pair],
-    store: VoteStore,
-    annotator: str | None = None,
-    seed: int = 0,
-    rubric: Sequence[str] = DEFAULT_RUBRIC,
-    repeat_share: float = 0.1,
-    source: str = "terminal",
-) -> int:
-    """The panel's questions with `input()`, where no widgets are to be had; how many are done."""
-    session = None
-    try:
-        while not annotator or annotator.startswith(SIMULATED):
-            annotator = input("Người chấm (tên của bạn): ").strip()
-        session = Session(pairs, store, annotator, seed, repeat_share, source)
-        print("Tiêu chí chấm:", *rubric, sep="\n  - ")
-        while session.current and _obey(session, _ask(session)):
-            pass
-    except (EOFError, KeyboardInterrupt):
-        print()
-    done = session.done if session else 0
-    print(f"Đã chấm {done} / {len(queue(pairs, seed, repeat_share))}.")
-    return done
-
-
-def _ask(session: Session) -> str:
-    """Print the current pair and read a command."""
-    shown = session.current
-    question, *answers = (
-        _CONTROL.sub("", text) for text in (shown.question, shown.answer_a, shown.answer_b)
-    )
-    print(f"\n[{session.done + 1} / {len(session.queue)}] {question}")
-    for letter, answer in zip("AB", answers, strict=True):
-        print(f"\n--- {letter} ---\n{answer}")
-    return input("\na, b, t = ngang nhau, s = bỏ qua, u = hoàn tác, q = nghỉ: ").strip().lower()
-
-
-def _obey(session: Session, typed: str) -> bool:
-    """Do what was typed; False for a rest."""
-    command = COMMANDS.get(typed)
-    if command in CHOICES:
-        session.vote(command)
-    elif command == "undo" and session.undo() is None:
-        print("Không còn phiếu nào để rút lại.")
-    elif command is None and typed != "q":
-        print(f"“{typed}” không phải là lệnh.")
-    return typed != "q"
 
 
 # --- Before and after ----------------------------------------------------------------------------

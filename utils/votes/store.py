@@ -226,24 +226,21 @@ class VoteStore:
         self._transact(lambda connection: connection.execute(statement))
         return Vote(**clean)
 
-    def _standing(self, annotator: str | None, source: str | None) -> sql.Select:
+    def _standing(self, annotator: str | None) -> sql.Select:
         query = sql.select(*COLUMNS).where(TABLE.c.withdrawn_at.is_(None))
-        for column, wanted in ((TABLE.c.annotator, annotator), (TABLE.c.source, source)):
-            if wanted is not None:
-                query = query.where(column == wanted)
-        return query
+        return query if annotator is None else query.where(TABLE.c.annotator == annotator)
 
     def _read(self, query: sql.Select) -> list[Vote]:
         rows = self._transact(lambda connection: connection.execute(query).mappings().all())
         return [Vote(**row) for row in rows]
 
-    def votes(self, annotator: str | None = None, source: str | None = None) -> list[Vote]:
+    def votes(self, annotator: str | None = None) -> list[Vote]:
         """The votes that stand, in the order of arrival."""
-        return self._read(self._standing(annotator, source).order_by(TABLE.c.id))
+        return self._read(self._standing(annotator).order_by(TABLE.c.id))
 
-    def undo(self, annotator: str, source: str | None = None) -> Vote | None:
+    def undo(self, annotator: str) -> Vote | None:
         """Take back the annotator's latest vote; it stays in the table as withdrawn."""
-        latest = self._standing(annotator, source).order_by(TABLE.c.id.desc()).limit(1)
+        latest = self._standing(annotator).order_by(TABLE.c.id.desc()).limit(1)
         found = self._read(latest)
         if not found:
             return None
@@ -252,18 +249,6 @@ class VoteStore:
         withdraw = sql.update(TABLE).where(this).values(withdrawn_at=_now())
         self._transact(lambda connection: connection.execute(withdraw))
         return found[0]
-
-    def done(self, annotator: str) -> set[str]:
-        """The items that the annotator has voted on."""
-        return {vote.item for vote in self.votes(annotator)}
-
-    def export(self, path: str | Path) -> int:
-        """Write the votes that stand to a JSONL file, whole or not at all; how many they are."""
-        return write_votes(self.votes(), path)
-
-    def dataset(self, annotator: str | None = None, source: str | None = None) -> "Dataset":
-        """The A and B votes as prompt, chosen, rejected, annotator, item."""
-        return to_dataset(self.votes(annotator, source))
 
 
 def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
