@@ -85,6 +85,7 @@ ptyprocess stack-data executing asttokens pure_eval matplotlib-inline comm debug
 jupyter_client jupyter_core pyzmq tornado traitlets nest-asyncio2 platformdirs ipywidgets
 widgetsnbextension jupyterlab_widgets nbclient nbformat fastjsonschema jsonschema
 jsonschema-specifications referencing rpds-py attrs
+sacrebleu portalocker tabulate lxml colorama
 SQLAlchemy greenlet gradio gradio_client fastapi starlette uvicorn pydantic pydantic_core
 annotated-types typing-inspection python-multipart orjson pydub safehttpx semantic-version groovy
 hf-gradio tomlkit brotli opentelemetry-api

@@ -205,7 +205,7 @@ def test_the_wheels_are_locked_and_nothing_that_they_need_is_left_out():
     locked = colab.locked((ROOT / "requirements.lock").read_text(encoding="utf-8"))
     wheels = {canonicalize_name(name) for name in gpu.WHEELS.split()}
     assert wheels <= {canonicalize_name(name) for name in locked}
-    roots = "trl peft bitsandbytes datasets underthesea scikit-learn matplotlib ipykernel"
+    roots = "trl peft bitsandbytes datasets underthesea sacrebleu scikit-learn matplotlib ipykernel"
     roots += " ipywidgets nbclient SQLAlchemy gradio psutil"
     needed = closure(roots.split())
     with_torch = closure(["torch"])

@@ -1,9 +1,12 @@
 """The judge that learned nothing, duels in both orders, and the win rate at equal length."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from utils.data.pairs import load_preferences
 from utils.judge.comparison import chrf, duels, length_controlled, likeness_judge
 
 
@@ -12,9 +15,34 @@ def test_chrf_by_hand():
     # 7/12, F = 5·p·r / (4·p + r).
     assert chrf("ab", "abc") == pytest.approx(7 / 11)
     # the other way round precision is 7/12 and recall 1: recall counts four times
-    assert chrf("abc", "ab", orders=2) == pytest.approx(5 * 7 / 12 / (4 * 7 / 12 + 1))
+    assert chrf("abc", "ab") == pytest.approx(5 * 7 / 12 / (4 * 7 / 12 + 1))
     # a repeated letter counts once if the reference has it once: p = 1/3, r = 1/1
     assert chrf("aaa", "a") == pytest.approx(5 / 3 / (4 / 3 + 1))
+
+
+def grams(text, n):
+    squeezed = "".join(text.lower().split())
+    return Counter(squeezed[start : start + n] for start in range(len(squeezed) - n + 1))
+
+
+def chrf_by_hand(answer, reference):
+    """The mean precision p and recall r over the lengths of n-gram that both have, and their F."""
+    lengths = [n for n in range(1, 7) if grams(answer, n) and grams(reference, n)]
+    said, wanted = ([grams(text, n) for n in lengths] for text in (answer, reference))
+    shared = [(one & other).total() for one, other in zip(said, wanted, strict=True)]
+    p, r = (
+        sum(s / grams.total() for s, grams in zip(shared, all_of_them, strict=True))
+        for all_of_them in (said, wanted)
+    )
+    p, r = p / max(len(lengths), 1), r / max(len(lengths), 1)
+    return 5 * p * r / (4 * p + r) if p + r else 0.0
+
+
+def test_chrf_is_that_by_hand_on_200_pairs():
+    pairs = load_preferences(quiet=True)["test"].select(range(200))
+    for row in pairs:
+        wanted = chrf_by_hand(row["rejected"], row["chosen"])
+        assert chrf(row["rejected"], row["chosen"]) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_chrf_knows_neither_case_nor_spaces_and_stays_between_0_and_1():

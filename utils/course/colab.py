@@ -19,7 +19,7 @@ from utils.course.paths import ROOT
 PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
 NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
-NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers")
+NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers", "sacrebleu")
 TORCHAO_FLOOR = Version("0.16")  # PEFT raises ImportError for an older one
 MOUNT = "/content/drive"
 DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # once Drive is mounted

@@ -1,39 +1,22 @@
 """Which of two answers is better: a judge that learned nothing, only likeness to a reference."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sacrebleu.metrics import CHRF
 
+CHARACTERS = CHRF(lowercase=True)  # n-grams of 1 to 6 characters without spaces, β = 2
 Judge = Callable[[str, str, str, str], float]  # question, first, second, reference -> 1, ½ or 0
 
 
-def _grams(text: str, n: int) -> Counter[str]:
-    squeezed = "".join(text.lower().split())
-    return Counter(squeezed[start : start + n] for start in range(len(squeezed) - n + 1))
-
-
-def chrf(answer: str, reference: str, orders: int = 6, beta: float = 2.0) -> float:
-    """chrF: F-score of the letter runs two texts share, 0 to 1; recall counts beta² times.
+def chrf(answer: str, reference: str) -> float:
+    """chrF: F-score of the character n-grams two texts share, 0 to 1; recall counts four times.
 
     >>> chrf("hà nội", "hà nội"), chrf("xyz", "hà nội")
     (1.0, 0.0)
     """
-    precisions, recalls = [], []
-    for n in range(1, orders + 1):
-        said, wanted = _grams(answer, n), _grams(reference, n)
-        if not said or not wanted:
-            continue
-        shared = sum((said & wanted).values())
-        precisions.append(shared / sum(said.values()))
-        recalls.append(shared / sum(wanted.values()))
-    if not precisions:
-        return 0.0
-    precision, recall = float(np.mean(precisions)), float(np.mean(recalls))
-    if precision + recall == 0:
-        return 0.0
-    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+    return CHARACTERS.sentence_score(answer, [reference]).score / 100
 
 
 def likeness_judge(tie: float = 0.01) -> Judge:
