@@ -1,6 +1,7 @@
 """What every reader of data shares: encodings, errors that name a cell, and a fingerprint."""
 
 import hashlib
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from utils.course.errors import CourseError
 
 class DataError(CourseError, ValueError):
     """Data that cannot be used, with file, line, column and the way out."""
+
+
+def need(rows: Sized, least: int, what: str, where: str) -> None:
+    """Stops with one sentence when there are too few rows for what a lesson does with them."""
+    if len(rows) < least:
+        raise DataError(
+            f"{where} has {len(rows)} {what} and the course needs at least {least}: add rows."
+        )
 
 
 @dataclass
