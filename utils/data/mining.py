@@ -18,7 +18,7 @@ import numpy as np
 from utils.course import hub, progress
 from utils.course.errors import CourseError
 from utils.course.profiles import PairMining
-from utils.data.text import duplicate_key, segment_all
+from utils.data.text import duplicate_key, say_longer, segment_all
 
 TF_IDF = "tf-idf"  # the lab's embedding, made here; any other identifier is an encoder's
 DIMENSIONS = 4096
@@ -104,8 +104,16 @@ def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray
     half = {"dtype": "float16"} if device == "cuda" else {}
     folder = str(hub.fetch(settings.model_id))
     encoder = SentenceTransformer(folder, device=device, model_kwargs=half)
+    segmented = segment_all(texts)  # it learned from words joined by underscores
+    if limit := getattr(encoder, "max_seq_length", None):
+        # a token has a byte at least: a short text need not be counted
+        counted = [
+            len(encoder.tokenizer(text)["input_ids"]) if len(text.encode()) + 2 > limit else 0
+            for text in segmented
+        ]
+        say_longer(counted, limit, "texts")
     rows = encoder.encode(
-        segment_all(texts),  # it learned from words joined by underscores
+        segmented,
         batch_size=settings.batch_size,
         convert_to_numpy=True,
         show_progress_bar=progress.live(),

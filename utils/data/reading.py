@@ -1,16 +1,29 @@
 """What every reader of data shares: encodings, errors that name a cell, and a fingerprint."""
 
 import hashlib
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from datasets import DatasetDict
 
 from utils.course.errors import CourseError
 
+Rows = TypeVar("Rows", bound=Sized)
+
 
 class DataError(CourseError, ValueError):
     """Data that cannot be used, with file, line, column and the way out."""
+
+
+def need(rows: Rows, least: int, what: str, where: str) -> Rows:
+    """The rows; one sentence stops when there are too few for what a lesson does with them."""
+    if len(rows) < least:
+        raise DataError(
+            f"{where} has {len(rows)} {what} and the course needs at least {least}: add rows."
+        )
+    return rows
 
 
 @dataclass

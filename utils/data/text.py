@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from utils.course import progress
@@ -17,6 +17,7 @@ _TO_NEW = dict(zip(_TONE_STYLES[::2], _TONE_STYLES[1::2], strict=True))
 _OPEN_SYLLABLE = re.compile("(" + "|".join(_TO_NEW) + r")(?![^\W\d_])")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _NOT_WORD = re.compile(r"[\W_]+")
+Say = Callable[[str], None]  # what to do with a sentence for whoever runs a cell: print it
 
 
 def normalise(text: str) -> str:
@@ -67,3 +68,14 @@ def syllables(text: str) -> list[str]:
     ['thầy', 'dạy', 'hay']
     """
     return duplicate_key(text).split()
+
+
+def say_longer(lengths: Sequence[int], limit: int, what: str, *, say: Say = print) -> None:
+    """One sentence on how many texts were longer than the limit; none when none was.
+
+    >>> say_longer([3, 200], 128, "sentences")
+    1 of 2 sentences was longer than 128 tokens and was cut.
+    """
+    if longer := sum(length > limit for length in lengths):
+        verb = "was" if longer == 1 else "were"
+        say(f"{longer} of {len(lengths)} {what} {verb} longer than {limit} tokens and {verb} cut.")

@@ -31,6 +31,7 @@ from utils.course.errors import CourseError
 from utils.losses import dpo_loss, token_logps
 from utils.models import standins
 from utils.models.language import STAND_IN, local_or_hub
+from utils.models.lengths import cut, silent
 from utils.models.logprobs import padded, shift_right
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]
@@ -68,22 +69,31 @@ def encoder_decoder(
 # --- 1. Text to tokens ---------------------------------------------------------------------------
 
 
-def tokenise(data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: DPOSettings) -> Dataset:
-    """prompt, chosen, rejected (text) -> prompt_ids, chosen_ids, rejected_ids, all with an end."""
+def tokenise(
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DPOSettings,
+    *,
+    quiet: bool = False,
+) -> Dataset:
+    """prompt, chosen, rejected (text) -> prompt_ids, chosen_ids, rejected_ids, all with an end.
+
+    What is longer than the settings allow is cut; unless `quiet`, a sentence says how many were.
+    """
     end = tokenizer.eos_token_id
     limits = settings.max_prompt_length, settings.max_answer_length, settings.max_answer_length
     if min(limits) < 2:
         raise DPOError(f"At most {min(limits)} token leaves no word before the end: allow more.")
 
-    def encode(text: str, limit: int) -> list[int]:
-        ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
-        return ids if ids[-1:] == [end] else [*ids[: limit - 1], end]
+    def encode(text: str) -> list[int]:
+        ids = tokenizer(text)["input_ids"]
+        return ids if ids[-1:] == [end] else [*ids, end]
 
-    def encode_row(row: dict[str, str]) -> dict[str, list[int]]:
-        texts = row["prompt"], row["chosen"], row["rejected"]
-        return dict(zip(COLUMNS, map(encode, texts, limits), strict=True))
-
-    return data.map(encode_row, remove_columns=data.column_names)
+    columns, say = {}, silent if quiet else print
+    for column, name, limit in zip(COLUMNS, ("prompt", "chosen", "rejected"), limits, strict=True):
+        what = "prompts" if name == "prompt" else f"{name} answers"
+        columns[column] = cut(list(map(encode, data[name])), limit, what, end=end, say=say)
+    return Dataset.from_dict(columns)
 
 
 # --- 2. Tokens to a batch ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from utils.course.errors import CourseError
 from utils.course.folders import no_space
 from utils.course.profiles import Policy, Profile
 from utils.models import memory
+from utils.models.lengths import cut, positions
 from utils.models.precision import float32_adapters, precision_arguments, unwrap
 
 
@@ -47,6 +48,7 @@ def adapt_language_model(
 
     def rows(texts: Sequence[str]) -> Dataset:
         ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
+        ids = cut(ids, positions(model), "sentences")
         return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
     def build(batch_size: int, accumulation: int) -> Trainer:

@@ -9,6 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from utils.course.errors import CourseError
+from utils.models.lengths import cut, positions
 from utils.models.logprobs import answer_logps
 
 
@@ -74,6 +76,11 @@ def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
 
     Train it on sentences that the reward model has not learned from.
     """
+    if len(set(labels)) < 2:
+        raise CourseError(
+            f"The independent judge found {len(texts)} texts of one class and learns to tell at "
+            "least 2 classes apart: add rows of another class to validation or test."
+        )
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     judge = make_pipeline(make_union(words, letters), LogisticRegression(C=5, max_iter=2000))
@@ -102,8 +109,10 @@ def perplexity(
     """exp of the mean negative log-likelihood per token, the end-of-text token included.
 
     The first token of a text has nothing before it that would predict it: it is not counted.
+    A text that is longer than the model can read is judged by its beginning.
     """
     encoded = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
+    encoded = cut(encoded, positions(model), "texts")
     logps = answer_logps(model, [row[:1] for row in encoded], [row[1:] for row in encoded])
     count = sum(len(row) - 1 for row in encoded)
     return float(np.exp(-float(logps.sum()) / max(count, 1)))

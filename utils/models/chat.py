@@ -10,7 +10,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.models import logprobs, memory
+from utils.course.errors import CourseError
+from utils.models import lengths, logprobs, memory
 from utils.models.adapters import speaking_as
 from utils.models.logprobs import padded
 
@@ -63,6 +64,41 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def prompts_within(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    limit: int,
+    *,
+    say: lengths.Say = print,
+) -> list[list[int]]:
+    """The prompts, each of at most `limit` tokens: of a longer one the question's end is cut.
+
+    The template stays whole, and one sentence says how many were cut.
+    """
+    prompts = [prompt_ids(tokenizer, question) for question in questions]
+    lengths.say_longer([len(prompt) for prompt in prompts], limit, "prompts", say=say)
+    return [
+        prompt if len(prompt) <= limit else _shortened(tokenizer, question, limit)
+        for prompt, question in zip(prompts, questions, strict=True)
+    ]
+
+
+def _shortened(tokenizer: PreTrainedTokenizerBase, question: str, limit: int) -> list[int]:
+    """The prompt of as much of the question as leaves it at most `limit` tokens."""
+    ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+    kept = len(ids)
+    while True:
+        prompt = prompt_ids(tokenizer, lengths.beginning(tokenizer, ids, kept))
+        if len(prompt) <= limit:
+            return prompt
+        if kept == 0:
+            raise CourseError(
+                f"The chat template alone takes {len(prompt)} tokens and {limit} are left for the "
+                "prompt: lower max_new_tokens in utils/course/profiles.py, or take another model."
+            )
+        kept = max(0, kept - (len(prompt) - limit))
+
+
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """The answer, the token that ends a turn, and what the template writes after it."""
     rendered = tokenizer.apply_chat_template(
@@ -83,12 +119,59 @@ def answer_logps(
 ) -> tuple[Tensor, Tensor]:
     """ln π(answer | question), summed over the answer and its end; and its tokens: both (rows,).
 
-    An answer is a text, or the tokens that a model has written.
+    An answer is a text, or the tokens that a model has written. A row that is longer than the
+    model can read loses the end of its answer, and before that what its question has beyond half.
     """
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     replies = [answer_ids(tokenizer, a) if isinstance(a, str) else a for a in answers]
+    limit, both = lengths.positions(model), list(zip(prompts, replies, strict=True))
+    lengths.say_longer([len(prompt) + len(reply) for prompt, reply in both], limit, "rows")
+    for row, (prompt, answer) in enumerate(both):
+        if len(prompt) + len(answer) > limit:
+            room = max(limit // 2, limit - len(answer))
+            if len(prompt) > room:
+                prompts[row] = _shortened(tokenizer, questions[row], room)
+            replies[row] = answer[: limit - len(prompts[row])]
     found = logprobs.answer_logps(model, prompts, replies, batch_tokens=batch_tokens)
     return found, torch.tensor([len(reply) for reply in replies])
+
+
+def _lengths(
+    pairs: Dataset, tokenizer: PreTrainedTokenizerBase, sides: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """How many tokens each row's prompt has, and each of its answers."""
+    prompts = [len(prompt_ids(tokenizer, question)) for question in pairs["question"]]
+    answers = [[len(answer_ids(tokenizer, answer)) for answer in pairs[side]] for side in sides]
+    return list(zip(prompts, *answers, strict=True))
+
+
+def _within(counted: Sequence[tuple[int, ...]], max_length: int) -> list[int]:
+    """The rows whose prompt fits into `max_length` with every answer; the others are counted."""
+    kept = [
+        row for row, (prompt, *sides) in enumerate(counted) if prompt + max(sides) <= max_length
+    ]
+    if left := len(counted) - len(kept):
+        verb = "is" if left == 1 else "are"
+        print(f"{left} of {len(counted)} rows {verb} longer than {max_length} tokens: left out.")
+    if not kept:
+        raise CourseError(
+            f"None of {len(counted)} rows is left with at most {max_length} tokens: add shorter "
+            "rows, or raise max_length in utils/course/profiles.py."
+        )
+    return kept
+
+
+def not_longer(
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    sides: Sequence[str] = ("chosen", "rejected"),
+) -> Dataset:
+    """The rows whose question and answers fit into `max_length`, in their order.
+
+    An answer that was cut would teach a model never to end: longer rows are left out and counted.
+    """
+    return pairs.select(_within(_lengths(pairs, tokenizer, sides), max_length))
 
 
 def fitting(
@@ -104,16 +187,9 @@ def fitting(
     a word: here such rows are left out and counted. Rows of like length stand side by side,
     `batch_size` of them together, and these batches in random order: for a sequential sampler.
     """
-    prompts = [len(prompt_ids(tokenizer, question)) for question in pairs["question"]]
-    chosen, rejected = (
-        [len(answer_ids(tokenizer, answer)) for answer in pairs[side]]
-        for side in ("chosen", "rejected")
-    )
-    lengths = list(zip(prompts, chosen, rejected, strict=True))
-    kept = [row for row, (p, c, r) in enumerate(lengths) if p + max(c, r) <= max_length]
-    if left := len(lengths) - len(kept):
-        print(f"{left} of {len(lengths)} rows are longer than {max_length} tokens: left out.")
-    order = sorted(range(len(kept)), key=lambda place: sum(lengths[kept[place]]))
+    counted = _lengths(pairs, tokenizer, ("chosen", "rejected"))
+    kept = _within(counted, max_length)
+    order = sorted(range(len(kept)), key=lambda place: sum(counted[kept[place]]))
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     whole = batches[: len(kept) // batch_size]
     random.Random(seed).shuffle(whole)
@@ -148,7 +224,7 @@ def reply(
 ) -> list[Reply]:
     """Answers to the questions: the likeliest token each time, or sampled above temperature 0."""
     model.eval()
-    prompts = [prompt_ids(tokenizer, question) for question in questions]
+    prompts = prompts_within(tokenizer, questions, lengths.positions(model) - max_new_tokens)
     replies: list[Reply | None] = [None] * len(prompts)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     end = tokenizer.eos_token_id
@@ -172,8 +248,8 @@ def reply(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-        memory.in_batches(lengths, write, batch_tokens, "answers")
+        tokens = [len(prompt) + max_new_tokens for prompt in prompts]
+        memory.in_batches(tokens, write, batch_tokens, "answers")
     return replies
 
 
@@ -195,7 +271,9 @@ def sampled_kl(
         model, tokenizer, questions, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed
     )
     written = [said.ids for said in replies]
-    ours, _ = answer_logps(model, tokenizer, questions, written)
+    room = lengths.positions(model) - max_new_tokens  # the prompts that were answered
+    prompts = prompts_within(tokenizer, questions, room, say=lengths.silent)
+    ours = logprobs.answer_logps(model, prompts, written)
     with speaking_as(model, reference):
-        theirs, _ = answer_logps(model, tokenizer, questions, written)
+        theirs = logprobs.answer_logps(model, prompts, written)
     return ours - theirs

@@ -15,14 +15,22 @@ from utils.data.feedback import NEGATIVE, SENTIMENTS
 from utils.data.text import segment_all
 from utils.models import standins
 from utils.models.language import STAND_IN
+from utils.models.lengths import Say, cut
 
 PHOBERT_V2 = "vinai/phobert-base-v2"
 KINDS = ("logit", "capped", "probability")
 
 
-def encode(tokenizer: object, texts: Sequence[str], max_length: int) -> dict[str, list]:
-    """Token ids of segmented texts: training, evaluation and reward all come through here."""
-    return tokenizer(segment_all(texts), truncation=True, max_length=max_length)
+def encode(
+    tokenizer: object, texts: Sequence[str], max_length: int, *, say: Say = print
+) -> dict[str, list]:
+    """Token ids of segmented texts: training, evaluation and reward all come through here.
+
+    Texts that are longer than `max_length` are cut, and one sentence says how many.
+    """
+    ids = tokenizer(segment_all(texts))["input_ids"]
+    ids = cut(ids, max_length, "sentences", end=tokenizer.eos_token_id, say=say)
+    return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
 
 
 def classify(
@@ -32,9 +40,10 @@ def classify(
     *,
     max_length: int,
     batch_size: int = 128,
+    say: Say = print,
 ) -> torch.Tensor:
     """Logits (texts, 3) on the CPU; texts of like length share a batch."""
-    encoded = encode(tokenizer, texts, max_length)["input_ids"]
+    encoded = encode(tokenizer, texts, max_length, say=say)["input_ids"]
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
     logits = torch.zeros(len(encoded), len(SENTIMENTS))
     model.eval()
@@ -69,7 +78,10 @@ def negative_reward(
 
 
 class SentimentReward:
-    """`reward(texts) -> tensor`: segments, tokenises and scores with its own tokenizer."""
+    """`reward(texts) -> tensor`: segments, tokenises and scores with its own tokenizer.
+
+    That it cuts texts is said the first time: a training asks it hundreds of times.
+    """
 
     def __init__(
         self,
@@ -83,7 +95,7 @@ class SentimentReward:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_length, self.kind, self.cap = max_length, kind, cap
-        self.batch_size = batch_size
+        self.batch_size, self.has_said = batch_size, False
 
     @classmethod
     def load(
@@ -112,7 +124,13 @@ class SentimentReward:
             texts,
             max_length=self.max_length,
             batch_size=self.batch_size,
+            say=self._say_once,
         )
+
+    def _say_once(self, sentence: str) -> None:
+        if not self.has_said:
+            print(f"The reward: {sentence} Of later ones nothing is said.")
+        self.has_said = True
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """One reward per text."""

@@ -90,6 +90,8 @@ def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) 
             for distance, right in enumerate(ids[position + 1 : position + 6], start=1):
                 near[left, right] += 1 / distance
                 near[right, left] += 1 / distance
+    if not near:  # texts of one piece each
+        return torch.zeros(vocabulary, size)
     rows, columns = np.array(list(near)).T
     weights = np.array(list(near.values()))
     totals = np.bincount(rows, weights, vocabulary) + 1e-9
