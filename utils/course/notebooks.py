@@ -140,9 +140,7 @@ def execute(
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
     try:
-        with client.setup_kernel(
-            env={**alone(os.environ), WISH: "0", **(environment or {})}
-        ):
+        with client.setup_kernel(env={**alone(os.environ), WISH: "0", **(environment or {})}):
             pid = client.km.provisioner.pid
             watcher = threading.Thread(
                 target=memory.watch, args=(pid, finished.is_set), daemon=True

@@ -204,12 +204,27 @@ def _load_finished(trainer: Trainer, checkpoint: str) -> bool:
     if not any("train_runtime" in entry for entry in state.log_history):
         return False
     trainer.state = state
-    adapter = folder / "adapter_model.safetensors"
+    _load_weights(trainer, folder)
+    return True
+
+
+def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the whole model of this process."""
+    adapter = checkpoint / "adapter_model.safetensors"
     if adapter.is_file():
         set_peft_model_state_dict(trainer.model, load_file(adapter), "default")
     else:
-        load_model(trainer.model, folder / "model.safetensors")
-    return True
+        load_model(trainer.model, checkpoint / "model.safetensors")
+
+
+def _load_before_sharding(trainer: Trainer, checkpoint: str) -> None:
+    """Load the weights of a cut-off FSDP run while every process still holds the whole model.
+
+    Later, Accelerate sends each weight of the model from the first process to the others, and the
+    scales of 4-bit weights, which no checkpoint of an adapter holds, are missing there.
+    """
+    _load_weights(trainer, Path(checkpoint))
+    trainer._load_from_checkpoint = lambda *_, **__: None
 
 
 def _check_sharding(trainer: Trainer, checkpoint: str) -> None:
@@ -355,6 +370,9 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
         trainer, learned = None, {}
         try:
             trainer = build(batch_size, accumulation)
+            if getattr(trainer.model.config, "is_encoder_decoder", False):
+                # T5 takes any keyword and leaves the number of the whole step's tokens unread
+                trainer.model_accepts_loss_kwargs = False
             float32_adapters(trainer.model)
             learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
             start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
@@ -364,6 +382,8 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 return trainer
             if found:
                 _check_sharding(trainer, found)
+                if trainer.is_fsdp_enabled:
+                    _load_before_sharding(trainer, found)
                 print(f"going on from {Path(found).name.replace('-', ' ')}")
             run(trainer, found)
             _note_finished(trainer)
