@@ -12,6 +12,23 @@ from pathlib import Path
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import WISH
 
+# what `accelerate launch` tells a process about the others
+LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a program that is no part of a launched training.
+
+    >>> alone({"RANK": "1", "MASTER_PORT": "29500", "HOME": "here"})
+    {'HOME': 'here'}
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in RANKS and not name.startswith(LAUNCHERS)
+    }
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -151,7 +168,7 @@ def execute(
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
     try:
-        with client.setup_kernel(env={**os.environ, WISH: "0", **(environment or {})}):
+        with client.setup_kernel(env={**alone(os.environ), WISH: "0", **(environment or {})}):
             pid = client.km.provisioner.pid
             watcher = threading.Thread(
                 target=memory.watch, args=(pid, finished.is_set), daemon=True

@@ -28,6 +28,7 @@ class Course:
     seed: int
     place: "artifacts.Shelf"  # noqa: F821
     started: float = field(default_factory=time.perf_counter)
+    keep_checkpoints: bool = False  # after the hand-over: a launched training's are still needed
 
     def require(self, name: str, inputs: dict[str, str] | None = None) -> Path:
         """The folder of an earlier notebook's artifact; made first when it is missing."""
@@ -87,7 +88,8 @@ class Course:
             self.notebook, self.place, keep_former=keep_former, **made
         ) as folder:
             yield folder
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if not self.keep_checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         print(f"Saved artifacts/{self.place.folder.name}/{self.notebook}:")
         width = max(map(len, metrics), default=0)
         for name, value in metrics.items():

@@ -126,6 +126,33 @@ def answer_logps(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tens
     return logps.sum(-1).chunk(2)
 
 
+def logps_through(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """`answer_logps` of a model that may be wrapped to add up the gradients of all processes.
+
+    The wrapper (DistributedDataParallel) sees to the gradients of what its own `forward` computes.
+    Within the call, the forward of the model inside is therefore `answer_logps`.
+    """
+    inside = getattr(model, "module", None)
+    if inside is None:
+        return answer_logps(model, batch)
+    own = vars(inside).pop("forward", None)
+
+    def restore() -> None:
+        vars(inside).pop("forward", None)
+        if own is not None:
+            inside.forward = own
+
+    def forward(**batch: Tensor) -> tuple[Tensor, Tensor]:
+        restore()
+        return answer_logps(inside, batch)
+
+    inside.forward = forward
+    try:
+        return model(**batch)
+    finally:
+        restore()
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Every dropout to 0, those too that attention keeps as a plain number, as T5's does."""
     for module in model.modules():
@@ -152,8 +179,11 @@ class Seq2SeqDPOTrainer(Trainer):
         settings: DPOSettings | None = None,
         **others: object,
     ) -> None:
-        if (devices := max(args.world_size, args.n_gpu)) > 1:
-            raise DPOError(f"{devices} devices, but one can be used: set CUDA_VISIBLE_DEVICES=0.")
+        if args.n_gpu > 1:
+            raise DPOError(
+                f"{args.n_gpu} GPUs are visible to one process and one can be used: set "
+                "CUDA_VISIBLE_DEVICES=0, or start a process per GPU by `accelerate launch`."
+            )
         self.settings, self.noted = settings or DPOSettings(), defaultdict(list)
         pad = partial(collate, filler=processing_class.pad_token_id)
         data = (tokenise(d, processing_class, self.settings) for d in (train_dataset, eval_dataset))
@@ -182,7 +212,7 @@ class Seq2SeqDPOTrainer(Trainer):
     ) -> Tensor:
         """DPO's loss of a batch; its rewards are noted for the log."""
         with self.accelerator.autocast():  # the encoder, called by itself, would stay in float32
-            policy = torch.stack(answer_logps(model, inputs))  # (2, batch)
+            policy = torch.stack(logps_through(model, inputs))  # (2, batch)
         reference = torch.stack([inputs[column] for column in REFERENCE])
         self.note_rewards(*(self.settings.beta * (policy - reference)).detach().cpu())
         if self.settings.variant == "ipo":  # wants averages over the answer

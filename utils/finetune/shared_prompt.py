@@ -15,12 +15,15 @@ from types import SimpleNamespace
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from utils.course import progress
 from utils.finetune.packing import need_full_attention
 from utils.models.precision import unrounded
+
+REFERENCE = ["ref_chosen_logps", "ref_rejected_logps"]  # TRL's columns
 
 
 def joined(
@@ -109,7 +112,19 @@ class SharedPromptDPOTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         with progress.bar("reference", len(dataset), "pair") as self._counted:
-            return super()._precompute_ref_logps(dataset, name, batch_size)
+            if self.accelerator.num_processes == 1:
+                return super()._precompute_ref_logps(dataset, name, batch_size)
+            # TRL leaves them in a temporary folder of the first process, and the others look for
+            # them in their own
+            rows = DataLoader(dataset, batch_size, collate_fn=self.data_collator)
+            found = [
+                self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
+                for batch in self.accelerator.prepare(rows)
+            ]
+        columns = zip(REFERENCE, zip(*found, strict=True), strict=True)
+        for column, parts in columns:
+            dataset = dataset.add_column(column, torch.cat(parts).tolist())
+        return dataset
 
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool

@@ -1,5 +1,6 @@
 """What every training through transformers' Trainer shares: resuming, scarce memory, progress."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,7 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file, load_model
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -63,7 +68,8 @@ def adapt_language_model(
             warmup_steps=0.1,
             weight_decay=0.05,
             eval_strategy="epoch",
-            save_strategy="no",
+            save_strategy="epoch",
+            save_total_limit=1,
             logging_strategy="epoch",
             report_to="none",
             seed=seed,
@@ -125,6 +131,17 @@ def last_checkpoint(folder: str) -> str | None:
 RUN_MARK = "run.json"
 
 
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _same_run(trainer: Trainer, global_batch: int) -> bool:
     """Whether the checkpoints in the trainer's folder are of this very run.
 
@@ -141,14 +158,98 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
             return True
     except (OSError, ValueError):
         pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    try:
-        part.write_text(json.dumps(mark), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    _write_whole(path, json.dumps(mark))
     return False
+
+
+def _to_continue(trainer: Trainer, global_batch: int) -> str | None:
+    """This run's newest whole checkpoint; what lies there of another run is removed.
+
+    The first process looks, and tells the others.
+    """
+    folder, found = trainer.args.output_dir, [None]
+    if trainer.is_world_process_zero():
+        if not _same_run(trainer, global_batch):
+            for old in Path(folder).glob("checkpoint-*"):
+                shutil.rmtree(old)
+        found = [last_checkpoint(folder)]
+    return broadcast_object_list(found)[0]
+
+
+def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, int]:
+    """Batch and accumulation of each process, so that all together make the same steps.
+
+    >>> _shares(8, 2, 4), _shares(4, 4, 8)
+    ((2, 2), (1, 2))
+    """
+    rows = batch_size * accumulation
+    if rows % processes:
+        raise CourseError(
+            f"A step of {rows} rows cannot be shared among {processes} processes: start a number "
+            "of processes that divides it, by --num_processes."
+        )
+    rows //= processes
+    size = max(n for n in range(1, max(1, batch_size // processes) + 1) if rows % n == 0)
+    return size, rows // size
+
+
+FINISHED_LOG = "trainer_state.json"
+
+
+def _load_finished(trainer: Trainer, checkpoint: str) -> bool:
+    """Whether this checkpoint ends its run; its weights and its log are then loaded.
+
+    The weights lie there whole, however many processes held parts of them in training.
+    """
+    folder = Path(checkpoint)
+    state = TrainerState.load_from_json(str(folder / FINISHED_LOG))
+    if not any("train_runtime" in entry for entry in state.log_history):
+        return False
+    trainer.state = state
+    _load_weights(trainer, folder)
+    return True
+
+
+def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the whole model of this process."""
+    adapter = checkpoint / "adapter_model.safetensors"
+    if adapter.is_file():
+        set_peft_model_state_dict(trainer.model, load_file(adapter), "default")
+    else:
+        load_model(trainer.model, checkpoint / "model.safetensors")
+
+
+def _load_before_sharding(trainer: Trainer, checkpoint: str) -> None:
+    """Load the weights of a cut-off FSDP run while every process still holds the whole model.
+
+    Later, Accelerate sends each weight of the model from the first process to the others, and the
+    scales of 4-bit weights, which no checkpoint of an adapter holds, are missing there.
+    """
+    _load_weights(trainer, Path(checkpoint))
+    trainer._load_from_checkpoint = lambda *_, **__: None
+
+
+def _check_sharding(trainer: Trainer, checkpoint: str) -> None:
+    """Refuse to go on in another way than the one in which the run was cut off."""
+    sharded = (Path(checkpoint) / "pytorch_model_fsdp.bin").is_file()
+    if sharded != trainer.is_fsdp_enabled:
+        there, here = ("with", "without") if sharded else ("without", "with")
+        raise CourseError(
+            f"{Path(checkpoint).name} was saved by a training {there} FSDP that was cut off, and "
+            f"this one is {here}: go on {there} it, or remove {trainer.args.output_dir}."
+        )
+
+
+def _note_finished(trainer: Trainer) -> None:
+    """Keep the log of a run that has ended with its last checkpoint, time and final loss included.
+
+    The Trainer saves that checkpoint before it knows them.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    if found := last_checkpoint(trainer.args.output_dir):
+        text = json.dumps(dataclasses.asdict(trainer.state), indent=2, sort_keys=True)
+        _write_whole(Path(found) / FINISHED_LOG, text + "\n")
 
 
 class _Bars(TrainerCallback):
@@ -259,24 +360,36 @@ def run(trainer: Trainer, resume_from_checkpoint: str | None = None) -> Trainer:
 def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int) -> Trainer:
     """Train `build(batch_size, accumulation)`, from its last checkpoint if this run was cut off.
 
-    Checkpoints of other rows or settings are removed. When memory does not suffice, half the
-    batch and twice the accumulation give the same steps.
+    Checkpoints of other rows or settings are removed; a run that has ended is loaded, not repeated.
+    When memory does not suffice, half the batch and twice the accumulation give the same steps. So
+    do several processes, each with its part of the batch.
     """
     start: dict[str, torch.Tensor] = {}
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    rows = batch_size * accumulation
+    batch_size, accumulation = _shares(batch_size, accumulation, processes)
     while True:
         trainer, learned = None, {}
         try:
             trainer = build(batch_size, accumulation)
+            if getattr(trainer.model.config, "is_encoder_decoder", False):
+                # T5 takes any keyword and leaves the number of the whole step's tokens unread
+                trainer.model_accepts_loss_kwargs = False
             float32_adapters(trainer.model)
             learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
             start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
-            if not _same_run(trainer, batch_size * accumulation):
-                for old in Path(trainer.args.output_dir).glob("checkpoint-*"):
-                    shutil.rmtree(old)
-            found = last_checkpoint(trainer.args.output_dir)
+            found = _to_continue(trainer, rows)
+            if found and _load_finished(trainer, found):
+                print(f"this training has ended before: {Path(found).name.replace('-', ' ')}")
+                return trainer
             if found:
+                _check_sharding(trainer, found)
+                if trainer.is_fsdp_enabled:
+                    _load_before_sharding(trainer, found)
                 print(f"going on from {Path(found).name.replace('-', ' ')}")
-            return run(trainer, found)
+            run(trainer, found)
+            _note_finished(trainer)
+            return trainer
         except Exception as error:
             if no_space(error):
                 step = trainer.state.global_step if trainer else 0
@@ -286,6 +399,12 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 ) from error
             if not memory.ran_out(error):
                 raise
+            if processes > 1:
+                raise CourseError(
+                    f"{batch_size} rows do not fit into this GPU's memory, and {processes} "
+                    "processes cannot take smaller batches on their own: halve batch_size and "
+                    "double accumulation in utils/course/profiles.py, then start it again."
+                ) from error
             if batch_size == 1:
                 raise CourseError(
                     "One row alone does not fit into this device's memory: lower max_length in "

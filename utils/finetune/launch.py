@@ -1,0 +1,363 @@
+"""Train a stage on several GPUs or machines: the notebook's own cells, run without Jupyter.
+
+    python -m utils.finetune.launch 03 --profile t4
+    accelerate launch --config_file configs/accelerate/ddp.yaml -m utils.finetune.launch 03
+
+Nothing is copied from a notebook. `STAGES` names the cells that a training needs, and each process
+runs their code in one namespace, up to and with the training cell. What a notebook draws, prints or
+measures beside the training is left out.
+
+1. In a cell of `together` the processes work on one training. Every other cell is run by the first
+   process, then by the first of each other machine, then by the rest: what it downloads or makes
+   lies ready for those that follow.
+2. `fit` shares each batch among the processes, so their number changes no step; checkpoints go into
+   the notebook's own folder under `--output`, and a run that was killed goes on from there.
+3. When all steps are done, one process alone runs the same cells once more. `fit` then finds a
+   finished training and only loads it, whole, however its weights were spread. The `with` statement
+   of the notebook's hand-over cell saves the artifact, and the next stage finds it.
+4. The checkpoints stay. A notebook that is opened with the same profile and output passes over its
+   training cell in the same way, evaluates what was trained here, and hands over in its turn.
+"""
+
+import argparse
+import ast
+import contextlib
+import gc
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from types import CodeType
+
+from utils.course import notebooks, profiles, start
+from utils.course.errors import CourseError
+
+PATIENCE = timedelta(hours=3)  # while another process downloads a model or makes an artifact
+
+
+class LaunchError(CourseError, RuntimeError):
+    """A stage that cannot be trained in the way that was asked for."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The cells of a notebook that make up one training.
+
+    A cell has its statements named where not all are run: `a b` are those that bind a or b, and
+    `-a -b` all others.
+    """
+
+    cells: dict[str, str]  # id -> statements, in the notebook's order
+    together: frozenset[str]  # ids of the cells in which processes communicate
+    saving: dict[str, str] = field(default_factory=dict)  # cells before the hand-over's `with`
+    absent: tuple[str, ...] = ()  # callbacks that only measure
+    sharded: bool = False  # whether its trainer can spread the weights of one model (FSDP)
+
+
+STAGES = {
+    "01": Stage(
+        {
+            "01-03": "",
+            "01-05": "",
+            "01-06": "counts",
+            "01-15": "",
+            "01-16": "encode",
+            "01-18": "to_ids encoded",
+            "01-22": "class_weights weights",
+            "01-24": "cross_entropy",
+            "01-26": "",
+            "01-27": "",
+        },
+        together=frozenset({"01-27"}),
+        saving={"01-44": "SentimentReward reward", "01-61": "with"},
+    ),
+    "02": Stage(
+        {
+            "02-03": "",
+            "02-05": "",
+            "02-06": "",
+            "02-09": "first_words prompts",
+            "02-11": "SentimentReward handed_over reward",
+            "02-13": "copy ppo",
+            "02-38": "asdict config policy trainer",
+            "02-40": "history",
+        },
+        together=frozenset({"02-06", "02-38", "02-40"}),
+        saving={"02-68": "with"},
+    ),
+    "03": Stage(
+        {
+            "03-03": "",
+            "03-05": "",
+            "03-08": "models folder model_name tokenizer",
+            "03-19": "get_peft_model base model",
+            "03-23": "sft_rows rows",
+            "03-24": "",
+            "03-25": "build",
+            "03-32": "perf_counter begin trainer train_seconds",
+        },
+        together=frozenset({"03-32"}),
+        saving={"03-53": "source with"},
+        sharded=True,
+    ),
+    "04": Stage(
+        {
+            "04-03": "",
+            "04-05": "load_preferences pairs test folder source sft",
+            "04-07": "",
+            "04-15": "",
+            "04-16": "trainer_for",
+            "04-23": "perf_counter build trainer",
+        },
+        together=frozenset({"04-23"}),
+        saving={"04-54": "with"},
+        absent=("probe",),
+        sharded=True,
+    ),
+    "05": Stage(
+        {
+            "05-03": "",
+            "05-05": "log_odds orpo",
+            "05-09": "-test -sft -dpo",
+            "05-11": "",
+            "05-12": "",
+            "05-13": "perf_counter fresh policy begin trainer train_seconds",
+        },
+        together=frozenset({"05-13"}),
+        saving={"05-40": "with"},
+        sharded=True,
+    ),
+    "08-t5": Stage(
+        {
+            "08-03": "",
+            "08-05": "",
+            "08-07": "",
+            "08-12": "replace language_model encoder_decoder texts t5",
+            "08-26": "DPOSettings answer_logps collate tokenise dpo_settings",
+            "08-31": "",
+            "08-32": "",
+            "08-38": "Seq2SeqDPOTrainer build",
+            "08-39": "t5_dpo_trainer t5_dpo",
+        },
+        together=frozenset({"08-32", "08-39"}),
+    ),
+    "08-gpt2": Stage(
+        {
+            "08-03": "",
+            "08-05": "",
+            "08-07": "",
+            "08-12": "replace language_model texts decoder_only gpt2",
+            "08-30": "gpt2_tokenizer",
+            "08-31": "",
+            "08-32": "Dataset",
+            "08-34": "SFTConfig chat completions longest build gpt2_sft_trainer gpt2_sft",
+            "08-41": "DPOConfig DPOTrainer build gpt2_dpo_trainer gpt2_dpo",
+        },
+        together=frozenset({"08-34", "08-41"}),
+    ),
+}
+
+
+# --- The cells -----------------------------------------------------------------------------------
+
+
+def bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a cell binds; `with` for a hand-over.
+
+    >>> sorted(bound(ast.parse("a, b.c = 1, 2").body[0]))
+    ['a', 'b']
+    """
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.With):
+        return {"with"}
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    nodes = [node for target in targets for node in ast.walk(target)]
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def chosen(source: str, statements: str) -> list[ast.stmt]:
+    """The statements of a cell's source that `Stage.cells` names."""
+    body, names = ast.parse(source).body, set(statements.split())
+    taken = {name for name in names if not name.startswith("-")}
+    left = {name[1:] for name in names if name.startswith("-")}
+    known = set().union(*map(bound, body)) if body else set()
+    if unknown := sorted((taken | left) - known):
+        raise LaunchError(
+            f"A cell that a launched stage needs binds no {unknown[0]!r} any more: bring STAGES in "
+            "utils/finetune/launch.py up to date with the notebook."
+        )
+    kept = [one for one in body if bound(one) & taken] if taken else body
+    return [one for one in kept if not bound(one) & left]
+
+
+def programs(name: str, cells: dict[str, str]) -> Iterator[tuple[str, CodeType]]:
+    """The compiled statements of each cell, in the order of the notebook."""
+    path = notebooks.path_of(name[:2])
+    document = json.loads(path.read_text(encoding="utf-8"))
+    sources = {cell["id"]: "".join(cell["source"]) for cell in document["cells"]}
+    for cell in cells:
+        if cell not in sources:
+            raise LaunchError(
+                f"{path.name} has no cell {cell}: bring STAGES in utils/finetune/launch.py up to "
+                "date with the notebook."
+            )
+        body = ast.Module(chosen(sources[cell], cells[cell]), type_ignores=[])
+        yield cell, compile(body, f"{path.name}, cell {cell}", "exec")
+
+
+# --- The processes -------------------------------------------------------------------------------
+
+
+def see_one_gpu() -> None:
+    """Let this process see its own GPU alone, as a notebook does; before CUDA starts."""
+    local, visible = os.environ.get("LOCAL_RANK"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if local is None or visible == "":  # started alone, or on a machine whose GPUs are hidden
+        return
+    gpus = visible.split(",") if visible else None
+    if gpus and int(local) >= len(gpus):
+        raise LaunchError(
+            f"Process {local} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible} names "
+            f"{len(gpus)}. Start fewer processes by --num_processes."
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(local)] if gpus else local
+
+
+def wants_sharding() -> bool:
+    """Whether the launcher's configuration asks for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def join(device: str) -> "PartialState":  # noqa: F821 - accelerate is imported after see_one_gpu
+    """This process among the others, once all have met."""
+    from accelerate import PartialState
+
+    if device == "cpu" and wants_sharding():
+        shard_on_cpu()
+    return PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+
+def shard_on_cpu() -> None:
+    """Let Accelerate spread weights over CPU processes, which torch can do.
+
+    Accelerate reads FSDP's settings for processes with accelerators alone, and would quietly leave
+    the model whole. Transformers makes its state anew, hence the change where it is made.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    make = PartialState.__init__
+
+    def made(self: PartialState, *arguments: object, **keywords: object) -> None:
+        make(self, *arguments, **keywords)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = made
+
+
+def in_turn(state: "PartialState", code: CodeType, namespace: dict) -> None:  # noqa: F821
+    """Run a cell: the first process, then the first of every other machine, then the rest."""
+    mine = 0 if state.is_main_process else 1 if state.is_local_main_process else 2
+    for turn in range(3):
+        if turn == mine:
+            exec(code, namespace)
+        state.wait_for_everyone()
+
+
+def train(name: str) -> dict[str, object]:
+    """Run the stage's cells in this process and in the others; what they have defined."""
+    from transformers import TrainerCallback
+
+    stage = STAGES[name]
+    state = join(profiles.choose().device)
+    if wants_sharding() and not stage.sharded:
+        able = ", ".join(key for key, other in STAGES.items() if other.sharded)
+        raise LaunchError(
+            f"Stage {name} keeps a whole model on every GPU and cannot be sharded: use ddp.yaml, "
+            f"or FSDP for {able}."
+        )
+    namespace: dict[str, object] = {"__name__": "launched", "course": start(name[:2])}
+    namespace |= {callback: TrainerCallback() for callback in stage.absent}
+    for cell, code in programs(name, stage.cells):
+        if cell in stage.together:
+            exec(code, namespace)
+        else:
+            in_turn(state, code, namespace)
+    return namespace
+
+
+def leave() -> None:
+    """Say goodbye to the other processes: gloo aborts one that goes without a word.
+
+    Whatever holds the process group must be gone by then.
+    """
+    from accelerate import PartialState
+
+    gc.collect()
+    PartialState().destroy_process_group()
+
+
+# --- The hand-over -------------------------------------------------------------------------------
+
+
+def seconds_and_steps(found: dict[str, object]) -> dict[str, float]:
+    """How long the training took, and its steps: from the log that its checkpoints hold."""
+    if "history" in found:  # PPO's
+        return {
+            "train_seconds": sum(update["seconds"] for update in found["history"]),
+            "steps": len(found["history"]),
+        }
+    state = found["trainer"].state
+    logged = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    return {"train_seconds": logged[-1], "steps": state.global_step}
+
+
+def hand_over(name: str) -> None:
+    """In one process: load the finished training, and save what the notebook would save."""
+    stage, found = STAGES[name], train(name)
+    if not stage.saving:
+        print(f"Stage {name} is trained: notebook {name[:2]} hands over, when it is run.")
+        return
+    found["course"] = replace(found["course"], keep_checkpoints=True)
+    found["metrics"] = seconds_and_steps(found)
+    for _, code in programs(name, stage.saving):
+        exec(code, found)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train a stage under `accelerate launch`, or alone."""
+    parser = argparse.ArgumentParser(prog="python -m utils.finetune.launch")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--profile", choices=profiles.TABLE, help="default: by the hardware")
+    parser.add_argument("--output", help="the folder of artifacts and checkpoints")
+    parser.add_argument("--hand-over", action="store_true", help=argparse.SUPPRESS)
+    wish = parser.parse_args(arguments)
+    if wish.profile:
+        os.environ[profiles.PROFILE_WISH] = wish.profile
+    if wish.output:
+        os.environ["COURSE_ARTIFACTS"] = os.path.abspath(wish.output)
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    see_one_gpu()
+    if wish.hand_over:
+        hand_over(wish.stage)
+        return
+    first = int(os.environ.get("RANK", "0")) == 0
+    with contextlib.ExitStack() as quiet:
+        if not first:
+            nowhere = quiet.enter_context(open(os.devnull, "w"))
+            quiet.enter_context(contextlib.redirect_stdout(nowhere))
+        train(wish.stage)
+        leave()
+    if first:  # a program of its own in place of this one, which holds the GPU's memory
+        sys.stdout.flush()
+        command = [sys.executable, *sys.orig_argv[1:], "--hand-over"]
+        os.execve(sys.executable, command, notebooks.alone(os.environ))
+
+
+if __name__ == "__main__":
+    main()
