@@ -14,7 +14,7 @@ from utils.judge.metrics import independent_judge
 from utils.models import standins
 
 TINY = Path(odd_data.__file__).resolve().parent / "tiny"
-NAMES = [path.stem for path in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))]
+NAMES = [path.stem for path in notebooks.files()]
 
 
 def machine(folder: Path) -> dict[str, str]:

@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests import chat_worker
+from tests.helpers import chat_worker
 from utils import models
 from utils.course import artifacts, notebooks, profiles
 from utils.course.errors import CourseError
