@@ -274,7 +274,7 @@ FAKE_PIP = '''
 import json, re, shutil, sys
 from pathlib import Path
 
-SITE = Path(__file__).parents[2]
+SITE = Path(__file__).parents[1]
 words = sys.argv[1:]
 kept = Path(words[words.index("-c") + 1]).read_text().split() if "-c" in words else []
 with open(SITE / "calls.jsonl", "a") as file:

@@ -82,3 +82,23 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert frontier.last(method).kl == pytest.approx(0.0, abs=1e-5)
     assert set(frontier.rows()[0]) == {"method", "kl", "share", "step"}
+
+
+@pytest.mark.parametrize("method", ["RLOO", "GRPO"])
+def test_group_methods_train_on_fewer_prompts_than_a_step_takes(adapted, method, tmp_path):
+    """TRL drops a step that lacks prompts: with few of them it would train on nothing."""
+    model, tokenizer, _ = adapted
+    run = replace(LAB.group, steps=2, batch_size=32, generations=4)  # 8 prompts per step
+    prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
+
+    class Judge:
+        def predict(self, found):
+            return np.zeros(len(found))
+
+    def lengths(found):
+        return [float(len(text)) for text in found]
+
+    models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
+    frontier = Frontier(Judge(), prompts)
+    train_group_method(method, models, lengths, prompts, run, LAB, str(tmp_path), frontier)
+    assert [point.step for point in frontier.points] == [1, 2]

@@ -349,7 +349,7 @@ def test_every_platform_has_each_package_once(system, python):
     chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(place)]
     assert len(chosen) == len(set(chosen))
     assert {canonical(name) for name in colab.requirements()} <= set(chosen)
-    only = {"colorama": "win32", "pywinpty": "win32", "appnope": "darwin"}
+    only = {"pywinpty": "win32", "appnope": "darwin"}
     for package, home in only.items():
         assert (package in chosen) == (system == home)
     assert ("ptyprocess" in chosen) == (system != "win32")

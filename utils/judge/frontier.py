@@ -97,6 +97,8 @@ def train_group_method(
 ) -> float:
     """Train the policy of `models` with TRL's RLOO or GRPO; the seconds without judging."""
     judging = 0.0
+    per_step = run.batch_size // run.generations  # TRL drops a step that lacks prompts
+    prompts = list(prompts) * -(-per_step // len(prompts))
     # TRL loads its reference from the folder that the model's configuration names
     models.policy.save_pretrained(folder)
     models.policy.config._name_or_path = folder

@@ -16,11 +16,16 @@ from transformers import StaticCache
 
 from utils import losses
 from utils.course import progress
+from utils.course.errors import CourseError
 from utils.models.draws import HELD_OUT, generator
 from utils.models.logprobs import padded, trunk_and_head
 from utils.models.precision import DTYPES
 from utils.ppo import processes, sampling
 from utils.ppo.sampling import Rollout, dropout_off
+
+
+class PromptError(CourseError, ValueError):
+    """A prompt that the policy cannot continue."""
 
 
 class ActorCritic:
@@ -116,14 +121,14 @@ class ActorCritic:
             if ids and ids[-1] == self.end:
                 ids.pop()
             if not 0 < len(ids) <= longest - self.max_new_tokens:
-                raise ValueError(
+                raise PromptError(
                     f"The prompt {prompt!r} has {len(ids)} tokens, and with {self.max_new_tokens} "
                     f"new ones the policy takes 1 to {longest - self.max_new_tokens}: change or "
                     "drop it."
                 )
             encoded.append(ids)
         if not encoded:
-            raise ValueError("There are no prompts: give at least one.")
+            raise PromptError("There are no prompts: give at least one.")
         return encoded
 
     def sample(
