@@ -42,7 +42,7 @@ class Size:
     layers: int
     width: int
     vocabulary: int
-    batch: int = 64  # episodes an update
+    batch: int = 64  # episodes per update
     updates: int = 1  # in one timed run
     rounds: int = 5
     prompt: int = 16  # tokens

@@ -29,8 +29,8 @@ is reported beside it. It moves less: two answers differ by up to a hundred nats
 their length and content alone, and a margin of ten nats already satisfies the loss at beta = 0.1.
 
 The schedules are those of the notebooks. The global batch is 1 instead of 16, so that the number of
-optimiser steps comes nearer to that of a T4 run: dpo takes 120 steps (a T4 run: 250 of 16 pairs),
-orpo 180 (750), sft 57 of 256 tokens. `labelling` keeps the real batch of 4 and the real number of
+optimiser steps comes nearer to that of a T4 run: dpo takes 120 steps (a T4 run: 100 of 16 pairs),
+orpo 180 (300), sft 57 of 256 tokens. `labelling` keeps the real batch of 4 and the real number of
 steps, at most 75.
 Every training that was tried stays in real_weights.json, the failed ones too. `--learning-rate` and
 `--epochs` try another value than the t4 row's.

@@ -24,8 +24,6 @@ def found():
 
 
 def of_today(found, arm):
-    if not any(run["arm"] == arm for run in found["runs"]):
-        pytest.skip(f"{arm} has not been measured yet: run benchmarks/real_weights.py --arm {arm}")
     run = real_weights.find(found, arm, real_weights.settings_of(arm, ROW))
     assert run is not None, f"no {arm} run with today's t4 row: run benchmarks/real_weights.py"
     return run
@@ -37,7 +35,7 @@ def test_the_base_is_not_right_yet(found):
     assert base["accuracy_per_token"]["high"] < 0.5
 
 
-@pytest.mark.parametrize("arm", ["sft", "dpo", "labelling"])
+@pytest.mark.parametrize("arm", [*TRAINED, "precision"])
 def test_these_arms_are_measured_with_todays_row(found, arm):
     assert real_weights.find(found, arm, real_weights.settings_of(arm, ROW))
 
@@ -54,6 +52,12 @@ def test_todays_row_learns_a_preference(found, arm):
     assert run["implicit_reward_accuracy"]["low"] >= 0.6
     assert run["margin"]["low"] > 0
     assert run["dpo_loss"] < 0.8 * np.log(2)
+
+
+@pytest.mark.parametrize("arm", ["dpo", "orpo"])
+def test_todays_row_raises_the_plain_accuracy_by_ten_points(found, arm):
+    gain = of_today(found, arm)["gain_summed"]
+    assert gain["mean"] >= 0.1 and gain["low"] > 0
 
 
 @pytest.mark.parametrize("arm", TRAINED)

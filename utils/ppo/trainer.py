@@ -49,8 +49,8 @@ class PPOConfig:
     """Every setting of a run; episodes are counted over all processes."""
 
     updates: int = 100  # batches of episodes, each sampled afresh and then learned from
-    batch_size: int = 256  # episodes an update
-    minibatch_size: int = 64  # episodes an optimiser step
+    batch_size: int = 256  # episodes per update
+    minibatch_size: int = 64  # episodes per optimiser step
     epochs: int = 2  # passes over each batch
     learning_rate: float = 5e-4  # of AdamW; about 1e-5 for a full-size policy
     anneal: bool = False  # the learning rate falls linearly to 0: late noise costs KL for nothing
@@ -61,9 +61,9 @@ class PPOConfig:
     reward_cap: float | None = None  # scores are clipped to ± this, so that nonsense cannot pay
     kl_coef: float = 0.3  # β: reward that one nat of KL to the reference costs
     kl_estimator: Literal["k1", "k3"] = "k1"  # ln p/q, or q/p - 1 - ln q/p, never negative
-    target_kl: float | None = None  # nats an episode that kl_coef adapts to reach; None: fixed
+    target_kl: float | None = None  # nats per episode that kl_coef adapts to reach; None: fixed
     kl_horizon: int = 10_000  # episodes over which an adaptive kl_coef reacts
-    kl_limit: float = 100.0  # nats an episode that stop the run
+    kl_limit: float = 100.0  # nats per episode that stop the run
     gamma: float = 1.0  # discount per token
     lam: float = 1.0  # λ of GAE: 1 has no bias, less trusts the values more
     whiten_rewards: bool = False  # scale per-token rewards to unit variance
@@ -245,7 +245,7 @@ class PPOTrainer:
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
-            why = f"the KL to the reference is {metrics['kl']:.3g} nats an episode, beyond kl_limit"
+            why = f"the KL to the reference is {metrics['kl']:.3g} nats per episode, beyond kl_limit"
             remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
             raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
         left = 1 - self.updates_done / config.updates if config.anneal else 1.0

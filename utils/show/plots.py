@@ -178,9 +178,9 @@ class Live:
     CURVES = (
         ("reward", "reward"),
         ("negative_rate", "share negative (reward)"),
-        ("kl", "KL, nats an episode"),
+        ("kl", "KL, nats per episode"),
         ("length", "length, tokens"),
-        ("entropy", "entropy, nats a token"),
+        ("entropy", "entropy, nats per token"),
         ("eos_rate", "share that ended"),
         ("clip_fraction", "clip fraction"),
         ("value_loss", "value loss"),
@@ -261,7 +261,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     axes.set_xlim(0, right)
     axes.set_ylim(shares[0] - 0.06, 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("KL to the base policy, nats an episode")
+    axes.set_xlabel("KL to the base policy, nats per episode")
     axes.set_ylabel("negative, by the independent judge")
     axes.legend(loc="lower right")
     axes.set_title(title)
@@ -366,7 +366,7 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     panels[3].axhline(0.5, color=QUIET, lw=1)
     if kl:
         panels[4].plot(*zip(*kl, strict=True), "o-", color=ACCENT, ms=4)
-    names = ("loss (dotted: ln 2)", "implicit rewards", "margin", "accuracy", "KL, nats an answer")
+    names = ("loss (dotted: ln 2)", "implicit rewards", "margin", "accuracy", "KL, nats per answer")
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name, fontsize=9, weight="normal")
         axes.set_xlabel("step")
@@ -392,7 +392,7 @@ def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     axes.legend()
     axes.margins(x=0.18, y=0.2)
     _share_axis(axes)
-    axes.set_xlabel("KL to the SFT model, nats an answer")
+    axes.set_xlabel("KL to the SFT model, nats per answer")
     axes.set_ylabel("prefers the chosen answer")
     axes.set_title(title)
     return axes
