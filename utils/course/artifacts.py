@@ -96,6 +96,12 @@ def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
     return None
 
 
+def weights_of(folder: Path) -> dict[str, str]:
+    """The hashes of all files of a whole artifact but its metrics."""
+    listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return {name: file["sha256"] for name, file in listed.items() if name != "metrics.json"}
+
+
 def _swap(new: Path, final: Path, keep: Path | None = None) -> None:
     """Put a finished folder in place; the former one stays until the new one stands.
 
