@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.helpers import chat_worker
 from utils import models
-from utils.course import artifacts, notebooks, profiles
+from utils.course import artifacts, notebooks, profiles, session
 from utils.course.errors import CourseError
 from utils.course.paths import ROOT
 from utils.data import load_preferences
@@ -266,6 +266,36 @@ def test_a_training_that_has_ended_is_loaded_not_repeated(folder, tmp_path, caps
         assert torch.equal(again[name], values), name
     assert second.state.log_history == first.state.log_history
     assert second.state.log_history[-1]["train_loss"] > 0
+
+
+def test_checkpoints_that_began_at_other_weights_are_removed(tmp_path, capsys):
+    """A launched training stays when it has ended, and the stage before may be trained again."""
+    place = artifacts.Shelf(tmp_path)
+    course = session.Course("04_llama_dpo_vi_alpaca", profiles.TABLE["lab"], 0, place)
+    checkpoint = Path(course.checkpoints) / "checkpoint-9"
+
+    def hand_over(weights: str, metrics: dict) -> None:
+        with artifacts.publish(SFT, place, metrics=metrics) as new:
+            (new / "adapter.safetensors").write_text(weights)
+        course.require(SFT)
+
+    hand_over("one", {"seconds": 1})
+    checkpoint.mkdir()
+    hand_over("one", {"seconds": 2})  # the notebook hands the launched weights over once more
+    assert checkpoint.is_dir()
+    hand_over("two", {"seconds": 2})
+    assert not checkpoint.exists()
+    assert f"{SFT} was made again" in capsys.readouterr().out
+
+
+def test_a_launched_stage_keeps_its_checkpoints_for_the_notebook(tmp_path):
+    course = session.Course(SFT, profiles.TABLE["lab"], 0, artifacts.Shelf(tmp_path))
+    checkpoint = Path(course.checkpoints) / "checkpoint-9"
+    for keep in (True, False):
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        with replace(course, keep_checkpoints=keep).hand_over({}):
+            pass
+        assert checkpoint.exists() is keep
 
 
 def test_a_run_that_was_cut_off_under_fsdp_goes_on_under_fsdp(folder, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils.course import colab, hub, notebooks, progress
 from utils.course.errors import CourseError
-from utils.course.folders import fault, recover, swap, written_whole
+from utils.course.folders import MANIFEST, fault, recover, swap, written_whole
 from utils.course.paths import ROOT
 
 
@@ -45,6 +45,12 @@ def _folder_of(name: str, place: Shelf) -> Path:
             "such as 01_phobert_reward_model."
         )
     return place.folder / name
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """The hashes of all files of a whole artifact but its metrics."""
+    listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return {name: file["sha256"] for name, file in listed.items() if name != "metrics.json"}
 
 
 def _copy(source: Path, final: Path) -> None:

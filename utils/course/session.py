@@ -1,5 +1,6 @@
 """The one door of a notebook: `course = start("01")`."""
 
+import json
 import logging
 import os
 import random
@@ -34,7 +35,24 @@ class Course:
         """The folder of an earlier notebook's artifact; made first when it is missing."""
         from utils.course import artifacts
 
-        return artifacts.require(name, self.place, inputs=inputs)
+        folder = artifacts.require(name, self.place, inputs=inputs)
+        if name != self.notebook:
+            self._drop_checkpoints_from_another(name, artifacts.weights_of(folder))
+        return folder
+
+    def _drop_checkpoints_from_another(self, name: str, weights: dict[str, str]) -> None:
+        """Remove the checkpoints of a training that began at other weights of this artifact."""
+        note = Path(self.checkpoints) / "required.json"
+        try:
+            noted = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            noted = {}
+        if noted.get(name, weights) != weights:
+            print(f"{name} was made again: a training that began with the former one is removed.")
+            shutil.rmtree(self.checkpoints)
+            noted = {}
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(noted | {name: weights}), encoding="utf-8")
 
     @property
     def checkpoints(self) -> str:

@@ -245,7 +245,9 @@ class PPOTrainer:
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
-            why = f"the KL to the reference is {metrics['kl']:.3g} nats per episode, beyond kl_limit"
+            why = (
+                f"the KL to the reference is {metrics['kl']:.3g} nats per episode, beyond kl_limit"
+            )
             remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
             raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
         left = 1 - self.updates_done / config.updates if config.anneal else 1.0
