@@ -52,6 +52,7 @@ def machine(hub: Hub, gpu: str, folder: Path, **more: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "0",
         "HF_TOKEN": "",
         "OMP_NUM_THREADS": "1",
+        "TINY_LESSONS": "1",
     }
     return surroundings(hub, folder / "home", **emulated(gpu, **settings | more))
 

@@ -1,7 +1,8 @@
 """Python reads this file when it starts, if its folder is on PYTHONPATH: the switch from outside.
 
 EMULATED_GPU names a machine of `tests.gpu.emulated_cuda.MACHINES`, EMULATED_GPU_MB a smaller
-memory, EMULATED_GPU_LOG a file that gets a line per notebook cell: what it took at most.
+memory, EMULATED_GPU_LOG a file that gets a line per notebook cell: what it took at most. With
+TINY_LESSONS=1 the notebooks take the smallest numbers that go through every cell.
 """
 
 import importlib.abc
@@ -52,5 +53,9 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 if WISH:
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    if os.environ.get("TINY_LESSONS") == "1":
+        from tests.helpers import tiny_lessons
+
+        tiny_lessons.shrink()
     calls = {"torch": _switch_on, "trl.kernels.chunked_logprob": _with_triton}
     sys.meta_path.insert(0, _AfterImport(calls))

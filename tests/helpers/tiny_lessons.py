@@ -1,0 +1,35 @@
+"""Lessons of seconds: the cells of a notebook with the smallest numbers that go through each of them.
+
+What is tried is whether the cells run (on a device, with a user's data), not what a model learns.
+"""
+
+from dataclasses import replace
+
+from utils.course import profiles
+
+
+def tiny(profile: profiles.Profile) -> profiles.Profile:
+    """A profile of the same name, device and precision with the least training."""
+    labelling = replace(profile.labelling, questions=24, held_out=8, draws=1, epochs=1)
+    small = profile.small_dpo
+    return replace(
+        profile,
+        reward_model=replace(profile.reward_model, epochs=1.0),
+        policy=replace(profile.policy, adapt_epochs=1, held_out_prompts=60, base_samples=2),
+        ppo=replace(profile.ppo, updates=2, batch_size=32, minibatch_size=16, max_new_tokens=8),
+        group=replace(profile.group, steps=2, batch_size=32),
+        chat=replace(profile.chat, standin_tokens=4_000, max_new_tokens=12),
+        sft=replace(profile.sft, rows=min(240, profile.sft.rows), side_rows=60),
+        dpo=replace(profile.dpo, rows=min(160, profile.dpo.rows), held_out=32, sweep_rows=32),
+        orpo=replace(profile.orpo, rows=min(160, profile.orpo.rows), epochs=1.0, sweep_rows=32),
+        labelling=labelling,
+        small_dpo=replace(small, sft_epochs=1, dpo_epochs=1, held_out=32, max_new_tokens=12),
+    )
+
+
+def shrink() -> None:
+    """Make every profile of this process tiny, the quick ones too."""
+    quick = profiles.quick
+    for name, profile in profiles.TABLE.items():
+        profiles.TABLE[name] = tiny(profile)
+    profiles.quick = lambda profile: tiny(quick(profile))
