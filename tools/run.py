@@ -86,13 +86,18 @@ TARGETS = {
         takes="[00 01 …]",
     ),
     "test": Target(
-        "set up, then run every test, the notebooks included",
-        (*LINT, tests(), STANDINS, NOTEBOOKS),
+        "set up, then run the tests of every change; each notebook as a lesson of seconds",
+        (*LINT, tests()),
         shown=True,
     ),
     "test-all": Target(
-        "the same with the long tests",
+        "the same with the long tests and every notebook of the lab at full size",
         (*LINT, tests(COURSE_TEST_ALL="1"), STANDINS, NOTEBOOKS),
+        shown=True,
+    ),
+    "test-notebooks": Target(
+        "set up, then run every notebook of the lab at full size through nbmake",
+        (STANDINS, NOTEBOOKS),
         shown=True,
     ),
     "lint": Target(

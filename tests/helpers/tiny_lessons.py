@@ -1,4 +1,4 @@
-"""Lessons of seconds: the cells of a notebook with the smallest numbers that go through each of them.
+"""Lessons of seconds: every cell of a notebook, with the smallest numbers.
 
 What is tried is whether the cells run (on a device, with a user's data), not what a model learns.
 """

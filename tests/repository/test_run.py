@@ -103,11 +103,9 @@ def test_the_steps_of_test_run_in_order_with_their_environment(course):
         "python -m ruff check",
         "python -m ruff format",
         "OMP_NUM_THREADS=1 python -m pytest",
-        "python tools/build_standins.py",
-        "COURSE_PROFILE=lab python -m pytest",
     ]
     settings = [line for line in out if re.fullmatch(r"(1|None) (lab|None)", line)]
-    assert settings == ["None None", "None None", "1 None", "None None", "None lab"]
+    assert settings == ["None None", "None None", "1 None"]
 
 
 @NEEDS_SHELL
@@ -120,7 +118,7 @@ def test_the_first_step_that_fails_ends_the_target(course):
 
 
 def test_test_all_is_test_with_one_variable_more():
-    """And whatever `test` may run at a smaller size, `test-all` runs at full size."""
+    """And the notebooks, which `test` runs as lessons of seconds, at full size."""
     long = [step for step in run.TARGETS["test-all"].steps if "pytest" in step.arguments]
     assert long[0].environment == {"OMP_NUM_THREADS": "1", "COURSE_TEST_ALL": "1"}
     assert run.NOTEBOOKS in run.TARGETS["test-all"].steps

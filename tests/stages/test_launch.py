@@ -1,7 +1,7 @@
 """Stages launched without Jupyter: two processes equal one, a killed run goes on, all is found.
 
-As a program (`python tests/stages/test_launch.py STAGE --output FOLDER`) it is the launcher with the tiny
-models of chat_worker; KILL_AT=N ends the first process by SIGKILL after step N.
+As a program (`python tests/stages/test_launch.py STAGE --output FOLDER`) it is the launcher with
+the tiny models of chat_worker; KILL_AT=N ends the first process by SIGKILL after step N.
 """
 
 import ast
