@@ -221,12 +221,18 @@ def test_cleaning_notes_whose_outputs_they_are(tmp_path):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell('REPO, TAG = "a", "b"\nx')]
     )
-    shown = nbformat.v4.new_output("display_data", {"text/plain": "<Styler at 0x7f2a00305b50>"})
+    both = {
+        "text/plain": "<Styler at 0x7f2a00305b50>",
+        "text/html": '<style>#T_0a1b2 td {}</style><table id="T_0a1b2"><td id="T_0a1b2_row0">',
+    }
+    shown = nbformat.v4.new_output("display_data", both)
     notebook.cells[0].outputs = [shown]
     notebook.metadata["widgets"] = {}
     notebooks.clean(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
-    assert notebook.cells[0].outputs[0]["data"]["text/plain"] == "<Styler>"
+    cleaned = notebook.cells[0].outputs[0]["data"]
+    assert cleaned["text/plain"] == "<Styler>"
+    assert cleaned["text/html"] == '<style>#T_1 td {}</style><table id="T_1"><td id="T_1_row0">'
     nbformat.write(notebook, tmp_path / "x.ipynb")
     saved = json.loads((tmp_path / "x.ipynb").read_text(encoding="utf-8"))
     assert saved["metadata"]["course"]["outputs_of"] == code_hash(saved)

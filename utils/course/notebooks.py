@@ -200,7 +200,10 @@ def code_hash(notebook: Mapping) -> str:
 
 
 def clean(notebook: object) -> None:
-    """Take out what must not be committed: timings, widget state, addresses; note whose outputs."""
+    """Remove what must not be committed, such as timings; note to which code the outputs belong.
+
+    Random names of tables become their cell's number, so that two equal runs have equal files.
+    """
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -215,6 +218,9 @@ def clean(notebook: object) -> None:
                 output["execution_count"] = count
             if plain := output.get("data", {}).get("text/plain"):
                 output["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", plain)
+            if table := output.get("data", {}).get("text/html"):
+                named = re.sub(r"\bT_[0-9a-f]{5}\b", f"T_{count}", table)
+                output["data"]["text/html"] = re.sub(r"\bT_[0-9a-f]{5}_", f"T_{count}_", named)
             stream = output.output_type == "stream"
             if stream and merged and merged[-1].get("name") == output.name:
                 merged[-1]["text"] += output["text"]
