@@ -108,7 +108,7 @@ def test_notebook_00_says_which_pairs_it_misses(own, tmp_path):
 
 
 def test_an_independent_judge_of_one_class_is_refused():
-    with pytest.raises(Exception, match="found 3 texts of one class and learns to tell at least 2"):
+    with pytest.raises(Exception, match="found 3 texts of one class and needs at least 2 classes"):
         independent_judge(["tệ", "dở", "chán"], [0, 0, 0])
 
 
