@@ -5,7 +5,7 @@ Its rooms (subpackages), from the top down. A room imports only from rooms below
 exercises   the checks of the exercises, one module per notebook
 show        plots, tables and the web demo
 votes       votes of people: the store, agreement beyond chance, the panel for voting
-judge       evaluation: metrics with intervals, comparisons of answers, the frontier of KL and reward
+judge       evaluation: metrics with intervals, comparisons, the frontier of KL and reward
 finetune    what SFT, DPO and ORPO add to TRL: resuming, scarce memory, packing, shared prompts, T5
 ppo         PPO in nine numbered steps, and its policy, sampling, rewards and processes
 models      loading models, adapters, answers and their log-probabilities, the lab's stand-ins

@@ -1,4 +1,4 @@
-"""Evaluation: metrics with intervals, comparisons of answers, the frontier of KL and reward."""
+"""Evaluation: metrics with intervals, comparisons, the frontier of KL and reward."""
 
 from utils.door import door
 
