@@ -1,11 +1,11 @@
-"""The course's shared package. A notebook enters by `from utils.course import start`.
+"""The course's shared package. A notebook begins with `from utils.course import start`.
 
-Rooms, from the top down. A room imports from rooms below it and from no other:
+Its rooms (subpackages), from the top down. A room imports only from rooms below it:
 
-exercises   the judges of the exercises, a module per notebook
-show        what is looked at: plots and tables, and the web demo
-votes       votes of people: the store, agreement beyond chance, the panel to vote in
-judge       how good a model is: metrics with intervals, comparisons, the frontier of KL and reward
+exercises   the checks of the exercises, one module per notebook
+show        plots, tables and the web demo
+votes       votes of people: the store, agreement beyond chance, the panel for voting
+judge       evaluation: metrics with intervals, comparisons, the frontier of KL and reward
 finetune    what SFT, DPO and ORPO add to TRL: resuming, scarce memory, packing, shared prompts, T5
 ppo         PPO in nine numbered steps, and its policy, sampling, rewards and processes
 models      loading models, adapters, answers and their log-probabilities, the lab's stand-ins

@@ -1,4 +1,4 @@
-"""The door of a room: its public names, each imported when it is first asked for."""
+"""The public names of a room (a subpackage of `utils`), each imported at its first use."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 def door(
     room: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], object], list[str]]:
-    """A package's `__getattr__` and `__all__`, from the names that each of its modules gives.
+    """A package's `__getattr__` and `__all__`, from the public names of each of its modules.
 
     >>> find, names = door("utils.judge", {"metrics": ["accuracy"]})
     >>> names, find("accuracy")([1, 0], [1, 1])

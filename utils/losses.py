@@ -1,6 +1,6 @@
-"""Every loss of the course as a pure function of tensors: preference losses, then PPO's pieces.
+"""Every loss of the course as a pure function of tensors: preference losses, then PPO's parts.
 
-Shapes in comments; a mask is boolean, True where a token counts.
+Comments give the shapes. A mask is boolean, and it is True where a token counts.
 """
 
 from typing import Literal
@@ -24,14 +24,14 @@ def token_logps(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Ten
 
 
 class _TokenLogpsInPlace(torch.autograd.Function):
-    """Softmax written over the logits, so that one vocabulary-sized buffer serves both passes."""
+    """Softmax that overwrites the logits, so that both passes use one vocabulary-sized buffer."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.temperature = temperature
         logps = logits.new_empty(tokens.shape)
-        # On a CPU a block should stay in the cache between the passes over it.
+        # On a CPU the blocks are small, so that a block stays in the cache between the passes.
         block = max(1, 2**18 // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
         for start in range(0, len(tokens), max(1, block)):
             rows = slice(start, start + block)
@@ -55,12 +55,12 @@ class _TokenLogpsInPlace(torch.autograd.Function):
 
 
 def token_logps_(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """`token_logps` that overwrites its logits (tokens, vocabulary): a third of the memory."""
+    """`token_logps` that overwrites its logits (tokens, vocabulary), in a third of the memory."""
     return _TokenLogpsInPlace.apply(logits, tokens, temperature)[0]
 
 
 def sequence_logps(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of each response, summed: logits (batch, sequence, vocabulary) give (batch,).
+    """Summed log-probability of each response: logits (batch, sequence, vocabulary) give (batch,).
 
     The logits at position t predict token t + 1; `mask` (batch, sequence) marks response tokens.
     """
@@ -91,12 +91,12 @@ def up_to_end(responses: Tensor, end: int) -> Tensor:
 
 
 def unpack(packed: Tensor, mask: Tensor) -> Tensor:
-    """One number per True of the mask (tokens,) -> (batch, response), zero elsewhere."""
+    """Put one number per True of the mask, (tokens,), into (batch, response); zero elsewhere."""
     return torch.zeros_like(mask, dtype=packed.dtype).masked_scatter(mask, packed)
 
 
 def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
-    """The token whose slice of [0, 1) holds the draw: logits (rows, vocabulary), draws (rows,).
+    """The token whose slice of [0, 1) contains the draw: logits (rows, vocabulary), draws (rows,).
 
     >>> inverse_cdf(torch.zeros(2, 4), torch.tensor([0.1, 0.6]))  # four equal slices
     tensor([0, 2])
@@ -107,7 +107,7 @@ def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
     return chosen.clamp_(max=logits.shape[1] - 1)
 
 
-# --- Means over what counts ----------------------------------------------------------------------
+# --- Means over a mask ---------------------------------------------------------------------------
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tens
 
 
 def margin_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, margin: float = 1.0) -> Tensor:
-    """max(0, margin - (chosen - rejected)), averaged: a pair beyond the margin costs nothing."""
+    """max(0, margin - (chosen - rejected)), averaged: a pair beyond the margin has loss 0."""
     return F.relu(margin - (chosen_rewards - rejected_rewards)).mean()
 
 
@@ -164,7 +164,7 @@ def dpo_loss(
 ) -> Tensor:
     """DPO from log-probabilities summed over each response, all (batch,); averaged over the batch.
 
-    `ipo` wants log-probabilities averaged over the response; `robust` assumes that a share
+    `ipo` needs log-probabilities averaged over the response. `robust` assumes that a share
     `label_smoothing` of the labels is flipped.
 
     >>> start = torch.tensor([-5.0])
@@ -184,8 +184,8 @@ def dpo_loss(
     if variant == "robust":
         if not 0 <= label_smoothing < 0.5:
             raise ValueError(
-                f"robust DPO found label_smoothing = {label_smoothing}: give the share of flipped "
-                "labels, from 0 up to but not including 0.5."
+                f"Robust DPO found label_smoothing = {label_smoothing}: give the share of flipped "
+                "labels, which is at least 0 and less than 0.5."
             )
         kept = (1 - label_smoothing) * F.logsigmoid(beta * logits)
         flipped = label_smoothing * F.logsigmoid(-beta * logits)
@@ -200,8 +200,9 @@ def orpo_loss(
 ) -> Tensor:
     """ORPO: the SFT loss plus beta times -ln σ(ln odds ratio).
 
-    `chosen_logps`, `rejected_logps` (batch,) are averaged per token, so that odds make sense;
-    `chosen_nll` is the usual next-token loss on the chosen answers.
+    `chosen_logps` and `rejected_logps` (batch,) are means per token: the probability of a whole
+    answer is so small that its odds are almost equal to it. `chosen_nll` is the usual next-token
+    loss on the chosen answers.
     """
     # ln odds(p) = ln p - ln(1 - p), from ln p without leaving the log domain
     chosen_odds = chosen_logps - torch.log(-torch.expm1(chosen_logps))
@@ -209,7 +210,7 @@ def orpo_loss(
     return chosen_nll - beta * F.logsigmoid(log_odds).mean()
 
 
-# --- The pieces of PPO ---------------------------------------------------------------------------
+# --- The parts of PPO ----------------------------------------------------------------------------
 
 
 def kl_estimate(
@@ -247,10 +248,10 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation: (advantages, returns), each (batch, response).
 
-    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γλ A_{t+1}; past the end all is zero.
+    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γλ A_{t+1}; after the last token V and A are zero.
 
     >>> advantages, returns = gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]))
-    >>> advantages, returns  # λ = 1: what came in, less what was expected
+    >>> advantages, returns  # λ = 1: the reward received minus the value expected
     (tensor([[0.5000, 0.5000]]), tensor([[1., 1.]]))
     """
     following = F.pad(values[:, 1:], (0, 1))  # V_{t+1}
@@ -275,7 +276,7 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None = 0.2
 ) -> Tensor:
-    """½ max((V - R)², (clip(V) - R)²) elementwise; clip(V) stays within the range of the old V."""
+    """½ max((V - R)², (clip(V) - R)²) elementwise; clip(V) is within clip_range of the old V."""
     errors = (values - returns) ** 2
     if clip_range is None:
         return 0.5 * errors

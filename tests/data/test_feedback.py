@@ -83,15 +83,18 @@ def test_missing_validation_is_split_off_train_and_said(folder, capsys):
         ),
         (
             lambda f: write(f, "train", [("hay", 2, 0), ('"  "', 2, 0)]),
-            r"train\.csv, line 3, column sentence: empty",
+            r"train\.csv, line 3, column sentence: the cell is empty",
         ),
         (
             lambda f: write(f, "train", [("hay", 2, 0), ("dạy được", 2, 0)], encoding="cp1258"),
             r"train\.csv, line 3: byte 0x\w\w is not UTF-8: save the file again",
         ),
-        (lambda f: write(f, "validation", []), r"validation\.csv: no rows under the header"),
+        (lambda f: write(f, "validation", []), r"validation\.csv has no rows under the header"),
         (lambda f: (f / "test.csv").unlink(), r"test\.csv is missing"),
-        (lambda f: write(f, "test", [("hay , vui", 2, "0,1")]), r"line 2: more cells than columns"),
+        (
+            lambda f: write(f, "test", [("hay , vui", 2, "0,1")]),
+            r"line 2 has more cells than columns",
+        ),
         (lambda f: (f / "train.csv").write_text(""), r"train\.csv, line 1: column sentence"),
     ],
 )
@@ -120,15 +123,15 @@ def test_bom_crlf_and_nfd_are_mended_counted_and_said(folder, capsys):
     loaded = load_feedback()
     assert loaded["test"]["sentence"][0] == "giảng dạy tốt"
     said = capsys.readouterr().out
-    assert "Byte-order mark removed from test.csv." in said
-    assert "Windows line ends read in test.csv." in said
+    assert "A byte-order mark was removed from test.csv." in said
+    assert "Windows line ends were converted in test.csv." in said
     assert "1 rows were in NFD" in said
 
 
 def test_a_leak_is_warned_with_the_count(folder, capsys):
     write(folder, "test", [("THẦY dạy hay", 2, 0), ("dở", 0, 0)])
     load_feedback()
-    assert "WARNING: 1 test sentences also stand in train" in capsys.readouterr().out
+    assert "WARNING: 1 test sentences also occur in train" in capsys.readouterr().out
 
 
 def test_the_fingerprint_follows_the_rows(folder):

@@ -41,7 +41,7 @@ def test_question_and_answer_alone_are_enough(own, capsys):
     ]
     said = capsys.readouterr().out
     assert "1 row left out, because a side is empty (train.jsonl, line 4)" in said
-    assert "Byte-order mark removed" in said
+    assert "A byte-order mark was removed" in said
 
 
 def test_pairs_of_the_users_own_are_read_as_pairs(own):
@@ -60,7 +60,7 @@ def test_pairs_of_the_users_own_are_read_as_pairs(own):
     ("line", "said"),
     [
         ('{"question": "a"', r"train\.jsonl, line 1, character \d+: broken JSON"),
-        ('["a", "b"]', "line 1: list instead of an object"),
+        ('["a", "b"]', "line 1: the value is list instead of an object"),
         ('{"question": "a", "output": "b"}', r"no text called answer or chosen \(found: question"),
         ('{"answer": "b"}', "no text called question"),
         ('{"question": "a", "answer": 3}', "no text called answer"),

@@ -102,19 +102,19 @@ def test_missing_test_is_split_off_train_and_said(folder, capsys):
             r"train\.jsonl, line 1, character 29: broken JSON \(.+",
         ),
         ('\n\n{"id" "1"}\n', r"train\.jsonl, line 3, character 7: broken JSON"),
-        ('["a"]\n', r"train\.jsonl, line 1: list instead of an object"),
+        ('["a"]\n', r"train\.jsonl, line 1: the value is list instead of an object"),
         (
             '{"id": "1", "question": "a", "chosen": "b"}\n',
-            r"train\.jsonl, line 1, column rejected: missing \(found: id, question, chosen\)",
+            r"train\.jsonl, line 1: column rejected is missing \(found: id, question, chosen\)",
         ),
         (
             '{"id": "1", "question": "a", "chosen": 5, "rejected": "b"}\n',
-            r"train\.jsonl, line 1, column chosen: int instead of text",
+            r"train\.jsonl, line 1, column chosen: the value is int instead of text",
         ),
-        ("\n \n", r"train\.jsonl: no rows"),
+        ("\n \n", r"train\.jsonl has no rows"),
         (
             '{"id": "1", "question": "a", "chosen": "b", "rejected": " "}\n',
-            r"train: no usable row: every one has an empty side",
+            r"train has no usable row: in each row a text is empty",
         ),
     ],
 )
@@ -140,7 +140,7 @@ def test_files_that_are_missing_or_not_utf8(folder, monkeypatch):
 def test_too_few_rows_for_a_test_split(folder):
     (folder / "test.jsonl").unlink()
     write(folder, "train", [row(n) for n in range(9)])
-    with pytest.raises(DataError, match="only 9 rows, too few to split a test set off it"):
+    with pytest.raises(DataError, match="only 9 rows, too few to split a test set off:"):
         load_preferences(quiet=True)
 
 
@@ -168,7 +168,7 @@ def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(
         "1 row kept, although an earlier row of the split asks the same (train.jsonl, line 5).",
         "1 row kept, although an earlier row of the split has the same id "
         "(train.jsonl, line 6: r0).",
-        "1 row kept, although longer than 30 syllables: training cuts (train.jsonl, line 7).",
+        "1 row kept, although longer than 30 syllables: training cuts them (train.jsonl, line 7).",
     ]
 
 
@@ -185,8 +185,8 @@ def test_bom_crlf_and_nfd_are_mended_counted_and_said(folder, capsys):
     assert loaded["test"]["question"][0] == "giảng dạy tốt"
     assert loaded["test"]["chosen"][1] == "a\nb"
     said = capsys.readouterr().out
-    assert "Byte-order mark removed from test.jsonl." in said
-    assert "Windows line ends read in test.jsonl." in said
+    assert "A byte-order mark was removed from test.jsonl." in said
+    assert "Windows line ends were converted in test.jsonl." in said
     assert "1 rows were in NFD" in said
 
 
@@ -194,7 +194,8 @@ def test_a_leak_is_warned_with_the_count(folder, capsys):
     write(folder, "test", [row(3, question="Chó sủa SAO"), row(5, question="Khác hẳn?")])
     write(folder, "train", [row(n) for n in range(12)] + [row(99, question="chó sủa sao?")])
     load_preferences()
-    assert "WARNING: 1 row of test also asked in train ('Chó sủa SAO')" in capsys.readouterr().out
+    warning = "WARNING: train also asks the questions of 1 row of test ('Chó sủa SAO')"
+    assert warning in capsys.readouterr().out
 
 
 def test_the_fingerprint_follows_the_rows(folder):
@@ -235,5 +236,5 @@ def test_science_questions_of_a_file(tmp_path, monkeypatch):
     path.write_text("\ufeffVì sao  trời xanh?\r\n\r\nSét là gì?\r\n", encoding="utf-8")
     assert science_questions() == ["Vì sao trời xanh?", "Sét là gì?"]
     path.write_text("\n\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"questions\.txt: no questions"):
+    with pytest.raises(DataError, match=r"questions\.txt has no questions"):
         science_questions()

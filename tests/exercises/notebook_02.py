@@ -17,7 +17,7 @@ RIGHT = {
 WRONG = [
     ("02.1", lambda r, end: (r == end).long().cumsum(1) == 0, "the end token itself counts"),
     ("02.1", lambda r, end: r != end, "everything after the first one"),
-    ("02.2", lambda k, s, m, b: _token_rewards(k, s, m, 1.0), "multiply the KL by beta"),
+    ("02.2", lambda k, s, m, b: _token_rewards(k, s, m, 1.0), "did not multiply the KL by beta"),
     ("02.2", lambda k, s, m, b: _token_rewards(-k, s, m, b), "it is subtracted"),
     ("02.2", lambda k, s, m, b: torch.where(m, s[:, None] - b * k, 0.0), "only the last one may"),
     ("02.3", lambda r, q: minimal_kl([sum(r) / 3], q), "you averaged the rates first"),

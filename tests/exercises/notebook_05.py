@@ -13,9 +13,9 @@ WRONG = [
     ("05.1", lambda p: torch.log2(p / (1 - p)), "natural logarithm"),
     ("05.2", lambda logps, mask: logps.mean(1), "use the mask"),
     ("05.2", lambda logps, mask: (logps * mask).sum(1), "that is the sum"),
-    ("05.2", lambda logps, mask: (logps * mask).mean(1), "divide by the width"),
+    ("05.2", lambda logps, mask: (logps * mask).mean(1), "divide by the width of the table"),
     ("05.3", lambda c, r, beta, gamma: -logsigmoid(beta * (c - r)).mean(), "gamma is missing"),
     ("05.3", lambda c, r, b, g: -logsigmoid(b * (c - r) + g).mean(), "subtract gamma"),
-    ("05.3", lambda c, r, b, g: -logsigmoid(b * (c - r - g)).mean(), "stands outside"),
-    ("05.3", lambda c, r, b, g: logsigmoid(b * (c - r) - g).mean(), "turn the sign"),
+    ("05.3", lambda c, r, b, g: -logsigmoid(b * (c - r - g)).mean(), "you multiply gamma by beta"),
+    ("05.3", lambda c, r, b, g: logsigmoid(b * (c - r) - g).mean(), "the sign is wrong"),
 ]

@@ -41,7 +41,7 @@ WRONG = [
     (
         "06.1",
         lambda a, b: 2 * len(syllables(a) & syllables(b)) / (len(syllables(a)) + len(syllables(b))),
-        "that is Dice",
+        "that is the Dice coefficient",
     ),
     (
         "06.1",
@@ -73,5 +73,5 @@ WRONG = [
         lambda s, k: 2 * s - np.sort(s, 1)[:, :k].mean(1)[:, None] - np.sort(s, 0)[:k].mean(0),
         "k smallest",
     ),
-    ("06.3", lambda s, k: 2 * s + best(s, k, 1) + best(s, k, 0), "subtracted"),
+    ("06.3", lambda s, k: 2 * s + best(s, k, 1) + best(s, k, 0), "means are subtracted"),
 ]

@@ -36,14 +36,14 @@ EVERY = ("a", "b", "tie", "skip")
 RIGHT = {"07.1": _kappa, "07.2": _share, "07.3": _pairs}
 WRONG = [
     ("07.1", lambda a, b: _chances(a, b)[0], "plain agreement"),
-    ("07.1", lambda a, b: _chances(a, b)[0] - _chances(a, b)[1], "divide by what was left"),
+    ("07.1", lambda a, b: _chances(a, b)[0] - _chances(a, b)[1], "divide by 1 - p_e"),
     ("07.1", lambda a, b: (_chances(a, b)[0] - 1 / 3) / (2 / 3), "not one in three"),
     ("07.1", lambda a, b: 2 * _chances(a, b)[0] - 1, "not a coin"),
     ("07.1", lambda a, b: max(0.0, _kappa(a, b)), "always disagree"),
     ("07.2", lambda votes: _share(votes, EVERY), "ties and skips chose no side"),
     ("07.2", lambda votes: _share(votes, ("a", "b", "tie")), "a tie chose no side"),
     ("07.2", lambda votes: _share(votes, side="b"), "share of B"),
-    ("07.2", _first_of_the_pair, "leave `swapped` alone"),
+    ("07.2", _first_of_the_pair, "do not use `swapped`"),
     ("07.3", lambda votes: _pairs(votes, EVERY), "leave both out"),
     ("07.3", lambda votes: _pairs(votes, ("a", "b", "tie")), "one row too many"),
     ("07.3", lambda votes: _pairs(votes, a_won=lambda v: v.choice == "b"), "are exchanged"),

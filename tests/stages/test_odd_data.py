@@ -86,7 +86,7 @@ def test_too_few_rows_to_train_on_are_counted(tmp_path, monkeypatch):
 def test_an_empty_sentence_is_named_by_its_line(tmp_path, monkeypatch):
     rows = {**odd_data.FEEDBACK, "test": [("kém", NEGATIVE, 0), ("\u200b", POSITIVE, 0)]}
     monkeypatch.setenv("COURSE_FEEDBACK_DATA", str(odd_data.write_feedback(tmp_path, rows)))
-    with pytest.raises(DataError, match=r"test\.csv, line 3, column sentence: empty"):
+    with pytest.raises(DataError, match=r"test\.csv, line 3, column sentence: the cell is empty"):
         load_feedback(quiet=True)
 
 
@@ -108,7 +108,7 @@ def test_notebook_00_says_which_pairs_it_misses(own, tmp_path):
 
 
 def test_an_independent_judge_of_one_class_is_refused():
-    with pytest.raises(Exception, match="found 3 texts of one class and learns to tell at least 2"):
+    with pytest.raises(Exception, match="found 3 texts of one class and needs at least 2 classes"):
         independent_judge(["tệ", "dở", "chán"], [0, 0, 0])
 
 

@@ -58,7 +58,8 @@ def test_the_interval_is_that_of_kappas_computed_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("ratings", "said"), [("aaaa", "both always said 'a'"), ("", "Kappa of no items is undefined")]
+    ("ratings", "said"),
+    [("aaaa", "both ratings are always 'a'"), ("", "Kappa of no items is undefined")],
 )
 def test_undefined_kappa_is_nan_and_says_why(ratings, said):
     with pytest.warns(UserWarning, match=said):

@@ -362,7 +362,7 @@ SECRET = "s3cretword"
         (f"postgresql+psycopg:///v?host=127.0.0.1&port=1&password={SECRET}", "cannot be reached"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
-        ("sqlite:///{folder}/file/votes.sqlite", "cannot be kept in"),
+        ("sqlite:///{folder}/file/votes.sqlite", "cannot be stored in"),
         ("sqlite:///{folder}/file", "file is not a database"),
         ("sqlite:///{folder}", "unable to open database file"),
     ],

@@ -1,10 +1,11 @@
-"""Systematic questions and answers in Vietnamese: facts and operations, each put several ways.
+"""Systematic questions and answers in Vietnamese: facts and operations, each in several phrasings.
 
 A family is either a table of facts (opposites, capitals, sums, units …) or an operation that
 generalises (comparing, ordering, counting). Every table and phrasing was written by hand; nothing
 here is random, so the rows are the same on every machine. `held_out` marks the rows meant for the
-test split: of a table, a fact in a phrasing that train does not have for it (train has the fact
-in the other phrasings, and this phrasing for other facts); of an operation, new numbers or lists.
+test split. In a table, such a row has a fact in a phrasing that train lacks for this fact; train
+has the fact in the other phrasings, and the phrasing for other facts. In an operation, such a row
+has new numbers or a new list.
 """
 
 import itertools
@@ -14,11 +15,11 @@ from typing import NamedTuple
 
 
 class Instruction(NamedTuple):
-    """A question with its right answer, and what makes the answer right."""
+    """A question with its right answer, and the fact and the value that make it right."""
 
     kind: str
-    fact: str | None  # rows that share it ask the same; None: unknown (hand-written)
-    value: str | None  # the short answer inside the sentence
+    fact: str | None  # rows with the same fact ask the same; None: unknown (hand-written)
+    value: str | None  # the short answer that the sentence contains
     question: str
     answer: str
     held_out: bool = False
@@ -29,14 +30,14 @@ class Phrasing(NamedTuple):
 
     question: str
     answer: str
-    value: int = 1  # which part is the short answer
+    value: int = 1  # the index of the part that is the short answer
 
 
 Facts = list[tuple[str, ...]]
 
 
 def _pairs(text: str) -> Facts:
-    """'a=b, c=d' as [('a', 'b'), ('c', 'd')]."""
+    """Turn 'a=b, c=d' into [('a', 'b'), ('c', 'd')]."""
     return [tuple(part.strip() for part in pair.split("=")) for pair in text.split(",")]
 
 
@@ -223,12 +224,12 @@ PHRASES = """
 
 
 def _grouped(number: int) -> str:
-    """Thousands apart by a full stop, as Vietnamese writes them: 3000 is 3.000."""
+    """The number with a full stop between thousands, as Vietnamese writes it: 3000 is 3.000."""
     return f"{number:,}".replace(",", ".")
 
 
 def _number_tables() -> dict[str, tuple[Facts, list[Phrasing]]]:
-    """Facts about numbers, units, days and letters, small enough to be learned by heart."""
+    """Facts about numbers, units, days and letters, few enough to be memorised."""
     quotients = [(product, a, b) for a, b, product in PRODUCTS]
     units = [
         (str(n), big, _grouped(n * size), small) for big, size, small in UNITS for n in range(1, 7)
@@ -543,9 +544,9 @@ TABLES: dict[str, tuple[Facts, list[Phrasing]]] = {
 
 
 def _capital(text: str) -> str:
-    """The first letter upper case, after an opening quotation mark too."""
-    place = 1 if text.startswith("“") else 0
-    return text[:place] + text[place : place + 1].upper() + text[place + 1 :]
+    """The text with its first letter in upper case, also after an opening quotation mark."""
+    first = 1 if text.startswith("“") else 0
+    return text[:first] + text[first : first + 1].upper() + text[first + 1 :]
 
 
 def _fill(kind: str, fact: str, parts: Sequence[str], form: Phrasing, held: bool) -> Instruction:
@@ -555,10 +556,10 @@ def _fill(kind: str, fact: str, parts: Sequence[str], form: Phrasing, held: bool
 
 
 def _table_rows(kind: str) -> Iterator[Instruction]:
-    """Each fact in all its phrasings but one; of some facts that one is held out.
+    """Each fact in all its phrasings but one; for some facts the remaining phrasing is held out.
 
-    The phrasings rotate with the fact, and the stride of the held-out facts is prime to their
-    number, so that each is tested, and stands in train for other facts.
+    The phrasings rotate with the fact. The stride of the held-out facts has no common divisor
+    with the number of phrasings, so each phrasing is tested, and train has it for other facts.
     """
     facts, phrasings = TABLES[kind]
     every = len(phrasings) + 1
@@ -572,13 +573,13 @@ def _table_rows(kind: str) -> Iterator[Instruction]:
 
 
 def _mixed(count: int, size: int) -> list[int]:
-    """`count` different numbers below `size`, evenly spread, by a stride prime to the size."""
+    """`count` different numbers below `size`, evenly spread: the stride is coprime to the size."""
     stride = next(s for s in range(int(size * 0.618), size) if math.gcd(s, size) == 1)
     return [index * stride % size for index in range(count)]
 
 
 def _compared() -> Iterator[Instruction]:
-    """Which of two numbers is larger or smaller; every eighth pair is held out."""
+    """Questions which of two numbers is larger or smaller; every eighth pair is held out."""
     pairs = [(a, b) for a in range(1, 60) for b in range(1, 60) if a != b]
     seen: set[frozenset[int]] = set()
     forms = [
@@ -606,7 +607,7 @@ def _compared() -> Iterator[Instruction]:
 
 
 def _ordered() -> Iterator[Instruction]:
-    """Three numbers in rising or falling order; every eighth is held out."""
+    """Questions for three numbers in rising or falling order; every eighth triple is held out."""
     forms = [
         ("Xếp các số {0} từ bé đến lớn.", "Từ bé đến lớn: {0}.", False),
         ("Sắp xếp {0} theo thứ tự giảm dần giúp em.", "Thứ tự giảm dần là {0} em nhé.", True),
@@ -630,7 +631,7 @@ def _ordered() -> Iterator[Instruction]:
 
 
 def _counted() -> Iterator[Instruction]:
-    """How many things a list names; every eighth list is held out."""
+    """Questions how many things a list names; every eighth list is held out."""
     baskets = [
         (
             "Giỏ có {0}. Hỏi giỏ có mấy loại quả?",
@@ -667,6 +668,6 @@ def _counted() -> Iterator[Instruction]:
 
 
 def systematic() -> list[Instruction]:
-    """Every systematic row, always in the same order; no question twice."""
+    """Every systematic row, always in the same order; no question occurs twice."""
     tables = (_table_rows(kind) for kind in TABLES)
     return list(itertools.chain(*tables, _compared(), _ordered(), _counted()))

@@ -1,4 +1,4 @@
-"""Student feedback in one schema, whether shipped, from the Hub, or the user's own."""
+"""Student feedback in one schema: the shipped sample, the corpus on the Hub or the user's files."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ SENTIMENTS = ["negative", "neutral", "positive"]
 NEGATIVE = SENTIMENTS.index("negative")
 TOPICS = ["lecturer", "training_program", "facility", "others"]
 SPLITS = ["train", "validation", "test"]
-LEAST = 8  # rows of train: notebook 02 continues the first words of eight
+LEAST = 8  # smallest number of train rows: notebook 02 continues the first words of eight rows
 FEEDBACK_HUB_ID = "uitnlp/vietnamese_students_feedback"
-FEEDBACK_HUB_REVISION = "refs/convert/parquet"  # the script on main no longer loads
+FEEDBACK_HUB_REVISION = "refs/convert/parquet"  # `datasets` cannot run the script on main
 FEEDBACK_SAMPLE = ROOT / "data" / "student_feedback"
 FEATURES = Features(
     {
@@ -50,14 +50,14 @@ def _label(value: str | None, names: list[str], where: str, column: str) -> int:
 
 
 def read_feedback(path: Path, report: Report) -> list[Feedback]:
-    """The rows of one CSV file; the first bad cell stops with a sentence that names it."""
+    """The rows of one CSV file; the first bad cell raises an error that names the cell."""
     reader = csv.DictReader(io.StringIO(read_text(path, report), newline=""))
     header = [name.strip() for name in reader.fieldnames or []]
     for column in Feedback._fields:
         if column not in header:
             raise DataError(
                 f"{path.name}, line 1: column {column} is missing (found: "
-                f"{', '.join(header) or 'nothing'}): name the columns sentence,sentiment,topic."
+                f"{', '.join(header) or 'nothing'}): use the header sentence,sentiment,topic."
             )
     reader.fieldnames = header
     rows = []
@@ -65,13 +65,15 @@ def read_feedback(path: Path, report: Report) -> list[Feedback]:
         where = f"{path.name}, line {reader.line_num}"
         if None in row:
             raise DataError(
-                f"{where}: more cells than columns: put a sentence that contains a comma "
+                f"{where} has more cells than columns: put a sentence that contains a comma "
                 "between double quotes."
             )
         original = row["sentence"] or ""
         sentence = normalise(original)
         if not sentence:
-            raise DataError(f"{where}, column sentence: empty: write a sentence or delete the row.")
+            raise DataError(
+                f"{where}, column sentence: the cell is empty: write a sentence or delete the row."
+            )
         report.nfd_rows += not unicodedata.is_normalized("NFC", original)
         rows.append(
             Feedback(
@@ -81,12 +83,12 @@ def read_feedback(path: Path, report: Report) -> list[Feedback]:
             )
         )
     if not rows:
-        raise DataError(f"{path.name}: no rows under the header: add some or remove the file.")
+        raise DataError(f"{path.name} has no rows under the header: add some or remove the file.")
     return rows
 
 
 def _split_off_validation(rows: list[Feedback]) -> tuple[list[Feedback], list[Feedback]]:
-    """Every tenth row of each class, so that the classes keep their shares."""
+    """Move every tenth row of each class to validation, so that the class shares stay the same."""
     seen: Counter[int] = Counter()
     train, validation = [], []
     for row in rows:
@@ -101,10 +103,11 @@ def _as_dataset(rows: list[Feedback]) -> Dataset:
 
 
 def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
-    """train.csv, test.csv and, if there, validation.csv of a folder."""
+    """Read train.csv, test.csv and, if it exists, validation.csv from a folder."""
     if not folder.is_dir():
         raise DataError(
-            f"{FEEDBACK_WISH}={folder} is not a folder: give one that holds train.csv and test.csv."
+            f"{FEEDBACK_WISH}={folder} is not a folder: "
+            "name one that contains train.csv and test.csv."
         )
     rows: dict[str, list[Feedback]] = {}
     for split in SPLITS:
@@ -112,12 +115,12 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
         if path.exists():
             rows[split] = read_feedback(path, report)
         elif split != "validation":
-            raise DataError(f"{path.name} is missing in {folder.name}: the course needs it.")
+            raise DataError(f"{path.name} is missing in {folder.name}: add this file.")
     if "validation" not in rows:
         rows["train"], rows["validation"] = _split_off_validation(rows["train"])
         if not rows["validation"]:
             raise DataError(
-                "train.csv is too short to split a validation set off it: "
+                "train.csv is too short to split a validation set off: "
                 "add rows, or add validation.csv."
             )
         report.notes.append(
@@ -131,7 +134,7 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
 
 
 def feedback_from_hub(report: Report) -> DatasetDict:
-    """The real corpus, UIT-VSFC, from the Hub; never redistributed by this course."""
+    """The real corpus, UIT-VSFC, from the Hub; this course does not redistribute it."""
     loaded = load_hub_dataset(FEEDBACK_HUB_ID, revision=FEEDBACK_HUB_REVISION)
 
     def clean(row: dict) -> dict:
@@ -149,17 +152,18 @@ def feedback_from_hub(report: Report) -> DatasetDict:
 def load_feedback(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     """Student feedback in train, validation and test.
 
-    COURSE_FEEDBACK_DATA chooses: a folder of the user's own, `sample` (shipped) or `hub`
-    (the real corpus). Unset, an offline profile takes the sample and the others the Hub.
+    The environment variable COURSE_FEEDBACK_DATA names the source: `sample` (shipped), `hub` (the
+    real corpus) or a folder with the user's own files. If it is not set, an offline profile uses
+    the sample and every other profile uses the Hub.
     """
-    wish = os.environ.get(FEEDBACK_WISH, "").strip() or ("sample" if offline else "hub")
+    source = os.environ.get(FEEDBACK_WISH, "").strip() or ("sample" if offline else "hub")
     report = Report()
-    if wish == "hub":
+    if source == "hub":
         loaded = feedback_from_hub(report)
     else:
-        folder = FEEDBACK_SAMPLE if wish == "sample" else Path(wish).expanduser()
+        folder = FEEDBACK_SAMPLE if source == "sample" else Path(source).expanduser()
         loaded = feedback_from_folder(folder, report)
-    known = {duplicate_key(s) or s for s in loaded["train"]["sentence"]}  # emoji have no key
+    known = {duplicate_key(s) or s for s in loaded["train"]["sentence"]}  # only emoji: no key
     report.leaked = sum((duplicate_key(s) or s) in known for s in loaded["test"]["sentence"])
     if not quiet:
         print("\n".join(report.lines()) or "Nothing to mend in the data.")

@@ -1,4 +1,4 @@
-"""Questions with their right answer: what pairs are built from, before there is a rejected one."""
+"""Questions with their right answers, from which preference pairs are built."""
 
 import json
 import os
@@ -15,12 +15,12 @@ COLUMNS = ("id", "question", "answer")
 def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
     """The train split's questions and right answers: id, question, answer.
 
-    COURSE_PREFERENCE_DATA chooses as it does for `load_preferences`. In a folder of the user's
-    own, train.jsonl may hold question and answer alone: what is rejected is still to be found.
+    COURSE_PREFERENCE_DATA names the source as for `load_preferences`. In the user's own folder
+    train.jsonl may have question and answer only, because the rejected answers are found later.
     """
-    wish = os.environ.get(PREFERENCES.wish, "").strip()
-    if wish not in {"", "sample", "hub"}:
-        path = Path(wish).expanduser() / "train.jsonl"
+    source = os.environ.get(PREFERENCES.wish, "").strip()
+    if source not in {"", "sample", "hub"}:
+        path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
             return _without_rejected(path, quiet)
     train = load_preferences(offline, quiet=quiet)["train"]
@@ -39,11 +39,11 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}, character {error.colno}: broken JSON ({error.msg}): "
-                "write one object a line, with question and answer."
+                "write one object per line, with question and answer."
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{where}: {type(row).__name__} instead of an object: "
+                f"{where}: the value is {type(row).__name__} instead of an object: "
                 "write {...} with question and answer."
             )
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
@@ -52,18 +52,19 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
             continue
         kept.append(dict(zip(COLUMNS, (str(row.get("id", number)), *texts), strict=True)))
     if not kept:
-        raise DataError(f"{path.name}: no row with a question and an answer: add some.")
+        raise DataError(f"{path.name} has no row with a question and an answer: add some.")
     if not quiet:
         print("\n".join(report.lines()) or "Nothing to mend in the data.")
     return Dataset.from_list(kept)
 
 
 def _text(row: dict, names: tuple[str, ...], where: str) -> str:
-    """The tidied text of the first of the columns that is there."""
+    """The tidied text of the first of these columns that the row has."""
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str):
         raise DataError(
-            f"{where}: no text called {' or '.join(names)} (found: {', '.join(row) or 'nothing'}): "
+            f"{where} has no text called {' or '.join(names)} "
+            f"(found: {', '.join(row) or 'nothing'}): "
             "name the columns question and answer."
         )
     return tidy(value)

@@ -1,9 +1,9 @@
 """Rejected answers by search: the nearest answers to other questions, with controls.
 
-An answer to another question is fluent and on a close topic, so telling it from the right one
-takes reading the question. Three things can spoil such pairs, and each has a control here: the
-found answer may be right for this question too, it may be told by its length, and one answer may
-serve as the rejected one so often that it is learned as bad whatever the question.
+An answer to another question is fluent and on a close topic, so a model must read the question to
+tell it from the right answer. Three things can spoil such pairs, and each has a control here. The
+found answer may be right for this question too. Its length may give it away. One answer may be
+the rejected one so often that the model learns it as bad for every question.
 """
 
 import math
@@ -20,43 +20,43 @@ from utils.course.errors import CourseError
 from utils.course.profiles import PairMining
 from utils.data.text import duplicate_key, say_longer, segment_all
 
-TF_IDF = "tf-idf"  # the lab's embedding, made here; any other identifier is an encoder's
+TF_IDF = "tf-idf"  # the lab's embedding, computed here; any other identifier names an encoder
 DIMENSIONS = 4096
-# Entries are multiples of 1/4096, rounded down: a product of two unit rows is then a sum of
-# multiples of 2 ** -24 up to 1, exact in float32 in whatever order a processor adds them up.
+# Entries are multiples of 1/4096, rounded down. A product of two unit rows is then a sum of
+# multiples of 2 ** -24 up to 1, which is exact in float32 for every order of summation.
 STEPS = 4096
-ANY = (-1.0, 1.1)  # a band that every likeness is in
-Ranked = list[tuple[int, float]]  # rows and their likeness, the nearest first
+ANY = (-1.0, 1.1)  # a band that contains every similarity
+Ranked = list[tuple[int, float]]  # rows and their similarity, the nearest first
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What a found answer must satisfy to become a rejected one."""
+    """The conditions on a found answer for becoming a rejected one."""
 
-    candidates: int = 60  # nearest answers looked at for each question
-    choices: int = 8  # admissible ones among which the length is balanced
-    answer_ceiling: float = 0.4  # likeness to the right answer from which it may be right too
-    question_ceiling: float = 0.6  # likeness of the two questions from which they ask the same
-    band: tuple[float, float] = (0.0, 1.0)  # hardness wanted: likeness of question and answer
-    slack: float = 0.6  # share of the nearest one's likeness that a choice must have
-    max_uses: int = 3  # how often one answer may be rejected, while others are left
+    candidates: int = 60  # number of nearest answers examined for each question
+    choices: int = 8  # number of admissible answers among which the length is balanced
+    answer_ceiling: float = 0.4  # similarity to the right answer; from here it may be right too
+    question_ceiling: float = 0.6  # similarity of the questions; from here they may ask the same
+    band: tuple[float, float] = (0.0, 1.0)  # hardness: allowed similarity of question and answer
+    slack: float = 0.6  # smallest similarity of a choice, as a share of the nearest one's
+    max_uses: int = 3  # how often one answer may be rejected while other answers are left
 
 
 @dataclass(frozen=True)
 class Found:
-    """The answer chosen as the rejected one of a row."""
+    """The answer that becomes the rejected one of a row."""
 
     index: int  # the row whose right answer it is
-    similarity: float  # of the question and this answer
-    to_chosen: float  # of the right answer and this answer
+    similarity: float  # similarity of the question and this answer
+    to_chosen: float  # similarity of the right answer and this answer
 
 
 class MiningError(CourseError, ValueError):
-    """Rows for which no rejected answer can be found, with the way out."""
+    """Rows for which no rejected answer can be found; the message names what to do."""
 
 
 def _features(text: str) -> Counter[str]:
-    """Syllables, neighbouring syllables and runs of three letters, marked by their kind."""
+    """Counts of syllables, pairs of neighbouring syllables and letter trigrams."""
     words = duplicate_key(text).split()
     letters = f" {' '.join(words)} "
     found = Counter(f"s {word}" for word in words)
@@ -66,16 +66,16 @@ def _features(text: str) -> Counter[str]:
 
 
 def text_vectors(*groups: Sequence[str]) -> list[np.ndarray]:
-    """TF-IDF unit rows for each group of texts, features hashed to columns.
+    """TF-IDF rows of unit length for each group of texts, features hashed to columns.
 
-    How rare a feature is, is counted over all groups. Similarities of these rows are exact.
+    Document frequencies are counted over all groups. Similarities of these rows are exact.
     """
     counted = [[_features(text) for text in group] for group in groups]
     documents: Counter[str] = Counter()
     for features in (row for group in counted for row in group):
         documents.update(features.keys())
     total = sum(map(len, groups))
-    # rounded to 1/64, so that the last bit of a processor's logarithm does not matter
+    # rounded to 1/64, so that processors whose logarithms differ in the last bit agree
     rarity = {name: round(64 * math.log(1 + total / n)) for name, n in documents.items()}
     column = {name: zlib.crc32(name.encode()) % DIMENSIONS for name in documents}
     vectors = []
@@ -86,16 +86,16 @@ def text_vectors(*groups: Sequence[str]) -> list[np.ndarray]:
             for name, count in features.items():
                 weights[column[name]] += min(count, 3) * rarity[name]
             size = math.sqrt(sum(weight * weight for weight in weights.values()))
-            for place, weight in weights.items():
-                row[place] = math.floor(STEPS * weight / size)
+            for index, weight in weights.items():
+                row[index] = math.floor(STEPS * weight / size)
         vectors.append(rows / np.float32(STEPS))
     return vectors
 
 
 def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray:
-    """Unit rows for texts: TF-IDF in the lab, a Vietnamese sentence encoder elsewhere.
+    """Rows of unit length for texts: TF-IDF in the lab, a Vietnamese sentence encoder elsewhere.
 
-    How rare a feature is, is counted over these texts: give questions and answers together.
+    Document frequencies are counted over these texts, so give questions and answers together.
     """
     if settings.model_id == TF_IDF:
         return text_vectors(texts)[0]
@@ -104,9 +104,9 @@ def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray
     half = {"dtype": "float16"} if device == "cuda" else {}
     folder = str(hub.fetch(settings.model_id))
     encoder = SentenceTransformer(folder, device=device, model_kwargs=half)
-    segmented = segment_all(texts)  # it learned from words joined by underscores
+    segmented = segment_all(texts)  # the encoder was trained on segmented words
     if limit := getattr(encoder, "max_seq_length", None):
-        # a token has a byte at least: a short text need not be counted
+        # a token has at least one byte, so the tokens of a short text need not be counted
         counted = [
             len(encoder.tokenizer(text)["input_ids"]) if len(text.encode()) + 2 > limit else 0
             for text in segmented
@@ -122,9 +122,9 @@ def embed(texts: Sequence[str], settings: PairMining, device: str) -> np.ndarray
 
 
 def check_unit_rows(rows: np.ndarray, what: str) -> None:
-    """Stops when a row is not of unit length: its dot products are no cosines.
+    """Raise an error if a row is not of unit length, because its dot products are not cosines.
 
-    A row of nothing but zeros may stay: a text without any letter is like no other.
+    A row of zeros is allowed: it belongs to a text without letters, which is similar to no other.
     """
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     wrong = np.flatnonzero(~((lengths == 0) | (np.abs(lengths - 1) <= 0.02)))
@@ -140,12 +140,12 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest documents of each query by cosine, exact: indices and similarities (n, k).
 
-    Rows must have unit length. Works through blocks of queries, so that memory holds one block
-    of similarities at a time; of equal ones the document that stands first wins on a CPU.
+    Rows must have unit length. The search works on one block of queries at a time, so that memory
+    holds the similarities of one block. On a CPU the first document wins among equal similarities.
 
-    `sentence_transformers.util.semantic_search` does the same. On a CPU it takes two to four times
-    as long, and of equal similarities it may return any: the TF-IDF rows have many of these, so
-    the mined pairs would no longer be the same everywhere. Importing it takes seven seconds.
+    `sentence_transformers.util.semantic_search` does the same, but on a CPU it is two to four
+    times slower, and it may return any of several equal similarities. The TF-IDF rows have many of
+    these, so the mined pairs would differ between machines. Importing it takes seven seconds.
     """
     check_unit_rows(queries, "the queries")
     check_unit_rows(documents, "the documents")
@@ -175,12 +175,12 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     count = len(documents)
     if not 1 <= k <= count:
-        raise ValueError(f"k={k}: choose 1 to {count}, the number of documents.")
+        raise ValueError(f"k={k} is not possible: choose 1 to {count}, the number of documents.")
     indices = np.empty((len(queries), k), dtype=np.int64)
     similarities = np.empty((len(queries), k), dtype=np.float32)
     held = np.empty((min(block, len(queries)), count), dtype=np.float32)
-    # The documents form at least k groups. The best of each group are so many similarities, so
-    # the k-th best of these is not above the k-th best of all, and nearly all others are below it.
+    # The documents form at least k groups. The k-th largest of the groups' maxima is at most the
+    # k-th largest similarity of all documents, so it is a floor that leaves few candidates.
     groups = min(count, max(8 * k, count // 64))
     for start in range(0, len(queries), block):
         part = queries[start : start + block]
@@ -209,17 +209,19 @@ def mine(
     controls: Controls | None = None,
     device: str = "cpu",
 ) -> list[Found]:
-    """For each question the answer to another one that is to be rejected.
+    """For each question, find the answer to another question that becomes its rejected answer.
 
-    `facts` and `values`, where known, say which rows ask the same or have the same short answer:
-    these are never paired. Where they are not known, the ceilings of `controls` decide. Lengths
-    are balanced within each of `strata`. `vectors` are unit rows of the questions and of the
-    answers, from any encoder; without them both are made of letters and syllables.
+    Two rows with the same entry in `facts` ask the same, and two rows with the same entry in
+    `values` have the same short answer: they are never paired. Where the facts are unknown, the
+    ceilings of `controls` decide. Lengths are balanced within each of `strata`. `vectors` are rows
+    of unit length for the questions and the answers, from any encoder; the default is TF-IDF.
     """
     controls = controls or Controls()
     n = len(questions)
     if n < 2 or len(answers) != n:
-        raise MiningError(f"{n} questions and {len(answers)} answers: give at least 2 of each.")
+        raise MiningError(
+            f"There are {n} questions and {len(answers)} answers: give equally many, at least 2."
+        )
     facts = facts or [None] * n
     values = values or [None] * n
     strata = strata or [""] * n
@@ -230,7 +232,7 @@ def mine(
     indices, similarities = _search(device)(asked, answered, min(controls.candidates, n))
 
     def right_too(row: int, other: int) -> bool:
-        """May the other row's answer be right for this row's question?"""
+        """Whether the other row's answer may be right for this row's question."""
         if row == other or keys[row] == keys[other]:
             return True
         if facts[row] is not None and facts[other] is not None:
@@ -241,7 +243,8 @@ def mine(
         )
 
     uses: Counter[str] = Counter()
-    longer: defaultdict[str, int] = defaultdict(int)  # chosen longer minus rejected longer
+    # per stratum: rows whose chosen answer is longer minus rows whose rejected answer is longer
+    longer: defaultdict[str, int] = defaultdict(int)
 
     def fair(row: int, ranked: Ranked, band: tuple[float, float], most: int) -> Ranked:
         """The first few of the ranked answers that satisfy the controls."""
@@ -259,7 +262,7 @@ def mine(
     for row in range(n):
         near = list(zip(indices[row].tolist(), similarities[row].tolist(), strict=True))
         choices = fair(row, near, controls.band, controls.max_uses)
-        if not choices:  # search them all, and give up the band, then the limit on uses
+        if not choices:  # search all answers, then drop the band, then the limit on uses
             every, at = _nearest(asked[row : row + 1], answered, n)
             near = list(zip(every[0].tolist(), at[0].tolist(), strict=True))
             choices = (
@@ -273,7 +276,7 @@ def mine(
                 "add rows, or raise the ceilings."
             )
         size = len(answers[row])
-        # the nearest that brings the lengths back into balance, else simply the nearest
+        # take the nearest answer that improves the balance of lengths, else the nearest answer
         want_longer = longer[strata[row]] > 0
         balanced = [c for c in choices if (len(answers[c[0]]) > size) == want_longer]
         index, similarity = (balanced or choices)[0]
@@ -285,7 +288,7 @@ def mine(
 
 
 def _nearest_few(candidates: Iterable[tuple[int, float]], controls: Controls) -> Ranked:
-    """The first candidates, as far as they are about as near as the first."""
+    """The first candidates, up to the first one that is much less similar than the nearest."""
     kept: Ranked = []
     for other, similarity in candidates:
         if kept and similarity < controls.slack * kept[0][1]:
@@ -297,7 +300,7 @@ def _nearest_few(candidates: Iterable[tuple[int, float]], controls: Controls) ->
 
 
 def longer_wins(chosen: Sequence[str], rejected: Sequence[str]) -> float:
-    """How often a judge that takes the longer answer is right; equal lengths count half.
+    """The accuracy of a judge that prefers the longer answer; equal lengths count half.
 
     >>> longer_wins(["abc", "a", "ab"], ["a", "abc", "cd"])
     0.5
@@ -314,14 +317,15 @@ def report(
     hardness: Sequence[float] = (0.15, 0.35),
     vectors: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """What to look at before training on pairs of question, chosen and rejected.
+    """Figures to check before training on pairs of question, chosen and rejected.
 
-    `hardness` has the two likenesses of question and rejected answer that part easy from medium
-    and medium from hard pairs; `vectors` are unit rows of questions, chosen and rejected.
+    `hardness` has two similarities of question and rejected answer: the borders between easy and
+    medium pairs and between medium and hard pairs. `vectors` are rows of unit length for
+    questions, chosen and rejected answers.
     """
     rows = list(pairs)
     if not rows:
-        raise MiningError("No pairs to report on: build some first.")
+        raise MiningError("There are no pairs to report on: build some first.")
     questions, chosen, rejected = (
         [row[column] for row in rows] for column in ("question", "chosen", "rejected")
     )
@@ -332,7 +336,7 @@ def report(
     repeated = Counter(map(duplicate_key, questions))
     used = Counter(map(duplicate_key, rejected))
     easy, hard = hardness
-    said: dict[str, float] = {
+    figures: dict[str, float] = {
         "pairs": len(rows),
         "repeated_questions": sum(count - 1 for count in repeated.values()),
         "chosen_equals_rejected": sum(
@@ -347,7 +351,7 @@ def report(
         "medium": float(np.mean((to_rejected >= easy) & (to_rejected < hard))),
         "hard": float(np.mean(to_rejected >= hard)),
     }
-    for name, likeness in (("question_rejected", to_rejected), ("chosen_rejected", between)):
+    for name, similarities in (("question_rejected", to_rejected), ("chosen_rejected", between)):
         for percent in (5, 50, 95):
-            said[f"{name}_p{percent}"] = float(np.percentile(likeness, percent))
-    return {name: round(value, 4) for name, value in said.items()}
+            figures[f"{name}_p{percent}"] = float(np.percentile(similarities, percent))
+    return {name: round(value, 4) for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""Pairs of a better and a worse answer in one schema: shipped, from the Hub, or the user's own."""
+"""Pairs of a better and a worse answer in one schema: shipped, on the Hub or the user's files."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from utils.data.reading import DataError, Report, read_text
 from utils.data.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
-TEST_EVERY = 10  # without a test split, every tenth row of train becomes one
-LONG = 400  # syllables of the question and its longer answer, above which a row is over-long
+TEST_EVERY = 10  # when there is no test split, every tenth row of train goes into one
+LONG = 400  # a row is over-long if its question and longer answer together have more syllables
 WRITTEN = ROOT / "data" / "vi_alpaca_preference" / "written.jsonl"
 QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 
@@ -26,19 +26,19 @@ QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 class Source:
     """Where one set of pairs comes from, and its columns."""
 
-    wish: str  # the variable of the environment that chooses
+    wish: str  # the environment variable that names the source
     hub_id: str
     sample: Path
-    columns: tuple[str, ...]  # the last two are chosen and rejected, the one before is asked
+    columns: tuple[str, ...]  # the last three are the question, chosen and rejected
 
     @property
     def asked(self) -> str:
-        """The column that holds what was asked."""
+        """The column that contains the question."""
         return self.columns[-3]
 
     @property
     def features(self) -> Features:
-        """Every column is text."""
+        """The schema: every column is text."""
         return Features({column: Value("string") for column in self.columns})
 
 
@@ -58,7 +58,7 @@ HUMAN_LIKE = Source(
 
 @dataclass
 class PairReport(Report):
-    """What the loader noticed; each list holds the rows' names."""
+    """What the loader noticed; each list contains the names of the rows."""
 
     empty: list[str] = field(default_factory=list)
     equal: list[str] = field(default_factory=list)
@@ -68,23 +68,24 @@ class PairReport(Report):
     leaks: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The report as sentences, none when there is nothing to say."""
-        said = super().lines()
+        """The report as sentences; the list is empty when there is nothing to report."""
+        sentences = super().lines()
         for names, text in (
             (self.empty, "left out, because a side is empty"),
             (self.equal, "left out, because chosen and rejected are the same"),
             (self.repeated, "kept, although an earlier row of the split asks the same"),
             (self.repeated_ids, "kept, although an earlier row of the split has the same id"),
-            (self.over_long, f"kept, although longer than {LONG} syllables: training cuts"),
+            (self.over_long, f"kept, although longer than {LONG} syllables: training cuts them"),
         ):
             if names:
-                said.append(f"{_count(names)} {text} ({_first(names)}).")
+                sentences.append(f"{_count(names)} {text} ({_first(names)}).")
         if self.leaks:
-            said.append(
-                f"WARNING: {_count(self.leaks)} of test also asked in train "
-                f"({_first(self.leaks)}); scores on test will flatter. Remove them from one."
+            sentences.append(
+                f"WARNING: train also asks the questions of {_count(self.leaks)} of test "
+                f"({_first(self.leaks)}), so the scores on test will be too high. "
+                "Remove these questions from one of the two splits."
             )
-        return said
+        return sentences
 
 
 def _count(names: list[str]) -> str:
@@ -96,7 +97,7 @@ def _first(names: list[str]) -> str:
 
 
 def tidy(text: str) -> str:
-    """Normalised line by line: the lines of a list and the indents of code stay.
+    """The text normalised line by line, so that line breaks and the indents of code stay.
 
     >>> tidy("1.  Đun nước\\u200b\\n    2. Rót ")
     '1. Đun nước\\n    2. Rót'
@@ -106,7 +107,7 @@ def tidy(text: str) -> str:
 
 
 def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[str, dict]]:
-    """Each row of a JSONL file with its name; the first bad line stops with a sentence."""
+    """Each row of a JSONL file with its name; the first bad line raises an error that names it."""
     wanted = ", ".join(source.columns)
     rows = []
     for number, line in enumerate(read_text(path, report).split("\n"), 1):
@@ -118,22 +119,23 @@ def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[st
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}, character {error.colno}: broken JSON ({error.msg}): "
-                f"write one object a line, with {wanted}."
+                f"write one object per line, with {wanted}."
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{where}: {type(row).__name__} instead of an object: write {{...}} with {wanted}."
+                f"{where}: the value is {type(row).__name__} instead of an object: "
+                f"write {{...}} with {wanted}."
             )
         rows.append((where, row))
     if not rows:
-        raise DataError(f"{path.name}: no rows: add some or remove the file.")
+        raise DataError(f"{path.name} has no rows: add some or remove the file.")
     return rows
 
 
 def _checked(
     rows: Iterable[tuple[str, dict]], split: str, source: Source, report: PairReport
 ) -> list[dict[str, str]]:
-    """The usable rows of a split in the schema; what is left out or odd goes into the report."""
+    """The usable rows of a split in the schema; rows left out or unusual go into the report."""
     kept, asked, identifiers = [], set(), set()
     unnamed = 0
     for number, (where, row) in enumerate(rows, 1):
@@ -147,13 +149,13 @@ def _checked(
             if column not in row:
                 found = ", ".join(map(str, row)) or "nothing"
                 raise DataError(
-                    f"{where}, column {column}: missing (found: {found}): "
+                    f"{where}: column {column} is missing (found: {found}): "
                     f"name the columns {', '.join(source.columns)}."
                 )
             if value is not None and not isinstance(value, str):
                 raise DataError(
-                    f"{where}, column {column}: {type(value).__name__} instead of text: "
-                    "put it between double quotes."
+                    f"{where}, column {column}: the value is {type(value).__name__} instead of "
+                    "text: put it between double quotes."
                 )
             clean[column] = tidy(value or "")
         texts = [clean[column] for column in source.columns if column != "id"]
@@ -181,27 +183,28 @@ def _checked(
         report.notes.append(f"{unnamed} rows of {split} had no id and were numbered.")
     if not kept:
         raise DataError(
-            f"{split}: no usable row: every one has an empty side, or chosen equal to rejected."
+            f"{split} has no usable row: in each row a text is empty or chosen equals rejected: "
+            "add rows with two different answers."
         )
     return kept
 
 
 def _key(text: str) -> str:
-    """What two questions share when they ask the same; beside numbers the signs count too."""
+    """A key that equal questions share; in a text with digits, punctuation counts as well."""
     digits = any(character.isdigit() for character in text)
     return normalise(text).lower() if digits else duplicate_key(text) or text
 
 
 def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, list[dict]]:
-    """Both splits, test split off train when it is missing."""
+    """Both splits; if there is no test split, rows of train go into one."""
     if "test" in rows:
         return rows
     train = rows["train"]
     test = train[TEST_EVERY - 1 :: TEST_EVERY]
     if not test:
         raise DataError(
-            f"train has only {len(train)} rows, too few to split a test set off it: "
-            f"add rows up to {TEST_EVERY}, or add a test split."
+            f"train has only {len(train)} rows, too few to split a test set off: "
+            f"add rows until there are {TEST_EVERY}, or add a test split."
         )
     report.notes.append(f"No test split: {len(test)} rows were split off train.")
     kept = [row for number, row in enumerate(train, 1) if number % TEST_EVERY]
@@ -209,9 +212,9 @@ def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, lis
 
 
 def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, list[dict]]:
-    """train.jsonl and, if there, test.jsonl of a folder."""
+    """Read train.jsonl and, if it exists, test.jsonl from a folder."""
     if not folder.is_dir():
-        raise DataError(f"{source.wish}={folder} is not a folder: give one with train.jsonl.")
+        raise DataError(f"{source.wish}={folder} is not a folder: name one with train.jsonl.")
     rows = {}
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
@@ -219,7 +222,7 @@ def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, 
             read = _read_lines(path, source, report)
             rows[split] = _checked(read, split, source, report)
         elif split == "train":
-            raise DataError(f"train.jsonl is missing in {folder.name}: the course needs it.")
+            raise DataError(f"train.jsonl is missing in {folder.name}: add this file.")
     return rows
 
 
@@ -233,17 +236,19 @@ def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
             named = ((f"{split}, row {number}", row) for number, row in enumerate(loaded[split], 1))
             rows[split] = _checked(named, split, source, report)
     if "train" not in rows:
-        raise DataError(f"{source.hub_id} has no split train: choose sample or a folder instead.")
+        raise DataError(
+            f"{source.hub_id} has no split train: set {source.wish} to sample or to a folder."
+        )
     return rows
 
 
 def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
-    wish = os.environ.get(source.wish, "").strip() or ("sample" if offline else "hub")
+    setting = os.environ.get(source.wish, "").strip() or ("sample" if offline else "hub")
     report = PairReport()
-    if wish == "hub":
+    if setting == "hub":
         rows = _from_hub(source, report)
     else:
-        folder = source.sample if wish == "sample" else Path(wish).expanduser()
+        folder = source.sample if setting == "sample" else Path(setting).expanduser()
         rows = _from_folder(folder, source, report)
     rows = _with_test(rows, report)
     known = Counter(_key(row[source.asked]) for row in rows["train"])
@@ -266,9 +271,10 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
 def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     """Questions with a chosen and a rejected answer: id, question, chosen, rejected.
 
-    COURSE_PREFERENCE_DATA chooses: a folder of the user's own, `sample` (shipped) or `hub`
-    (Vi-Alpaca-Preference). Unset, an offline profile takes the sample and the others the Hub.
-    Rows of more than 400 syllables are counted in the report and kept.
+    The environment variable COURSE_PREFERENCE_DATA names the source: `sample` (shipped), `hub`
+    (Vi-Alpaca-Preference) or a folder with the user's own files. If it is not set, an offline
+    profile uses the sample and every other profile uses the Hub. Rows of more than 400 syllables
+    are kept and counted in the report.
     """
     return _load(PREFERENCES, offline, quiet)
 
@@ -276,22 +282,22 @@ def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDic
 def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     """Prompts with a natural and a stiff answer: prompt, chosen, rejected.
 
-    COURSE_HUMAN_LIKE_DATA chooses as COURSE_PREFERENCE_DATA does for `load_preferences`.
+    COURSE_HUMAN_LIKE_DATA names the source as COURSE_PREFERENCE_DATA does for `load_preferences`.
     """
     return _load(HUMAN_LIKE, offline, quiet)
 
 
 def hand_written(questions: Iterable[str]) -> list[bool]:
-    """Which questions are of the shipped rows written by hand; none of other data."""
+    """For each question, whether it is one of the shipped questions that were written by hand."""
     lines = read_text(WRITTEN, Report()).splitlines()
     known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
     return [_key(question) in known for question in questions]
 
 
 def science_questions() -> list[str]:
-    """Science questions to collect preferences on, one per line of the file."""
+    """The science questions for collecting preferences, one per line of the file."""
     lines = (normalise(line) for line in read_text(QUESTIONS, Report()).split("\n"))
     questions = [line for line in lines if line]
     if not questions:
-        raise DataError(f"{QUESTIONS.name}: no questions: write one per line.")
+        raise DataError(f"{QUESTIONS.name} has no questions: write one per line.")
     return questions

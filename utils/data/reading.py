@@ -1,4 +1,4 @@
-"""What every reader of data shares: encodings, errors that name a cell, and a fingerprint."""
+"""Functions that all data loaders share: encodings, error messages, a report, a fingerprint."""
 
 import hashlib
 from collections.abc import Sized
@@ -14,11 +14,11 @@ Rows = TypeVar("Rows", bound=Sized)
 
 
 class DataError(CourseError, ValueError):
-    """Data that cannot be used, with file, line, column and the way out."""
+    """Data that cannot be used; the message names file, line, column and what to do."""
 
 
 def need(rows: Rows, least: int, what: str, where: str) -> Rows:
-    """The rows; one sentence stops when there are too few for what a lesson does with them."""
+    """Return the rows, or raise an error when a lesson needs more of them."""
     if len(rows) < least:
         raise DataError(
             f"{where} has {len(rows)} {what} and the course needs at least {least}: add rows."
@@ -28,7 +28,7 @@ def need(rows: Rows, least: int, what: str, where: str) -> Rows:
 
 @dataclass
 class Report:
-    """What the loader mended or noticed."""
+    """What the loader repaired or noticed."""
 
     nfd_rows: int = 0
     bom_files: list[str] = field(default_factory=list)
@@ -37,24 +37,24 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The report as sentences, none when there is nothing to say."""
-        said = list(self.notes)
+        """The report as sentences; the list is empty when there is nothing to report."""
+        sentences = list(self.notes)
         if self.bom_files:
-            said.append(f"Byte-order mark removed from {', '.join(self.bom_files)}.")
+            sentences.append(f"A byte-order mark was removed from {', '.join(self.bom_files)}.")
         if self.crlf_files:
-            said.append(f"Windows line ends read in {', '.join(self.crlf_files)}.")
+            sentences.append(f"Windows line ends were converted in {', '.join(self.crlf_files)}.")
         if self.nfd_rows:
-            said.append(f"{self.nfd_rows} rows were in NFD and were normalised to NFC.")
+            sentences.append(f"{self.nfd_rows} rows were in NFD and were normalised to NFC.")
         if self.leaked:
-            said.append(
-                f"WARNING: {self.leaked} test sentences also stand in train; "
-                "scores on test will flatter. Remove them from one of the two."
+            sentences.append(
+                f"WARNING: {self.leaked} test sentences also occur in train, so the scores on "
+                "test will be too high. Remove these sentences from one of the two."
             )
-        return said
+        return sentences
 
 
 def read_text(path: Path, report: Report) -> str:
-    """A file's text; byte-order mark and Windows line ends are taken out and reported."""
+    """A file's text; a byte-order mark and Windows line ends are removed and reported."""
     raw = path.read_bytes()
     if raw.startswith(b"\xef\xbb\xbf"):
         report.bom_files.append(path.name)
@@ -74,7 +74,7 @@ def read_text(path: Path, report: Report) -> str:
 
 
 def fingerprint(data: DatasetDict) -> str:
-    """A short hash of every row, to tell what data an artifact was made from."""
+    """A short hash of all rows, which identifies the data that an artifact was made from."""
     digest = hashlib.sha256()
     for split in sorted(data):
         for column in sorted(data[split].column_names):

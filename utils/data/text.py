@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from utils.course import progress
 
-# "hòa" and "hoà" are the same word. underthesea writes the first, VnCoreNLP (which segmented
-# PhoBERT's pre-training text) the second: what goes to PhoBERT uses the second.
+# "hòa" and "hoà" are the same word. underthesea writes the first. VnCoreNLP, which segmented
+# PhoBERT's pre-training text, writes the second, so the text given to PhoBERT uses the second.
 _TONE_STYLES = """
 òa oà  óa oá  ỏa oả  õa oã  ọa oạ  òe oè  óe oé  ỏe oẻ  õe oẽ  ọe oẹ
 ùy uỳ  úy uý  ủy uỷ  ũy uỹ  ụy uỵ
@@ -17,11 +17,11 @@ _TO_NEW = dict(zip(_TONE_STYLES[::2], _TONE_STYLES[1::2], strict=True))
 _OPEN_SYLLABLE = re.compile("(" + "|".join(_TO_NEW) + r")(?![^\W\d_])")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _NOT_WORD = re.compile(r"[\W_]+")
-Say = Callable[[str], None]  # what to do with a sentence for whoever runs a cell: print it
+Say = Callable[[str], None]  # shows a sentence to the person who runs a cell, e.g. `print`
 
 
 def normalise(text: str) -> str:
-    """NFC, no invisible characters, single spaces.
+    """The text in NFC, without invisible characters, with single spaces.
 
     >>> normalise("thâ\u0300y   vui\u200b")
     'thầy vui'
@@ -30,7 +30,7 @@ def normalise(text: str) -> str:
 
 
 def new_tone_style(text: str) -> str:
-    """Tone marks where PhoBERT's pre-training text has them.
+    """The text with its tone marks on the vowels where PhoBERT's pre-training text has them.
 
     >>> new_tone_style("hòa nhã, khỏe, quý thầy thủy chung")
     'hoà nhã, khoẻ, quý thầy thuỷ chung'
@@ -40,29 +40,29 @@ def new_tone_style(text: str) -> str:
 
 @lru_cache(maxsize=200_000)
 def segment(text: str) -> str:
-    """Words joined by underscores, the form PhoBERT was trained on.
+    """The text with each word's syllables joined by underscores, as PhoBERT was trained on it.
 
     >>> segment("giảng viên nhiệt tình")
     'giảng_viên nhiệt_tình'
     """
-    from underthesea import word_tokenize  # 3 seconds, so only when first needed
+    from underthesea import word_tokenize  # the import takes 3 seconds, so it waits for first use
 
     clean = normalise(text)
     return new_tone_style(word_tokenize(clean, format="text")) if clean else ""
 
 
 def segment_all(texts: Sequence[str]) -> list[str]:
-    """`segment` for each text; a text seen before costs nothing."""
+    """`segment` for each text; the result of a text seen before comes from the cache."""
     return [segment(text) for text in progress.track(texts, "segmentation", unit="text")]
 
 
 def duplicate_key(text: str) -> str:
-    """What two texts share when they differ in case, punctuation, spacing and tone style only."""
+    """A key shared by texts that differ only in case, punctuation, spacing and tone style."""
     return _NOT_WORD.sub(" ", new_tone_style(normalise(text).lower())).strip()
 
 
 def syllables(text: str) -> list[str]:
-    """The syllables of a text, lower case, without punctuation.
+    """The syllables of a text in lower case, without punctuation.
 
     >>> syllables("Thầy dạy hay!")
     ['thầy', 'dạy', 'hay']
@@ -71,7 +71,7 @@ def syllables(text: str) -> list[str]:
 
 
 def say_longer(lengths: Sequence[int], limit: int, what: str, *, say: Say = print) -> None:
-    """One sentence on how many texts were longer than the limit; none when none was.
+    """Report how many texts were longer than the limit; report nothing when no text was.
 
     >>> say_longer([3, 200], 128, "sentences")
     1 of 2 sentences was longer than 128 tokens and was cut.

@@ -1,4 +1,4 @@
-"""The judges of the exercises, a module per notebook."""
+"""The checks of the exercises, one module per notebook."""
 
 from utils.door import door
 

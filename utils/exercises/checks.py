@@ -1,13 +1,13 @@
-"""Exercises: `check("01.1", attempt)` says right, or names the mistake.
+"""Exercises: `check("01.1", attempt)` prints that the attempt is right, or what the mistake is.
 
-The judges stand in `utils/exercises/`, a module per notebook.
+The judges are in `utils/exercises/`, one module per notebook.
 """
 
 import importlib
 import importlib.util
 from collections.abc import Callable
 
-Verdict = str | None  # None when right, else what is wrong
+Verdict = str | None  # None when the attempt is right, else a sentence on what is wrong
 _EXERCISES: dict[str, Callable[..., Verdict]] = {}
 
 
@@ -22,18 +22,18 @@ def exercise(name: str) -> Callable:
 
 
 def judge_of(name: str) -> Callable[..., Verdict]:
-    """The judge of one exercise; its notebook's module is imported when first asked for."""
+    """The judge of one exercise; its notebook's module is imported at the first use."""
     module = f"utils.exercises.notebook_{name[:2]}"
     if importlib.util.find_spec(module):
         importlib.import_module(module)
     if name not in _EXERCISES:
         known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or "none"
-        raise KeyError(f"No exercise is called {name!r}: those of this notebook are {known}.")
+        raise KeyError(f"No exercise is called {name!r}: this notebook has {known}.")
     return _EXERCISES[name]
 
 
 def check(name: str, attempt: object) -> bool:
-    """Judge an attempt and print one line; a missing attempt never stops a run."""
+    """Judge an attempt and print one line; a missing attempt does not stop the notebook."""
     judge = judge_of(name)
     if attempt is None or attempt is ...:
         print(f"{name}: no attempt yet.")

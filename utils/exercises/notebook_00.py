@@ -15,7 +15,7 @@ def _close(answer: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 @exercise("00.1")
 def _average_logps(attempt: Callable[..., torch.Tensor]) -> Verdict:
-    """`attempt(logits, tokens, mask) -> (batch,)`, the log-probability a response token."""
+    """`attempt(logits, tokens, mask) -> (batch,)`, the mean log-probability per response token."""
     numbers = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 6, 4, generator=numbers)
     tokens = torch.randint(4, (2, 6), generator=numbers)
@@ -25,21 +25,21 @@ def _average_logps(attempt: Callable[..., torch.Tensor]) -> Verdict:
     if _close(answer, summed / mask.sum(1)):
         return None
     if answer.shape != summed.shape:
-        return f"one number per row is wanted, shape (2,), yours has shape {tuple(answer.shape)}."
+        return f"give one number per row, shape (2,): yours has shape {tuple(answer.shape)}."
     if _close(answer, summed):
-        return "you summed: divide by the number of response tokens of the row."
+        return "you summed the log-probabilities: divide by the row's number of response tokens."
     if _close(answer, summed / 6) or _close(answer, summed / 5):
-        return "you divide by the length of the row: only the response tokens count."
+        return "you divide by the length of the row: divide by its number of response tokens."
     if _close(answer, summed / mask.sum()):
-        return "you divide by the tokens of the whole batch: each row has its own number."
+        return "you divide by the tokens of the whole batch: divide by the tokens of each row."
     picked = logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
     if _close(answer, (picked * mask).sum(1) / mask.sum(1)):
-        return "the logits at position t predict token t + 1: shift by one."
+        return "the logits at position t predict token t + 1, so you must shift by one."
     every = losses.token_logps(logits[:, :-1], tokens[:, 1:])
     if _close(answer, every.mean(1)):
-        return "prompt and padding count in yours: use the mask."
+        return "your mean includes the prompt and the padding: use the mask to leave them out."
     first, yours = float(summed[0] / 3), float(answer[0])
-    return f"on the two rows used here the first should be {first:.4f}, yours is {yours:.4f}."
+    return f"the first of the two rows used here should give {first:.4f}, yours gives {yours:.4f}."
 
 
 @exercise("00.2")
@@ -57,24 +57,25 @@ def _dpo_for_flipped_labels(attempt: Callable[..., torch.Tensor]) -> Verdict:
     margins = beta * (logps[0] - logps[2] - logps[1] + logps[3])
     each = -(1 - flipped) * F.logsigmoid(margins) - flipped * F.logsigmoid(-margins)
     if _close(answer, each):
-        return "average over the batch: one number is wanted."
+        return "you return one loss per pair: average them over the batch."
     if answer.shape != ():
-        return f"one number is wanted, yours has shape {tuple(answer.shape)}."
+        return f"the loss must be one number, and yours has shape {tuple(answer.shape)}."
     if _close(answer, -dpo()):
-        return "the sign: a loss is minus the log-likelihood."
+        return "the sign is wrong: the loss is minus the log-likelihood."
     if _close(answer, dpo(share=0.0)):
-        return "that is plain DPO: the share of flipped labels does nothing in yours."
+        return "that is plain DPO: your loss does not use the share of flipped labels."
     if _close(answer, dpo(share=1 - flipped)):
-        return "the two weights are swapped: 1 - flipped belongs to the label as given."
+        return "the two weights are swapped: the label as given has the weight 1 - flipped."
     if _close(answer, dpo(beta=1.0)):
-        return "beta is missing: it multiplies the margin, inside the sigmoid."
+        return "beta is missing: multiply the margin by it, inside the sigmoid."
     if _close(answer, dpo(torch.stack([*logps[:2], *torch.zeros(2, 6)]))):
-        return "the reference is missing: subtract its log-probabilities."
+        return "the reference is missing: subtract its log-probabilities from the policy's."
     robust = losses.dpo_loss(*logps, beta=beta, variant="robust", label_smoothing=flipped)
     if _close(answer, robust):
-        return "that is robust DPO, which subtracts the second term: here it is added."
+        return "that is robust DPO, which subtracts the second term: add that term here."
     return (
-        f"on the six pairs used here the loss is {float(dpo()):.4f}, yours is {float(answer):.4f}."
+        f"on the six pairs used here the loss is {float(dpo()):.4f}, and yours is "
+        f"{float(answer):.4f}."
     )
 
 
@@ -86,27 +87,27 @@ def _leave_one_out(attempt: Callable[[torch.Tensor], torch.Tensor]) -> Verdict:
     centred = rewards - rewards.mean(1, keepdim=True)
     wanted = centred * 4 / 3  # r - (sum - r) / 3, in another form
     if answer.shape != wanted.shape:
-        return f"one advantage an answer is wanted, shape (3, 4), yours: {tuple(answer.shape)}."
+        return f"give one advantage per answer, shape (3, 4): yours is {tuple(answer.shape)}."
     if _close(answer, wanted):
         return None
     if _close(answer, centred):
-        return "your baseline counts the answer itself: take the mean of the other three."
+        return "your baseline counts the answer itself: take the mean of the other three rewards."
     if _close(answer, rewards - rewards.sum(1, keepdim=True) + rewards):
-        return "you subtract the sum of the others: divide it by how many they are."
+        return "you subtract the sum of the other rewards: divide it by how many there are."
     if _close(answer, rewards - (rewards.sum(1, keepdim=True) - rewards) / 4):
-        return "the others are one fewer: divide their sum by answers - 1."
+        return "the other answers are one fewer: divide their sum by the number of answers - 1."
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-4)
     if torch.allclose(answer, scaled, atol=1e-2):
-        return "that is GRPO's advantage: no division by the standard deviation here."
+        return "that is GRPO's advantage: do not divide by the standard deviation here."
     if _close(answer, rewards - (rewards.sum(0) - rewards) / 2) or _close(
         answer, rewards - rewards.mean(0)
     ):
-        return "the baseline mixes prompts: average over the answers to one prompt, dimension 1."
+        return "the baseline mixes prompts: average over dimension 1, the answers to one prompt."
     if _close(answer, wanted - rewards) or _close(answer, rewards - wanted):
         return "that is the baseline: subtract it from the rewards."
     if _close(answer, -wanted):
-        return "the sign: reward minus baseline."
-    return "for rewards 1, 2, 6, 3 the advantages are -2.667, -1.333, 4 and 0."
+        return "the sign is wrong: the advantage is the reward minus the baseline."
+    return "for the rewards 1, 2, 6 and 3 the advantages are -2.667, -1.333, 4 and 0."
 
 
 @exercise("00.4")
@@ -117,10 +118,10 @@ def _optimum_of_dpo(attempt: Callable[..., torch.Tensor]) -> Verdict:
     wins = torch.sigmoid(rewards[:, None] - rewards[None, :])
     answer = torch.as_tensor(attempt(reference.clone(), wins.clone(), beta)).detach().float()
     if answer.shape != rewards.shape:
-        return f"one log-probability an answer is wanted, yours has shape {tuple(answer.shape)}."
+        return f"give one log-probability per answer: yours has shape {tuple(answer.shape)}."
     found = answer.exp()
     if (answer <= 1e-4).all() and abs(float(found.sum()) - 1) > 1e-3:
-        return f"the probabilities sum to {float(found.sum()):.3f}: return log_softmax."
+        return f"the probabilities sum to {float(found.sum()):.3f}, not 1: return log_softmax."
     if torch.allclose(answer, (reference + rewards / beta).softmax(0), atol=2e-2):
         return "these are probabilities: return their logarithms."
 
@@ -130,19 +131,22 @@ def _optimum_of_dpo(attempt: Callable[..., torch.Tensor]) -> Verdict:
     if near((reference + rewards / beta).softmax(0)):
         return None
     if near(reference.exp()):
-        return "this is still the reference: did the optimiser step on the scores?"
+        return "this is still the reference: check that the optimiser changes the scores."
     if near((rewards / beta).softmax(0)):
         return "the reference is missing: the implicit reward is beta · ln(policy / reference)."
     if near((reference + rewards).softmax(0)):
-        return "beta is missing in the implicit reward."
+        return "beta is missing: the implicit reward is beta · ln(policy / reference)."
     if near((reference - rewards / beta).softmax(0)):
-        return "it prefers what loses: wins[i, j] says how often i beats j."
+        return "your policy prefers the answers that lose: wins[i, j] is how often i beats j."
     if near((reference + rewards * beta).softmax(0)):
-        return "you divide by beta where DPO multiplies: implicit reward = beta · log-ratio."
+        return "you divide by beta where DPO multiplies: the implicit reward is beta · log-ratio."
     if near((reference + 50 * rewards).softmax(0), 0.05):
-        return "one answer takes all: each pair must count both ways, wins[i, j] and wins[j, i]."
+        return "one answer gets all the probability: count each pair as wins[i, j] and wins[j, i]."
     best, yours = (
         [round(p, 3) for p in policy.tolist()]
         for policy in ((reference + rewards / beta).softmax(0), found)
     )
-    return f"π* ∝ reference · e^(reward / beta) is {best} here, yours is {yours}: more steps?"
+    return (
+        f"the optimum, reference · e^(reward / beta) scaled to sum to 1, is {best} here, and "
+        f"yours is {yours}: try more steps."
+    )

@@ -1,4 +1,4 @@
-"""Notebook 02: masks, rewards per token, the least KL."""
+"""Notebook 02: masks, rewards per token, the smallest KL for a share of negatives."""
 
 import math
 from collections.abc import Callable
@@ -16,16 +16,16 @@ def _mask_after_end(attempt: Callable[[torch.Tensor, int], torch.Tensor]) -> Ver
     answer = torch.as_tensor(attempt(_RESPONSES.clone(), 2)).bool()
     wanted = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
     if answer.shape != wanted.shape:
-        return f"one True or False per token is wanted, yours has shape {tuple(answer.shape)}."
+        return f"give one True or False per token: yours has shape {tuple(answer.shape)}."
     if torch.equal(answer, wanted):
         return None
     if torch.equal(answer, torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()):
-        return "the end token itself counts: the policy must learn to write it."
+        return "the end token itself counts, because the policy must learn to write it."
     if torch.equal(answer, _RESPONSES != 2):
-        return "only the end tokens are out: everything after the first one must be out too."
+        return "you mask only the end tokens: everything after the first one must be False too."
     if torch.equal(answer, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()):
-        return "you go up to the last end: the first one ends the text."
-    return "in 5 2 6 2 with end 2 the mask is True, True, False, False."
+        return "your mask goes up to the last end token: the text ends at the first one."
+    return "for the tokens 5 2 6 2 with end token 2 the mask is True, True, False, False."
 
 
 @exercise("02.2")
@@ -37,22 +37,22 @@ def _per_token_rewards(attempt: Callable[..., torch.Tensor]) -> Verdict:
     wanted = torch.tensor([[-0.1, 1.95, 0.0], [-0.02, -0.04, 0.92]])
     answer = torch.as_tensor(attempt(kl.clone(), scores.clone(), mask.clone(), beta)).float()
     if answer.shape != wanted.shape:
-        return f"one reward per token is wanted, shape (2, 3), yours has {tuple(answer.shape)}."
+        return f"give one reward per token, shape (2, 3): yours has shape {tuple(answer.shape)}."
     if torch.allclose(answer, wanted, atol=1e-5):
         return None
     if torch.allclose(answer[:, 2], torch.tensor([2.0 - 1.8, 0.92]), atol=1e-5):
-        return "the score lands in the last column: it belongs on the last token that counts."
+        return "you add the score in the last column: add it at each row's last unmasked token."
     plain = wanted + (beta - 1) * kl * mask
     if torch.allclose(answer, plain, atol=1e-5):
-        return "did you multiply the KL by beta?"
+        return "you did not multiply the KL by beta."
     if torch.allclose(answer, wanted + 2 * beta * kl * mask, atol=1e-5):
-        return "the KL is a price: it is subtracted."
+        return "you add the KL: it is a penalty, so it is subtracted."
     if answer[0, 2].abs() > 1e-6:
         return "tokens after the end must get 0: use the mask."
     spread = torch.where(mask, scores[:, None] - beta * kl, 0.0)
     if torch.allclose(answer, spread, atol=1e-5):
-        return "every token gets the whole score: only the last one may."
-    return "expected [[-0.10, 1.95, 0], [-0.02, -0.04, 0.92]] on the two rows used here."
+        return "you give the whole score to every token: only the last one may have it."
+    return "the rewards here should be [[-0.10, 1.95, 0], [-0.02, -0.04, 0.92]]."
 
 
 @exercise("02.3")
@@ -68,9 +68,10 @@ def _least_kl(attempt: Callable[[list[float], float], float]) -> Verdict:
         return "you averaged the rates first: each prompt has its own rate and its own KL."
     each = [new * math.log(new / p) + (1 - new) * math.log((1 - new) / (1 - p)) for p in rates]
     if abs(answer - sum(each) / 3) < 2e-3:
-        return "you bring every prompt to the same share: one common tilt λ is cheaper."
+        return "you bring every prompt to the same share: one common tilt λ needs less KL."
     if abs(answer - wanted / math.log(2)) < 2e-3:
-        return "that is in bits: use the natural logarithm for nats."
+        return "that is in bits: use the natural logarithm, which gives nats."
     return (
-        f"for rates 0.2, 0.5, 0.8 and share 0.9 the least KL is near 0.47, yours is {answer:.3f}."
+        "for the rates 0.2, 0.5 and 0.8 and the share 0.9 the smallest KL is near 0.47, and "
+        f"yours is {answer:.3f}."
     )

@@ -14,16 +14,16 @@ def _labels(attempt: Callable[[list[int], list[int]], list[int]]) -> Verdict:
     if answer == [-100, -100, -100, 4, 5, 2]:
         return None
     if answer == [*_PROMPT, *_ANSWER]:
-        return "the prompt is learned too: its labels must be -100."
+        return "the prompt is learned too in yours: its labels must be -100."
     if answer == [-100, -100, -100, 4, 5, -100]:
-        return "the end of the turn is masked: the model would never stop."
+        return "you mask the token that ends the turn: the model would never stop."
     if answer == [4, 5, 2]:
-        return "labels run over the whole row: one for every token of the prompt as well."
+        return "the labels must go over the whole row: each token of the prompt needs one too."
     if answer == [-100, -100, 4, 5, 2, -100] or answer == [-100, -100, 4, 5, 2]:
-        return "do not shift: the model shifts labels itself."
+        return "do not shift the labels: the model shifts them itself."
     if len(answer) == 6 and answer[3:] == [4, 5, 2] and -100 not in answer[:3]:
-        return "cross-entropy skips the value -100 and no other."
-    return "for prompt 7 8 9 and answer 4 5 2 the labels are -100 -100 -100 4 5 2."
+        return "the labels of the prompt must have the value -100: cross-entropy skips no other."
+    return "for the prompt 7 8 9 and the answer 4 5 2 the labels are -100 -100 -100 4 5 2."
 
 
 @exercise("03.2")
@@ -39,8 +39,8 @@ def _trained(attempt: Callable[[list[tuple[int, int]], int], int]) -> Verdict:
     if answer == wanted // 2 or answer in (4 * (64 + 16), 4 * (32 + 64)):
         return "you counted only one of the two matrices A and B."
     if answer == (64 + 32) + (16 + 64):
-        return "multiply by the rank."
-    return f"for weights 64x32 and 16x64 at rank 4 it is {wanted}, yours is {answer}."
+        return "the rank is missing: multiply by the rank."
+    return f"weights of 64x32 and 16x64 at rank 4 need {wanted} parameters: yours is {answer}."
 
 
 @exercise("03.3")
@@ -51,14 +51,14 @@ def _pack(attempt: Callable[[list[int], int], list[list[int]]]) -> Verdict:
     rows = sorted(row for pack in packs for row in pack)
     if rows != list(range(len(lengths))):
         if any(row in (4, 8) for row in rows) or len(rows) != len(set(rows)):
-            return "give row numbers, each once, not lengths."
+            return "a pack must hold row numbers, not lengths, and each row number once."
         return "every row must be in exactly one pack."
     if any(sum(lengths[row] for row in pack) > limit for pack in packs):
-        return f"a pack is longer than the limit of {limit}."
+        return f"one of your packs is longer than the limit of {limit}."
     if len(packs) == 2:
         return None
     if packs == [[0], [1, 2], [3, 4, 5]]:
-        return "you filled packs in order of arrival: take the longest rows first."
+        return "you filled the packs in the order of the rows: take the longest rows first."
     if all(len(pack) == 1 for pack in packs):
-        return "every row has a pack of its own: put a row where there is still room."
-    return f"these rows fit into 2 packs of 10, you need {len(packs)}."
+        return "every row has a pack of its own: put a row into a pack that still has room."
+    return f"these rows fit into 2 packs of 10, and you need {len(packs)} packs."

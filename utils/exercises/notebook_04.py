@@ -1,4 +1,4 @@
-"""Notebook 04: implicit reward, the pull of a pair, a win rate that ignores the order."""
+"""Notebook 04: implicit reward, the weight of a pair, a win rate that ignores the order."""
 
 from collections.abc import Callable
 
@@ -13,16 +13,16 @@ def _implicit_reward(attempt: Callable[..., torch.Tensor]) -> Verdict:
     logp, reference = torch.tensor([-10.0, -30.0]), torch.tensor([-12.0, -25.0])
     answer = torch.as_tensor(attempt(logp, reference, 0.2)).float()
     if answer.shape != (2,):
-        return f"one reward per answer is wanted, shape (2,), yours has {tuple(answer.shape)}."
+        return f"give one reward per answer, shape (2,): yours has shape {tuple(answer.shape)}."
     wanted = torch.tensor([0.4, -1.0])
     if torch.allclose(answer, wanted):
         return None
     if torch.allclose(answer, -wanted):
-        return "the sign: what the policy makes likelier than the reference is rewarded."
+        return "the sign is wrong: an answer that the policy makes likelier has a positive reward."
     if torch.allclose(answer, wanted / 0.2):
-        return "multiply by beta."
+        return "beta is missing: multiply by beta."
     if torch.allclose(answer, 0.2 * logp):
-        return "the reference is missing: the reward is what changed, not the log-probability."
+        return "the reference is missing: subtract its log-probability from the policy's."
     if torch.allclose(answer, 0.2 * (logp.exp() - reference.exp()), atol=1e-4):
         return "take the difference of the logarithms, not of the probabilities."
     return "for -10 and -30 against -12 and -25 at beta 0.2 the rewards are 0.4 and -1."
@@ -35,23 +35,23 @@ def _pull(attempt: Callable[..., torch.Tensor]) -> Verdict:
     answer = torch.as_tensor(attempt(margin, 0.1)).float()
     wanted = 0.1 * torch.sigmoid(-0.1 * margin)
     if answer.shape != (3,):
-        return f"one weight per pair is wanted, shape (3,), yours has {tuple(answer.shape)}."
+        return f"give one weight per pair, shape (3,): yours has shape {tuple(answer.shape)}."
     if torch.allclose(answer, wanted, atol=1e-5):
         return None
     if torch.allclose(answer, 0.1 * torch.sigmoid(0.1 * margin), atol=1e-5):
-        return "the sign inside: a pair that is right already must pull less."
+        return "the sign inside the sigmoid is wrong: a pair that is right already has less weight."
     if torch.allclose(answer, wanted / 0.1, atol=1e-5):
-        return "the chain rule brings a factor beta."
+        return "the derivative has a factor beta, by the chain rule: multiply by it."
     if torch.allclose(answer, -wanted, atol=1e-5):
-        return "the loss falls as the margin grows: minus the slope is positive."
+        return "the loss falls as the margin grows, so minus the slope is positive."
     if torch.allclose(answer, -torch.nn.functional.logsigmoid(0.1 * margin), atol=1e-5):
-        return "that is the loss: the pull is minus its derivative."
-    return "at margin 0 and beta 0.1 the pull is 0.05."
+        return "that is the loss: return minus its derivative."
+    return "at margin 0 and beta 0.1 the result is 0.05."
 
 
 @exercise("04.3")
 def _win_rate(attempt: Callable[..., float]) -> Verdict:
-    """`attempt(judge, first, second) -> share won by first`, both orders asked."""
+    """`attempt(judge, first, second) -> share won by first`, each pair judged in both orders."""
     first, second = ["a", "bb", "c", "dd"], ["aa", "b", "c", "d"]
 
     def longer(a: str, b: str) -> float:
@@ -64,11 +64,11 @@ def _win_rate(attempt: Callable[..., float]) -> Verdict:
     if abs(fair - 0.625) < 1e-6 and abs(biased - 0.5) < 1e-6:
         return None
     if abs(biased - 1.0) < 1e-6:
-        return "a judge that always takes the first answer wins everything: ask in both orders too."
+        return "a judge that always prefers the first answer gives 1 in yours: ask in both orders."
     if abs(fair - 0.5) < 1e-6:
         return "a tie counts half, not zero."
     if abs(fair - 2 / 3) < 1e-6:
-        return "ties stay in the count: divide by all questions."
+        return "you leave the ties out of the count: divide by all questions."
     if abs(fair - 0.375) < 1e-6:
-        return "that is the share of the second: the first one's is wanted."
-    return "for three wins and losses 0, 1, ½, 1 the rate is 0.625."
+        return "that is the share of the second: return the share won by the first."
+    return "for the results 0, 1, ½ and 1 the win rate is 0.625."

@@ -1,4 +1,4 @@
-"""Notebook 07: kappa by hand, the pull of a side, pairs from votes."""
+"""Notebook 07: kappa by hand, position bias, pairs from votes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from utils.votes.store import Vote
 
 FIRST = ["first", "first", "first", "first", "first", "first", "second", "second", "tie", "tie"]
 SECOND = ["first", "first", "first", "first", "second", "first", "second", "tie", "tie", "first"]
-# observed 7 of 10; by chance (6·6 + 2·2 + 2·2) of 100
+# observed agreement 7 of 10; agreement by chance (6·6 + 2·2 + 2·2) of 100
 OBSERVED, BY_CHANCE = 0.7, 0.44
 
 
@@ -34,18 +34,18 @@ def _kappa_by_hand(attempt: Callable[[Sequence[str], Sequence[str]], float]) -> 
     answer = float(attempt(list(FIRST), list(SECOND)))
     wanted = (OBSERVED - BY_CHANCE) / (1 - BY_CHANCE)
     if abs(answer - OBSERVED) < 1e-6:
-        return "that is the plain agreement: take off what chance alone would reach."
+        return "that is the plain agreement: subtract p_e, the agreement expected by chance."
     if abs(answer - (OBSERVED - BY_CHANCE)) < 1e-6:
-        return "divide by what was left to agree on, 1 - p_e: perfect agreement must give 1."
+        return "divide by 1 - p_e, so that perfect agreement gives 1."
     if abs(answer - (OBSERVED - 1 / 3) / (1 - 1 / 3)) < 1e-6:
-        return "chance is not one in three: multiply how often each of the two says each word."
+        return "chance is not one in three: multiply the two annotators' shares of each opinion."
     if abs(answer - (OBSERVED - 0.5) / 0.5) < 1e-6:
-        return "chance is not a coin: multiply how often each of the two says each word."
+        return "chance is not a coin: multiply the two annotators' shares of each opinion."
     if abs(answer - wanted) > 1e-6:
         return f"here p_o = {OBSERVED} and p_e = {BY_CHANCE}, so kappa is {wanted:.3f}."
     opposite = float(attempt(["first", "second"] * 5, ["second", "first"] * 5))
     if abs(opposite + 1) > 1e-6:
-        return "two who always disagree reach -1: do not cut kappa off at 0."
+        return "two annotators who always disagree have kappa -1: do not cut kappa off at 0."
     return None
 
 
@@ -56,14 +56,14 @@ def _side(attempt: Callable[[Sequence[Vote]], float]) -> Verdict:
     if math.isclose(answer, 4 / 6, abs_tol=1e-6):
         return None
     if math.isclose(answer, 4 / 8, abs_tol=1e-6):
-        return "ties and skips chose no side: divide by the A and B votes alone."
+        return "ties and skips chose no side: divide by the number of A and B votes."
     if math.isclose(answer, 4 / 7, abs_tol=1e-6):
-        return "a tie chose no side either: divide by the A and B votes alone."
+        return "a tie chose no side either: divide by the number of A and B votes."
     if math.isclose(answer, 2 / 6, abs_tol=1e-6):
-        return "that is the share of B."
+        return "that is the share of B: return the share of A."
     if math.isclose(answer, 5 / 6, abs_tol=1e-6):
-        return "the bias is about the side on the screen: leave `swapped` alone."
-    return "four of the votes say A and two say B: the share is 0.667."
+        return "the bias is about the side on the screen: do not use `swapped`."
+    return "four of the votes are for A and two are for B, so the share is 0.667."
 
 
 @exercise("07.3")
@@ -81,25 +81,25 @@ def _pairs(attempt: Callable[[Sequence[Vote]], Sequence[dict]]) -> Verdict:
     if rows == wanted:
         return None
     if any(set(row) != {"prompt", "chosen", "rejected"} for row in rows):
-        return "each row has exactly the keys prompt, chosen and rejected."
+        return "each row must have exactly the keys prompt, chosen and rejected."
     if len(rows) == 8:
         return "a tie and a skip name no better answer: leave both out."
     if len(rows) == 7:
-        return "one row too many: a tie and a skip both name no better answer."
+        return "you have one row too many: neither a tie nor a skip names a better answer."
     if len(rows) != 6:
-        return f"six of the eight votes are decided, yours has {len(rows)} rows."
+        return f"six of the eight votes are decided, and you return {len(rows)} rows."
     chosen = [row["chosen"] for row in rows]
     if chosen == [row["rejected"] for row in wanted]:
         return "chosen and rejected are exchanged."
     if chosen == ["trái"] * 6:
-        return "A is not always the chosen one: look at the vote's choice."
+        return "A is not always the chosen answer: look at the vote's choice."
     unswapped = [
         vote.answer_a if (vote.choice == "a") != vote.swapped else vote.answer_b
         for vote in VOTES[:6]
     ]
     if chosen == unswapped:
         return (
-            "answer_a is what stood on the left, so `choice` alone says which text won: "
-            "undoing `swapped` as well turns the labels of half the rows round."
+            "answer_a was on the left of the screen, so `choice` alone determines which text won: "
+            "undoing `swapped` as well reverses the labels of half the rows."
         )
-    return "the first row is q1 with chosen 'trái' and rejected 'phải'."
+    return "the first row has the prompt q1, chosen 'trái' and rejected 'phải'."

@@ -1,4 +1,4 @@
-"""How good a model is: metrics with intervals, comparisons, the frontier of KL and reward."""
+"""Evaluation: metrics with intervals, comparisons, the frontier of KL and reward."""
 
 from utils.door import door
 

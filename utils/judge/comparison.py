@@ -1,4 +1,4 @@
-"""Which of two answers is better: a judge that learned nothing, only likeness to a reference."""
+"""Which of two answers is better: a judge without training, by similarity to a reference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Judge = Callable[[str, str, str, str], float]  # question, first, second, refere
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF: F-score of the character n-grams two texts share, 0 to 1; recall counts four times.
+    """chrF, 0 to 1: the F-score of the shared character n-grams; recall has weight four.
 
     >>> chrf("hà nội", "hà nội"), chrf("xyz", "hà nội")
     (1.0, 0.0)
@@ -20,7 +20,7 @@ def chrf(answer: str, reference: str) -> float:
 
 
 def likeness_judge(tie: float = 0.01) -> Judge:
-    """The answer more like the reference wins; closer than `tie` is a draw."""
+    """The answer with the higher chrF to the reference wins; a lead below `tie` is a draw."""
 
     def judge(question: str, first: str, second: str, reference: str) -> float:
         lead = chrf(first, reference) - chrf(second, reference)
@@ -31,25 +31,25 @@ def likeness_judge(tie: float = 0.01) -> Judge:
 
 @dataclass(frozen=True)
 class Duels:
-    """One result per question: 1 the first model's answer won, ½ tie, 0 it lost."""
+    """One result per question: 1 if the first model's answer won, ½ for a tie, 0 if it lost."""
 
     results: np.ndarray
-    longer: np.ndarray  # syllables by which the first model's answer is longer
-    disagreed: int  # questions on which the order of the answers changed the verdict
+    longer: np.ndarray  # length of the first model's answer minus the second's, in syllables
+    disagreed: int  # number of questions where the order of the answers changed the verdict
 
     @property
     def win_rate(self) -> float:
-        """Share won, ties counted half."""
+        """The share of questions won by the first model; ties count half."""
         return float(self.results.mean())
 
     @property
     def ties(self) -> float:
-        """Share of draws."""
+        """The share of ties."""
         return float(np.mean(self.results == 0.5))
 
     @property
     def length_controlled(self) -> float:
-        """The win rate between answers of equal length, by a logistic fit on the difference."""
+        """The win rate at equal length, from a logistic fit on the difference in length."""
         return length_controlled(self.results, self.longer)
 
 
@@ -60,7 +60,7 @@ def duels(
     references: Sequence[str],
     judge: Judge,
 ) -> Duels:
-    """Every pair judged in both orders; a verdict that depends on the order is a tie."""
+    """Judge every pair in both orders; a verdict that depends on the order is a tie."""
     results, disagreed = [], 0
     for question, a, b, reference in zip(questions, first, second, references, strict=True):
         forward, backward = judge(question, a, b, reference), 1 - judge(question, b, a, reference)
@@ -71,7 +71,7 @@ def duels(
 
 
 def length_controlled(results: np.ndarray, longer: np.ndarray, penalty: float = 1e-3) -> float:
-    """P(win) at equal length: logistic regression of the result on the difference in length.
+    """P(win) at equal length, by logistic regression of the result on the length difference.
 
     >>> round(length_controlled(np.array([1.0, 0.0] * 50), np.array([3.0, -3.0] * 50)), 2)
     0.5
@@ -79,7 +79,7 @@ def length_controlled(results: np.ndarray, longer: np.ndarray, penalty: float = 
     scale = longer.std() or 1.0
     columns = np.stack([np.ones_like(longer), longer / scale], 1)
     weights = np.zeros(2)
-    for _ in range(50):  # Newton's steps on the penalised likelihood
+    for _ in range(50):  # Newton steps on the penalised likelihood
         p = 1 / (1 + np.exp(-np.clip(columns @ weights, -30, 30)))
         gradient = columns.T @ (p - results) + penalty * len(results) * weights
         curvature = (columns * (p * (1 - p))[:, None]).T @ columns

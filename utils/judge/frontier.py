@@ -1,4 +1,4 @@
-"""Points (KL, share of negatives) of any policy, and TRL's group methods that add to them."""
+"""Points (KL, share of negatives) of policies, and training with TRL's RLOO and GRPO."""
 
 import time
 from collections.abc import Sequence
@@ -20,40 +20,40 @@ from utils.models.precision import precision_arguments
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward
 
-SEED = 11  # of the texts that are judged: the same draws for every method
+SEED = 11  # the seed of the judged texts: the same random draws for every method
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a policy stands at one moment."""
+    """The KL and the share of negatives of a policy at one step."""
 
     method: str
-    kl: float  # nats per episode, to the base policy
-    share: float  # negative by the judge
+    kl: float  # KL to the base policy, in nats per episode
+    share: float  # share of texts that the judge classifies as negative
     step: int
 
 
 @dataclass
 class Frontier:
-    """Judges policies on one set of held-out prompts."""
+    """Measures policies on one set of held-out prompts and collects their points."""
 
     judge: Pipeline
     prompts: Sequence[str]
     points: list[Point] = field(default_factory=list)
 
     def add(self, method: str, models: ActorCritic, step: int = 0) -> Point:
-        """Where a policy stands now; the reward is not asked."""
+        """Measure a policy as it is now and add its point; the reward model is not used."""
         found = models.evaluate(self.prompts, seed=SEED)
         share = float(np.mean(self.judge.predict(found["texts"]) == NEGATIVE))
         return self.add_point(method, float(np.mean(found["kl"])), share, step)
 
     def add_point(self, method: str, kl: float, share: float, step: int) -> Point:
-        """A point known from elsewhere."""
+        """Add a point that was measured elsewhere."""
         self.points.append(Point(method, float(kl), float(share), step))
         return self.points[-1]
 
     def last(self, method: str) -> Point:
-        """The method's newest point."""
+        """The point of this method that was added last."""
         return [point for point in self.points if point.method == method][-1]
 
     def rows(self) -> list[dict]:
@@ -64,7 +64,7 @@ class Frontier:
 def portrait(
     texts: Sequence[str], reward: Reward, judge: Pipeline, models: ActorCritic
 ) -> dict[str, float]:
-    """Texts in figures: by the reward, by the judge, and by the reference of `models`."""
+    """Statistics of texts: by the reward, by the judge, and by the reference of `models`."""
     rewards = np.array([float(value) for value in reward(list(texts))])
     return {
         "reward": float(rewards.mean()),
@@ -77,7 +77,7 @@ def portrait(
 
 
 def _with_positions(model: object, args: tuple, keywords: dict) -> tuple[tuple, dict]:
-    """Position ids that skip the padding on the left: TRL's scoring pass leaves them out."""
+    """Add position ids that skip the padding on the left, because TRL's scoring pass has none."""
     mask = keywords.get("attention_mask")
     if keywords.get("position_ids") is None and mask is not None and not keywords.get("use_cache"):
         keywords["position_ids"] = positions(mask.bool())
@@ -95,11 +95,11 @@ def train_group_method(
     frontier: Frontier,
     seed: int = 0,
 ) -> float:
-    """Train the policy of `models` with TRL's RLOO or GRPO; the seconds without judging."""
+    """Train the policy of `models` with TRL's RLOO or GRPO; return the seconds without judging."""
     judging = 0.0
-    per_step = run.batch_size // run.generations  # TRL drops a step that lacks prompts
+    per_step = run.batch_size // run.generations  # TRL skips a step that has too few prompts
     prompts = list(prompts) * -(-per_step // len(prompts))
-    # TRL loads its reference from the folder that the model's configuration names
+    # TRL loads its reference model from the folder named in the model's configuration
     models.policy.save_pretrained(folder)
     models.policy.config._name_or_path = folder
 

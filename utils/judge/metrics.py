@@ -1,4 +1,4 @@
-"""Scores with intervals."""
+"""Metrics with intervals, and the statistics of generated texts."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,12 +15,12 @@ from utils.models.logprobs import answer_logps
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean of the classes' F1; a class that neither has counts as 0."""
+    """The mean of the classes' F1; a class absent from truth and predictions counts as 0."""
     return float(np.mean(f1_per_class(truth, predicted)))
 
 
 def f1_per_class(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each of the three sentiments, (3,)."""
+    """The F1 of each of the three sentiments, (3,)."""
     return f1_score(truth, predicted, labels=range(3), average=None, zero_division=0)
 
 
@@ -35,7 +35,7 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of aligned columns, rows drawn with replacement.
+    """95 % percentile interval of a statistic of aligned columns; rows drawn with replacement.
 
     >>> low, high = bootstrap(accuracy, [0, 1, 1, 0] * 50, [0, 1, 0, 0] * 50)
     >>> low < 0.75 < high
@@ -57,29 +57,30 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Mean confidence, share right and count of each filled bin, and the calibration error (ECE).
 
-    A calibrated model that says 0.8 is right in 80 % of such cases.
+    A calibrated model is right in 80 % of the cases with confidence 0.8.
     """
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
     filled = counts > 0
-    said = np.bincount(index, confidence, bins)[filled] / counts[filled]
-    was = np.bincount(index, right, bins)[filled] / counts[filled]
-    error = float(np.sum(counts[filled] * np.abs(said - was)) / len(confidence))
-    return said, was, counts[filled], error
+    mean_confidence = np.bincount(index, confidence, bins)[filled] / counts[filled]
+    share_right = np.bincount(index, right, bins)[filled] / counts[filled]
+    gaps = np.abs(mean_confidence - share_right)
+    error = float(np.sum(counts[filled] * gaps) / len(confidence))
+    return mean_confidence, share_right, counts[filled], error
 
 
 # --- Generated texts -----------------------------------------------------------------------------
 
 
 def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
-    """A sentiment classifier of another kind than the reward: letters and words, linear.
+    """A linear sentiment classifier on character and word n-grams, unlike the reward model.
 
-    Train it on sentences that the reward model has not learned from.
+    Train it on sentences that the reward model was not trained on.
     """
     if len(set(labels)) < 2:
         raise CourseError(
-            f"The independent judge found {len(texts)} texts of one class and learns to tell at "
-            "least 2 classes apart: add rows of another class to validation or test."
+            f"The independent judge found {len(texts)} texts of one class and needs at least 2 "
+            "classes: add rows of another class to validation or test."
         )
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
@@ -88,7 +89,7 @@ def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """The share of n-grams of words that are different; low when texts repeat one another.
+    """The share of word n-grams that are distinct; it is low when the texts repeat themselves.
 
     >>> distinct(["a b c", "a b d"])  # a b, b c, a b, b d
     0.75
@@ -108,8 +109,8 @@ def perplexity(
 ) -> float:
     """exp of the mean negative log-likelihood per token, the end-of-text token included.
 
-    The first token of a text has nothing before it that would predict it: it is not counted.
-    A text that is longer than the model can read is judged by its beginning.
+    The first token of a text is not counted, because no token before it predicts it. A text that
+    is longer than the model's context is cut, and only its beginning counts.
     """
     encoded = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     encoded = cut(encoded, positions(model), "texts")
@@ -118,7 +119,7 @@ def perplexity(
     return float(np.exp(-float(logps.sum()) / max(count, 1)))
 
 
-# --- What a preference costs ---------------------------------------------------------------------
+# --- The KL that a preference needs --------------------------------------------------------------
 
 
 def bernoulli_kl(new: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -128,12 +129,12 @@ def bernoulli_kl(new: np.ndarray, old: np.ndarray) -> np.ndarray:
 
 
 def minimal_kl(base_rates: Sequence[float], share: float) -> float:
-    """The least KL at which any method can reach a share of negative answers.
+    """The smallest KL at which any method can reach a share of negative answers.
 
-    Each prompt's rate p is tilted by one λ to p e^λ / (p e^λ + 1 - p); λ is where the mean of the
-    tilted rates is the share wanted.
+    Each prompt's rate p is tilted by one λ to p e^λ / (p e^λ + 1 - p). λ is chosen so that the
+    mean of the tilted rates is the given share.
 
-    >>> round(minimal_kl([0.5, 0.5], 1 - 1e-12), 3)  # certainty from a coin costs ln 2
+    >>> round(minimal_kl([0.5, 0.5], 1 - 1e-12), 3)  # from a coin to certainty the KL is ln 2
     0.693
     """
     rates = np.asarray(base_rates, dtype=float)
@@ -146,5 +147,5 @@ def minimal_kl(base_rates: Sequence[float], share: float) -> float:
 
 
 def best_of_n_kl(n: int) -> float:
-    """The KL of best-of-n to the base policy when no two texts tie; with ties an upper bound."""
+    """The KL of best-of-n to the base policy if no two texts tie; an upper bound with ties."""
     return float(np.log(n) - (n - 1) / n)

@@ -1,4 +1,4 @@
-"""What is looked at: plots and tables, and the web demo."""
+"""Plots, tables and the web demo."""
 
 from utils.door import door
 

@@ -1,4 +1,4 @@
-"""The web demo: one prompt, two saved models side by side, a vote into the store of notebook 07."""
+"""The web demo: one prompt, two saved models side by side, a vote for the store of notebook 07."""
 
 import hashlib
 import html
@@ -36,7 +36,7 @@ CHOICES = {
     "b": "B hay hơn · B is better",
 }
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-OPEN_PATHS = (  # what the page itself asks for; the rest of gradio's server is closed
+OPEN_PATHS = (  # the paths that the page itself requests; all others are refused
     "/assets/",
     "/static/",
     "/svelte/",
@@ -52,7 +52,7 @@ OPEN_PATHS = (  # what the page itself asks for; the rest of gradio's server is 
 THEME = gr.themes.Default(
     primary_hue="blue",
     spacing_size="sm",
-    font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],  # nothing to fetch
+    font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],  # fonts that need no download
     font_mono=[gr.themes.Font("monospace")],
 )
 CSS = """
@@ -78,17 +78,17 @@ footer {display: none !important}
 
 @dataclass(frozen=True)
 class Round:
-    """One prompt and its two answers, as they stand on the page."""
+    """One prompt and its two answers, as the page shows them."""
 
     question: str
     entries: tuple[Entry, Entry]
     answers: tuple[Answer, Answer]
     seed: int
     voted: bool = False
-    key: str = field(default_factory=lambda: secrets.token_hex(16))  # one vote a round
+    key: str = field(default_factory=lambda: secrets.token_hex(16))  # one vote per round
 
     def vote(self, choice: str, annotator: str) -> Vote:
-        """The round as a vote; its item is the same whichever answer stands on the left."""
+        """The round as a vote; its item does not depend on which answer is on the left."""
         texts = [answer.text for answer in self.answers]
         pair = "\n\n".join([self.question, *sorted(texts)])
         return Vote(
@@ -107,7 +107,7 @@ class Round:
         )
 
 
-# --- What the page says: the only HTML, and no word of a model or a visitor in it ----------------
+# --- The page's HTML: it contains no text of a model or of a visitor -----------------------------
 
 
 def _said(vietnamese: str = "", english: str = "", mood: str = "") -> str:
@@ -117,7 +117,7 @@ def _said(vietnamese: str = "", english: str = "", mood: str = "") -> str:
 
 
 def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
-    """What stands under an answer: its model and implicit reward, once they may be known."""
+    """The note under an answer: its model and implicit reward, or that both are still hidden."""
     name, figure, small = entry.label, "–", "implicit reward: this model has no reference"
     if hidden:
         name, figure = "Mô hình ẩn danh", "ẩn"
@@ -133,7 +133,7 @@ def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
 
 
 def _missing(library: Library) -> str:
-    """The models that cannot be chosen, grey, each with the notebook that makes it."""
+    """The models that cannot be chosen yet, in grey, each with the notebook that makes it."""
     missing = [entry for entry in MODELS if entry.key not in library.there]
     boxes = ""
     for number in sorted({entry.notebook for entry in missing}):
@@ -160,7 +160,7 @@ def _compare(
     seed: float,
     blind: bool,
 ) -> Iterator[tuple]:
-    """Stream both answers; in blind mode in random order and without names."""
+    """Stream both answers; in blind mode they come in random order and without names."""
     waiting = (None, *_buttons(False))
     keys = (first, second)
     order = (1, 0) if blind and secrets.randbelow(2) else (0, 1)
@@ -182,7 +182,7 @@ def _compare(
 
 
 def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | None) -> tuple:
-    """Keep the vote and show the names; a second click changes nothing."""
+    """Store the vote and show the names; a second click changes nothing."""
     if done is None or done.voted:
         sentence = _said("Hãy gửi một câu hỏi mới.", "Send another prompt first.", "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(False)
@@ -197,7 +197,7 @@ def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | No
 
 
 def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
-    """The page over the models of one shelf, as they are when it is built."""
+    """The page for the models that are on the shelf `place` when the page is built."""
     library, store = Library(place), store or open_store()
     choices = [(entry.label, key) for key, entry in library.there.items()]
     keys = [*library.there] or [None]
@@ -275,9 +275,10 @@ def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
 
 
 def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
-    """Open the page's own paths and no other; when `local`, to this machine's visitors alone.
+    """Serve only the page's own paths; when `local`, serve them only to this machine.
 
-    A foreign Host is a name that was pointed here; a foreign Origin another site at work.
+    A foreign Host means that another domain name leads to this server. A foreign Origin means
+    that a page of another site sent the request.
     """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -288,7 +289,7 @@ def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
         foreign = urlsplit(f"//{host}").hostname not in LOOPBACK
         foreign |= urlsplit(headers.get("origin", f"//{host}")).netloc != host
         if local and foreign:
-            refusal = PlainTextResponse("This demo answers its own machine only.", 403)
+            refusal = PlainTextResponse("This demo answers only its own machine.", 403)
         elif path != "/" and not path.startswith(OPEN_PATHS):
             refusal = PlainTextResponse("This demo has no such page.", 404)
         else:
@@ -306,9 +307,10 @@ def launch(
     inline: bool = False,
     share: bool = False,
 ) -> str:
-    """Serve the page beside the program and return its address; to others only when asked.
+    """Serve the page in the background and return its address.
 
-    On Colab and Kaggle a proxy of theirs, under names of theirs, stands before the page.
+    Other machines can reach it only if `host` or `share` allows it. On Colab and Kaggle the page
+    is behind their own proxy, which uses its own host names, so the local check is off there.
     """
     local = host in LOOPBACK and not share and not colab.hosted()
     _, address, public = page.launch(

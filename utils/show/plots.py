@@ -1,4 +1,4 @@
-"""Figures in one style; each says in its title what made it."""
+"""Figures in one style; the title of each figure names the run that it shows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ from pandas.io.formats.style import Styler
 from utils.course.notebooks import LESSONS, STEPS
 from utils.judge.metrics import minimal_kl
 
-NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # told apart in grey print too
+NEGATIVE, NEUTRAL, POSITIVE = "#c44e52", "#8c8c8c", "#4c8c5a"  # they also differ in grey print
 ACCENT, QUIET = "#35618f", "#d5dbe3"
 SENTIMENT_COLOURS = (NEGATIVE, NEUTRAL, POSITIVE)
 
 
 def use_style() -> None:
-    """Quiet axes, readable on a projector."""
+    """Set plain axes and font sizes that are readable on a projector."""
     plt.rcParams.update(
         {
             "figure.figsize": (7.2, 3.2),
@@ -40,13 +40,13 @@ def table(rows: pd.DataFrame | Sequence[dict], decimals: int = 2) -> Styler:
     """A table for reading: no row numbers, text on the left, few decimals."""
     frame = pd.DataFrame(rows)
     left = [{"selector": "th, td", "props": "text-align: left; white-space: normal"}]
-    plain = {"escape": "html"}  # what a model or a user wrote is text, never a page's source
+    plain = {"escape": "html"}  # the text of a model or a user must not become HTML
     styled = frame.style.hide().format(precision=decimals, **plain).format_index(axis=1, **plain)
     return styled.set_table_styles(left)
 
 
 def pipeline(here: str) -> Figure:
-    """The course's stages, this notebook's in colour."""
+    """The course's stages, with this notebook's stage in colour."""
     figure, axes = plt.subplots(figsize=(7.6, 1.9))
     axes.axis("off")
     axes.set_xlim(-0.5, 4.5)
@@ -72,7 +72,7 @@ def pipeline(here: str) -> Figure:
 
 
 def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str) -> Axes:
-    """Share of each class in each split, the counts written on the bars."""
+    """The share of each class in each split, with the counts on the bars."""
     _, axes = plt.subplots(figsize=(7.2, 2.4))
     left = np.zeros(len(counts))
     totals = np.array([sum(row) for row in counts.values()])
@@ -102,7 +102,7 @@ def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], t
 def histogram(
     groups: Mapping[str, Sequence[float]], colours: Sequence[str], label: str, title: str
 ) -> Axes:
-    """Overlaid histograms of like bins, as densities."""
+    """Overlaid histograms with the same bins, as densities."""
     _, axes = plt.subplots()
     values = np.concatenate([np.asarray(list(group), dtype=float) for group in groups.values()])
     bins = np.histogram_bin_edges(values, bins=30)
@@ -116,7 +116,7 @@ def histogram(
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
-    """Counts, coloured by the share of the true class."""
+    """The confusion matrix: counts, coloured by their share of the true class."""
     _, axes = plt.subplots(figsize=(4.2, 3.4))
     shares = matrix / matrix.sum(axis=1, keepdims=True)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -141,7 +141,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
 def calibration(
     said: np.ndarray, was: np.ndarray, counts: np.ndarray, error: float, title: str
 ) -> Axes:
-    """Confidence against the share that was right; the diagonal is perfect."""
+    """The share of right answers over the confidence; the diagonal is perfect calibration."""
     _, axes = plt.subplots(figsize=(4.2, 3.4))
     axes.plot([0, 1], [0, 1], color=QUIET, zorder=0)
     axes.scatter(said, was, s=20 + 300 * counts / counts.sum(), color=ACCENT)
@@ -154,7 +154,7 @@ def calibration(
 
 
 def training_curves(log: pd.DataFrame, title: str) -> Figure:
-    """Losses on the left, validation scores on the right, from a Trainer's log history."""
+    """Losses on the left and validation scores on the right, from a Trainer's log history."""
     figure, (left, right) = plt.subplots(1, 2)
     losses = log.dropna(subset="loss")
     left.plot(losses["epoch"], losses["loss"], color=QUIET, label="training loss")
@@ -173,7 +173,7 @@ def training_curves(log: pd.DataFrame, title: str) -> Figure:
 
 
 class Live:
-    """Eight training curves that are drawn again while PPO runs."""
+    """Eight training curves that are redrawn while PPO runs."""
 
     CURVES = (
         ("reward", "reward"),
@@ -191,7 +191,7 @@ class Live:
         self.handle: DisplayHandle | None = None
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Note one update; draw at every tenth."""
+        """Store the metrics of one update; draw the curves at every tenth update."""
         self.history.append(dict(metrics))
         if len(self.history) % 10:
             return
@@ -225,7 +225,7 @@ METHOD_STYLES = {
 
 
 def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
-    """Share of negatives against KL: the impossible region in grey, each method's path above it."""
+    """The share of negatives over KL: each method's points, and the impossible region in grey."""
     _, axes = plt.subplots(figsize=(7.6, 4.6))
     shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
     floor = [minimal_kl(base_rates, share) for share in shares]
@@ -254,10 +254,8 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
         )
         if method == "best-of-n":
             for point in path:
-                place = (point.kl, point.share)
-                axes.annotate(
-                    f"n={point.step}", place, (4, -11), textcoords="offset points", size=8
-                )
+                xy = (point.kl, point.share)
+                axes.annotate(f"n={point.step}", xy, (4, -11), textcoords="offset points", size=8)
     axes.set_xlim(0, right)
     axes.set_ylim(shares[0] - 0.06, 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -274,7 +272,7 @@ def loss_and_pull(
     label: str,
     title: str,
 ) -> Figure:
-    """Each loss on the left, and minus its slope, how hard it pulls, on the right."""
+    """Each loss on the left; on the right its pull, which is minus its slope."""
     figure, (left, right) = plt.subplots(1, 2)
     colours = (ACCENT, METHOD_STYLES["RLOO"][0])
     for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
@@ -296,7 +294,7 @@ def clip_curves(
     clip_range: float,
     title: str,
 ) -> Figure:
-    """PPO's loss for a good and a bad answer; where the gradient is zero it is red and dashed."""
+    """PPO's loss for a good and a bad answer; it is red and dashed where its gradient is zero."""
     figure, panels = plt.subplots(1, 2)
     names = ("A = +1, a good answer", "A = −1, a bad answer")
     for axes, name, loss, still in zip(panels, names, losses, flat, strict=True):
@@ -315,7 +313,7 @@ def clip_curves(
 
 
 def pair_training(log: pd.DataFrame, title: str) -> Figure:
-    """A reward model's training loss on the left; validation accuracy and lead on the right."""
+    """A reward model's training loss on the left; validation accuracy and margin on the right."""
     figure, (left, right) = plt.subplots(1, 2)
     left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="a batch")
     smooth = log["loss"].rolling(20, min_periods=1).mean()
@@ -340,7 +338,7 @@ def pair_training(log: pd.DataFrame, title: str) -> Figure:
 def small_multiples(
     steps: Sequence[float], curves: Mapping[str, Sequence[float]], label: str, title: str
 ) -> Figure:
-    """One small panel a curve, all over the same steps."""
+    """One small panel per curve, all over the same steps."""
     figure, panels = plt.subplots(1, len(curves), figsize=(2.9 * len(curves), 2.7))
     for axes, (name, values) in zip(np.atleast_1d(panels), curves.items(), strict=True):
         axes.plot(steps, values, color=ACCENT, lw=1.4)
@@ -352,7 +350,7 @@ def small_multiples(
 
 
 def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title: str) -> Figure:
-    """A DPO run: loss, both implicit rewards, margin, accuracy, KL; from the Trainer's log."""
+    """A DPO run's loss, implicit rewards, margin, accuracy and KL, from the Trainer's log."""
     figure, panels = plt.subplots(1, 5, figsize=(11.5, 2.6))
     steps = log["step"]
     panels[0].plot(steps, log["loss"], color=ACCENT)
@@ -375,7 +373,7 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
 
 
 def _share_axis(axes: Axes) -> None:
-    """Per cent on the y axis, over ten points or more: a point of noise must look like one."""
+    """A y axis in per cent over at least 10 points, so that noise of one point looks small."""
     low, high = axes.get_ylim()
     lack = max(0.0, 0.1 - (high - low))
     axes.set_ylim(low - lack / 2, high + lack / 2)
@@ -383,10 +381,10 @@ def _share_axis(axes: Axes) -> None:
 
 
 def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
-    """Preference accuracy against KL, a point a run."""
+    """The preference accuracy over KL, one point per run."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
     axes.scatter([0], [start], color=NEUTRAL, label="SFT")
-    colours, marks = (ACCENT, "#7a5195", "#b5762a"), ("o", "s", "^")  # points may lie together
+    colours, marks = (ACCENT, "#7a5195", "#b5762a"), ("o", "s", "^")  # points may overlap
     for (_, row), colour, mark in zip(runs.iterrows(), colours, marks, strict=False):
         axes.scatter(row["KL"], row["prefers chosen"], color=colour, marker=mark, label=row["run"])
     axes.legend()
@@ -401,7 +399,7 @@ def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
 def loss_shapes(
     places: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
 ) -> Axes:
-    """Losses over one margin, each with its own line style."""
+    """Several losses over the same margin, each with its own line style."""
     _, axes = plt.subplots(figsize=(6.0, 3.0))
     colours = (ACCENT, "#7a5195", POSITIVE, "#b5762a")
     for (name, values), colour, style in zip(
@@ -417,7 +415,7 @@ def loss_shapes(
 
 
 def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
-    """Preference accuracy against likeness to the reference answers, a point a seed and way."""
+    """Preference accuracy over chrF to the reference answers, one point per seed and method."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
     styles = (("o", ACCENT), ("s", "#b5762a"), ("^", NEUTRAL))
     for (way, group), (mark, colour) in zip(runs.groupby("way"), styles, strict=False):

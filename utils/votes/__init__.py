@@ -1,4 +1,4 @@
-"""Votes of people: the store, agreement beyond chance, the panel to vote in."""
+"""Votes of people: the store, agreement beyond chance, the panel for voting."""
 
 from utils.door import door
 

@@ -1,4 +1,4 @@
-"""How far votes can be trusted: with oneself, with the others, and whatever the side on screen."""
+"""How reliable votes are: agreement with oneself, agreement with the others, position bias."""
 
 import math
 import warnings
@@ -12,12 +12,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from utils.votes.store import Vote
 
-LEAST = 5  # items below which an agreement says nothing about an annotator
+LEAST = 5  # with fewer items, an agreement is too uncertain to judge an annotator
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of a count, with its 95 % interval."""
+    """A share of `count` cases, with its 95 % interval."""
 
     value: float  # nan when the count is 0
     low: float
@@ -30,27 +30,27 @@ class Share:
 
 @dataclass(frozen=True)
 class Standing:
-    """One annotator, measured."""
+    """The measurements of one annotator."""
 
     annotator: str
-    self_agreement: Share  # the same answer preferred when the item came again
+    self_agreement: Share  # how often the same answer was preferred when an item was repeated
     kappa: float  # against the majority of the others; nan when it cannot be computed
-    shared: int  # items that others decided too
+    shared: int  # number of items on which the others have a majority too
     kept: bool
-    reason: str  # why kept or left out, in words
+    reason: str  # why the annotator was kept or left out, in words
 
 
 @dataclass(frozen=True)
 class Reliable:
-    """What is left to train on, and who was left out."""
+    """The votes to train on, and which annotators were left out."""
 
-    votes: list[Vote]  # one an item
-    split: list[str]  # items left out: those kept are divided, or changed their mind
-    standings: list[Standing]  # one an annotator
+    votes: list[Vote]  # one per item
+    split: list[str]  # items without a majority among the consistent opinions of kept annotators
+    standings: list[Standing]  # one per annotator
 
 
 def preference(vote: Vote) -> str:
-    """What was preferred, whatever the side on screen: "first", "second", "tie" or "skip".
+    """The preferred answer, independent of its side: "first", "second", "tie" or "skip".
 
     >>> preference(Vote("q", "?", "x", "y", "a", "An", swapped=True))
     'second'
@@ -64,11 +64,11 @@ def preference(vote: Vote) -> str:
 
 
 def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """Both ratings as numbers of classes, (2, items), and how many classes there are."""
+    """Both ratings as class numbers, (2, items), and the number of classes."""
     if len(first) != len(second):
         raise ValueError(
             f"Kappa compares two ratings of the same items and found {len(first)} and "
-            f"{len(second)}: give both in the same order, one an item."
+            f"{len(second)}: give one rating per item, both lists in the same order."
         )
     number = {label: code for code, label in enumerate(dict.fromkeys([*first, *second]))}
     codes = [[number[label] for label in ratings] for ratings in (first, second)]
@@ -76,25 +76,28 @@ def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.nd
 
 
 def _kappa(codes: np.ndarray, classes: int) -> float:
-    """scikit-learn's κ; nan where chance alone would agree every time, and without items."""
+    """scikit-learn's κ; nan if there is only one class, or no item."""
     if classes < 2:
         return math.nan
     return cohen_kappa_score(*codes)
 
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """Agreement beyond chance: 1 is perfect, 0 is what two independent coins reach.
+    """Agreement beyond chance: 1 is perfect agreement, 0 is that of two independent coins.
 
     >>> cohen_kappa("aabb", "aabb"), cohen_kappa("aabb", "abab")
     (1.0, 0.0)
     """
     codes, classes = _codes(first, second)
     if classes == 0:
-        warnings.warn("Kappa of no items is undefined (nan): rate some items twice.", stacklevel=2)
+        warnings.warn(
+            "Kappa of no items is undefined (nan): give items that both annotators rated.",
+            stacklevel=2,
+        )
     elif classes == 1:
         warnings.warn(
-            f"Kappa is undefined (nan) because both always said {first[0]!r}: chance alone would "
-            "agree every time, so look at more varied items.",
+            f"Kappa is undefined (nan) because both ratings are always {first[0]!r}, so chance "
+            "alone gives full agreement: rate items that differ more.",
             stacklevel=2,
         )
     return _kappa(codes, classes)
@@ -109,8 +112,8 @@ def kappa_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of κ, items drawn with replacement; nan when κ itself is undefined.
 
-    Draws in which κ is undefined, because one class is all that was drawn, do not count. The κ of
-    all draws are computed at once: 2,000 calls of scikit-learn's function take 100 times longer.
+    Draws of one class only are left out, because κ is undefined there. The κ of all draws are
+    computed at once: 2,000 calls of scikit-learn's function take 100 times longer.
     """
     codes, classes = _codes(first, second)
     if classes < 2:
@@ -130,7 +133,7 @@ def kappa_interval(
 
 
 def wilson(hits: int, count: int) -> Share:
-    """A share with Wilson's 95 % interval, which stays inside [0, 1] and holds for few items too.
+    """A share with Wilson's 95 % interval, which stays in [0, 1] and is valid for few items too.
 
     >>> print(wilson(8, 10))
     0.80 [0.49, 0.94] of 10
@@ -142,13 +145,13 @@ def wilson(hits: int, count: int) -> Share:
 
 
 def position_bias(votes: Sequence[Vote]) -> Share:
-    """The share of A among A and B votes: far from 0.5, the side decides and not the answer."""
+    """The share of A among the A and B votes; far from 0.5, the side decides, not the answer."""
     sides = Counter(vote.choice for vote in votes)
     return wilson(sides["a"], sides["a"] + sides["b"])
 
 
 def _decided(votes: Sequence[Vote]) -> dict[str, dict[str, list[str]]]:
-    """Annotator -> item -> what was preferred, in the order of the votes; skips left out."""
+    """Annotator -> item -> preferences in the order of the votes; skips are left out."""
     table: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for vote in votes:
         if vote.choice != "skip":
@@ -157,9 +160,9 @@ def _decided(votes: Sequence[Vote]) -> dict[str, dict[str, list[str]]]:
 
 
 def repeated_items(votes: Sequence[Vote]) -> dict[str, Share]:
-    """Annotator -> how often the same answer was preferred when an item came again.
+    """Annotator -> how often the same answer was preferred when an item was repeated.
 
-    The order on screen may have changed: the first and the last vote on an item are compared.
+    The first and the last vote on an item are compared; the order on screen may differ.
     """
     return {
         annotator: _self_agreement(items) for annotator, items in sorted(_decided(votes).items())
@@ -167,20 +170,21 @@ def repeated_items(votes: Sequence[Vote]) -> dict[str, Share]:
 
 
 def _self_agreement(items: Mapping[str, Sequence[str]]) -> Share:
-    again = [said for said in items.values() if len(said) > 1]
-    return wilson(sum(said[0] == said[-1] for said in again), len(again))
+    repeated = [preferences for preferences in items.values() if len(preferences) > 1]
+    same = sum(preferences[0] == preferences[-1] for preferences in repeated)
+    return wilson(same, len(repeated))
 
 
 # --- Several annotators --------------------------------------------------------------------------
 
 
-def _opinion(said: Sequence[str]) -> str | None:
-    """One annotator's word on an item; None when it changed."""
-    return said[0] if len(set(said)) == 1 else None
+def _opinion(preferences: Sequence[str]) -> str | None:
+    """One annotator's preference on an item; None if it changed between the votes."""
+    return preferences[0] if len(set(preferences)) == 1 else None
 
 
 def majority(opinions: Sequence[str]) -> str | None:
-    """What most say; None when two lead together, or nobody spoke.
+    """The most frequent opinion; None if two opinions are equally frequent, or there is none.
 
     >>> majority(["first", "first", "second"]), majority(["first", "second"])
     ('first', None)
@@ -194,7 +198,7 @@ def majority(opinions: Sequence[str]) -> str | None:
 def _against_the_others(
     annotator: str, opinions: Mapping[str, Mapping[str, str]], heard: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """One's opinions and the majority's of all others heard, on the items where both exist."""
+    """One annotator's opinions and the majority's among `heard`, on items that have both."""
     mine, theirs = [], []
     for item, opinion in opinions[annotator].items():
         others = majority(
@@ -207,12 +211,12 @@ def _against_the_others(
 
 
 def _steady(self_agreement: Share, threshold: float) -> bool:
-    """Not known to contradict themselves."""
+    """Whether the self-agreement is high enough, or not measured on enough items."""
     return self_agreement.count < LEAST or self_agreement.value >= threshold
 
 
 def _judge(self_agreement: Share, kappa: float, shared: int, threshold: float) -> tuple[bool, str]:
-    """Whether an annotator stays, and why."""
+    """Whether an annotator is kept, and why."""
     measured = []
     if self_agreement.count >= LEAST:
         number = self_agreement.count
@@ -220,40 +224,40 @@ def _judge(self_agreement: Share, kappa: float, shared: int, threshold: float) -
     if shared >= LEAST and not math.isnan(kappa):
         measured.append((kappa, f"kappa against the others on {shared} items"))
     if not measured:
-        return True, f"kept, not measured: it takes {LEAST} repeated or shared items, not all alike"
+        return True, f"kept, not measured: fewer than {LEAST} usable repeated or shared items"
     for value, what in measured:
         if value < threshold:
             return False, f"left out: {what} is {value:.2f}, below {threshold:.2f}"
-    said = " and ".join(f"{what} is {value:.2f}" for value, what in measured)
-    return True, f"kept: {said}, at least {threshold:.2f}"
+    figures = " and ".join(f"{what} is {value:.2f}" for value, what in measured)
+    return True, f"kept: {figures}, at least {threshold:.2f}"
 
 
 def _one_an_item(
     votes: Sequence[Vote], opinions: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[Vote], list[str]]:
-    """The first vote that says what the majority says, and the items without a majority."""
-    spoken = {v.item for v in votes if v.annotator in opinions and v.choice != "skip"}
+    """Per item the first vote that agrees with the majority, and the items without a majority."""
+    judged = {v.item for v in votes if v.annotator in opinions and v.choice != "skip"}
     decision = {
-        item: majority([o[item] for o in opinions.values() if item in o]) for item in spoken
+        item: majority([o[item] for o in opinions.values() if item in o]) for item in judged
     }
     one: dict[str, Vote] = {}
     for vote in votes:
-        said = opinions.get(vote.annotator, {}).get(vote.item)
-        if said is not None and said == decision[vote.item] and vote.choice != "skip":
+        opinion = opinions.get(vote.annotator, {}).get(vote.item)
+        if opinion is not None and opinion == decision[vote.item] and vote.choice != "skip":
             one.setdefault(vote.item, vote)
-    return list(one.values()), sorted(item for item in spoken if decision[item] is None)
+    return list(one.values()), sorted(item for item in judged if decision[item] is None)
 
 
 def reliable(votes: Sequence[Vote], threshold: float = 0.6) -> Reliable:
-    """Annotators at or above the threshold, and one vote an item: what most of them prefer.
+    """Annotators at or above the threshold, and one vote per item: what most of them prefer.
 
-    The threshold holds for self-agreement, a share of which a coin reaches about a half, and for
-    κ against the majority of the others, of which a coin reaches 0. Whoever contradicts themselves
-    has no say in the κ of the others. Nobody is left out unmeasured.
+    The threshold applies to self-agreement (random votes reach about 0.5) and to κ against the
+    majority of the others (random votes reach 0). An annotator whose repeated votes disagree is
+    left out when κ is computed for the others. An annotator without measurements is kept.
     """
     table = _decided(votes)
     opinions = {
-        annotator: {i: o for i, said in items.items() if (o := _opinion(said)) is not None}
+        annotator: {i: o for i, voted in items.items() if (o := _opinion(voted)) is not None}
         for annotator, items in table.items()
     }
     alone = {annotator: _self_agreement(items) for annotator, items in sorted(table.items())}

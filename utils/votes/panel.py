@@ -1,7 +1,8 @@
 """Label pairs of answers in a notebook, and show answers side by side.
 
-The panel and a simulated annotator drive the same `Session`. The controls are those that
-ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are shown as text, never run.
+The panel and a simulated annotator use the same `Session`. The controls are those that
+ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are escaped, so the browser
+shows them as text and does not run them.
 """
 
 import random
@@ -16,9 +17,9 @@ from IPython.display import HTML
 
 from utils.votes.store import Vote, VoteError, VoteStore, storable
 
-SIMULATED = "simulated:"  # how the name of an annotator begins who is a rule
+SIMULATED = "simulated:"  # the name of an annotator that is a rule begins with this
 COMMANDS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
-DOUBLE_CLICK = 0.3  # seconds in which a second click would vote on a pair nobody has read
+DOUBLE_CLICK = 0.3  # seconds without clicks after a vote: a double click must not vote twice
 DEFAULT_RUBRIC = (
     "Đúng là trên hết: câu trả lời sai kiến thức thua câu trả lời đúng, dù viết hay hơn.",
     "Trả lời thẳng vào câu hỏi, đủ ý chính, không lạc đề.",
@@ -36,7 +37,7 @@ Rule = Callable[[str, str, str], str]  # question, answer A, answer B -> "a", "b
 
 @dataclass(frozen=True)
 class Shown:
-    """One pair as it stands on the screen."""
+    """One pair as it is shown on the screen."""
 
     item: str
     question: str
@@ -63,13 +64,13 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
             )
     names, times = Counter(pair["item"] for pair in pairs).most_common(1)[0] if pairs else ("", 1)
     if times > 1:
-        raise ValueError(f"{times} pairs are called {names!r}: give each pair an item of its own.")
+        raise ValueError(f"{times} pairs are called {names!r}: give each pair its own item name.")
 
 
 def queue(pairs: Sequence[Pair], seed: int = 0, repeat_share: float = 0.1) -> list[Shown]:
-    """The pairs on sides drawn by seed and item, then a share of them again with sides swapped.
+    """All pairs with sides drawn by seed and item, then a share of them again with swapped sides.
 
-    The same seed gives the same queue, so a restart goes on where it stopped.
+    The same seed gives the same queue, so a restart continues where it stopped.
     """
     _check_pairs(pairs)
     sides = {pair["item"]: random.Random(f"{seed} {pair['item']}").random() < 0.5 for pair in pairs}
@@ -80,12 +81,12 @@ def queue(pairs: Sequence[Pair], seed: int = 0, repeat_share: float = 0.1) -> li
 
 
 def _content(shown: Shown | Vote) -> tuple[str, frozenset[str]]:
-    """What makes two screens the same question: the item and its two answers, on either side."""
+    """A key shared by screens with the same item and the same two answers, on either side."""
     return shown.item, frozenset((shown.answer_a, shown.answer_b))
 
 
 def waiting(line: Sequence[Shown], votes: Sequence[Vote]) -> list[Shown]:
-    """What of the queue has no vote yet; new answers under an old item's name are asked again."""
+    """The part of the queue without a vote; an item whose answers changed is asked again."""
     cast = Counter(map(_content, votes))
     left = []
     for shown in line:
@@ -97,7 +98,7 @@ def waiting(line: Sequence[Shown], votes: Sequence[Vote]) -> list[Shown]:
 
 
 class Session:
-    """One annotator's way through the pairs; all it knows stands in the store."""
+    """One annotator's progress through the pairs; all of its state is in the store."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class Session:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read from the store what is done."""
+        """Read the annotator's votes from the store again."""
         self.votes = self.store.votes(self.annotator)
         self.waiting = waiting(self.queue, self.votes)
 
@@ -124,11 +125,11 @@ class Session:
 
     @property
     def done(self) -> int:
-        """How many of the queue have a vote."""
+        """The number of pairs in the queue that have a vote."""
         return len(self.queue) - len(self.waiting)
 
     def vote(self, choice: str) -> Vote:
-        """Keep the choice on the current pair and go on to the next."""
+        """Store the choice for the current pair and go on to the next pair."""
         shown = self.current
         if shown is None:
             raise VoteError("Every pair has a vote: nothing is left to judge.")
@@ -146,7 +147,7 @@ class Session:
         return cast
 
     def undo(self) -> Vote | None:
-        """Take back the latest vote if it is on these pairs; its pair is asked again."""
+        """Withdraw the latest vote if it is on one of these pairs; its pair is asked again."""
         self.refresh()
         mine = set(map(_content, self.queue))
         if not self.votes or _content(self.votes[-1]) not in mine:
@@ -164,7 +165,7 @@ def simulate(
     seed: int = 0,
     repeat_share: float = 0.1,
 ) -> list[Vote]:
-    """Votes by a written rule, through the same session as a person's; named as simulated.
+    """Votes by a rule in code, through the same session as a person; the name marks them.
 
     >>> def shorter(question, a, b): return "a" if len(a) < len(b) else "b"
     >>> simulate(pairs, store, shorter)  # votes as "simulated: shorter"
@@ -172,7 +173,8 @@ def simulate(
     annotator = annotator or f"{SIMULATED} {rule.__name__}"
     if not annotator.startswith(SIMULATED):
         raise ValueError(
-            f"A rule would vote as {annotator!r}, like a person: begin its name with {SIMULATED!r}."
+            f"The annotator {annotator!r} is a rule, not a person: begin its name with "
+            f"{SIMULATED!r}."
         )
     session = Session(pairs, store, annotator, seed, repeat_share, source="simulated")
     cast = []
@@ -183,8 +185,8 @@ def simulate(
 
 # --- The panel -----------------------------------------------------------------------------------
 
-BLUE, ORANGE, GREY = "#35618f", "#a8651c", "#5f6b7a"  # white letters stand out on each
-LABELS = {  # command -> what stands on the button, its tooltip and its colour
+BLUE, ORANGE, GREY = "#35618f", "#a8651c", "#5f6b7a"  # white text is readable on each
+LABELS = {  # command -> the button's label, its tooltip and its colour
     "a": ("A tốt hơn", "Answer A is better (key a)", BLUE),
     "b": ("B tốt hơn", "Answer B is better (key b)", ORANGE),
     "tie": ("Ngang nhau", "A tie: both are as good (key t)", GREY),
@@ -223,12 +225,12 @@ STYLE = """<style>
 def _answer_html(letter: str, text: str, colour: str) -> str:
     body = escape(text) if text.strip() else "<i>(câu trả lời trống)</i>"
     head = f'<b style="background:{colour}">{letter}</b>'
-    # tabindex: a long answer can be scrolled with the arrow keys
+    # with tabindex, a long answer can be scrolled with the arrow keys
     return f'<div class="course-answer">{head}<div tabindex="0">{body}</div></div>'
 
 
 def pair_html(shown: Shown) -> str:
-    """A question and its two answers, every text escaped."""
+    """The HTML of a question and its two answers; every text is escaped."""
     return (
         f'<div class="course-question">{escape(shown.question)}</div><div class="course-answers">'
         + _answer_html("A", shown.answer_a, BLUE)
@@ -270,7 +272,7 @@ def _row(widgets: Sequence[ipywidgets.Widget]) -> ipywidgets.HBox:
 
 
 class LabelPanel(ipywidgets.VBox):
-    """Judge pairs with buttons, or with a letter and Enter in the field below them.
+    """A panel to judge pairs with buttons, or with a letter and Enter in the field below them.
 
     >>> LabelPanel(pairs, open_store())  # the last line of a cell shows it
     """
@@ -287,7 +289,7 @@ class LabelPanel(ipywidgets.VBox):
         self.pairs, self.store, self.seed = pairs, store, seed
         self.repeat_share = repeat_share
         self.session: Session | None = None
-        self.ready_at = 0.0  # when a click counts again
+        self.ready_at = 0.0  # the time from which a click counts again
         self.total = len(queue(pairs, seed, repeat_share))
 
         field = {"continuous_update": False}  # a value arrives with Enter
@@ -359,7 +361,7 @@ class LabelPanel(ipywidgets.VBox):
         self._draw()
 
     def _act(self, command: str) -> None:
-        """Vote or undo; a vote that was not confirmed leaves the pair where it is."""
+        """Vote or undo; if the vote was not confirmed, the pair stays on the screen."""
         session = self.session
         if session is None or (command != "undo" and session.current is None):
             return
@@ -396,7 +398,7 @@ class LabelPanel(ipywidgets.VBox):
 
 
 def side_by_side(rows: Sequence[Mapping[str, object]]) -> HTML:
-    """Rows of texts as a table, the first row's keys above it, every text escaped.
+    """Rows of texts as a table whose header is the first row's keys; every text is escaped.
 
     >>> side_by_side([{"question": "Vì sao?", "before": "Do biển.", "after": "Do tán xạ."}])
     """
@@ -410,6 +412,6 @@ def side_by_side(rows: Sequence[Mapping[str, object]]) -> HTML:
         + "</tr>"
         for row in rows
     )
-    # the class: a dollar sign in an answer is not the start of a formula
+    # the class stops MathJax from reading a dollar sign in an answer as the start of a formula
     table = '<table class="tex2jax_ignore mathjax_ignore" style="width:100%;table-layout:fixed">'
     return HTML(f"{table}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")

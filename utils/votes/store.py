@@ -2,7 +2,7 @@
 
 `COURSE_VOTES` names the database: `sqlite:///folder/votes.sqlite` or
 `postgresql+psycopg://user:password@host/database`. A vote is confirmed once it is on disk, and it
-is never deleted: one that is taken back stays in the table with the time of it.
+is never deleted: a withdrawn vote stays in the table with the time of its withdrawal.
 """
 
 import json
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 WISH = "COURSE_VOTES"
 CHOICES = ("a", "b", "tie", "skip")
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-# The rollback of a kill or a power cut never takes a confirmed vote; a writer waits for the others.
+# A kill or a power cut must not lose a confirmed vote; a writer waits while others write.
 PRAGMAS = ("busy_timeout = 30000", "synchronous = FULL")
-ONE_AT_A_TIME = 20_261  # PostgreSQL's advisory lock: a class opens its store all at once
+ONE_AT_A_TIME = 20_261  # PostgreSQL's advisory lock: a whole class may create the table at once
 
 TABLE = sql.Table(
     "votes",
@@ -51,7 +51,7 @@ TABLE = sql.Table(
     sql.Column("source", sql.Text, nullable=False),
     sql.Column("voted_at", sql.String(40), nullable=False),
     sql.Column("swapped", sql.Boolean, nullable=False),
-    sql.Column("withdrawn_at", sql.String(40)),  # null as long as the vote stands
+    sql.Column("withdrawn_at", sql.String(40)),  # null if the vote was not withdrawn
 )
 
 Result = TypeVar("Result")
@@ -65,26 +65,26 @@ class VoteError(CourseError, RuntimeError):
 class Vote:
     """One judgement, with all that was on the screen."""
 
-    item: str  # names the pair; the same pair shown again has the same name
+    item: str  # the name of the pair; a repeated pair has the same name
     question: str
-    answer_a: str  # what stood on the left
-    answer_b: str  # what stood on the right
+    answer_a: str  # the answer on the left of the screen
+    answer_b: str  # the answer on the right of the screen
     choice: str  # "a", "b", "tie" or "skip"
     annotator: str
     model_a: str = ""
     model_b: str = ""
-    seed: int = 0  # of the order on the screen
-    source: str = "panel"  # which front end: panel, terminal, demo, simulated
+    seed: int = 0  # the seed of the order on the screen
+    source: str = "panel"  # the front end: panel, terminal, demo or simulated
     voted_at: str = ""  # UTC, ISO 8601; the store writes it
     swapped: bool = False  # whether the pair's second answer was shown as A
-    key: str = ""  # one a vote, so that sending it again never doubles it; the store writes it
+    key: str = ""  # unique per vote, so that adding it again changes nothing; the store writes it
 
 
 COLUMNS = [TABLE.c[field.name] for field in fields(Vote)]
 
 
 def storable(text: str) -> str:
-    """The text without what SQL or UTF-8 cannot hold: NUL and lone surrogates become U+FFFD.
+    """The text with U+FFFD for what SQL or UTF-8 cannot store: NUL and lone surrogates.
 
     >>> storable("trăng\\x00 sao")
     'trăng\\ufffd sao'
@@ -103,28 +103,30 @@ def _default_url() -> str:
 
 
 def _parse(url: str) -> sql.URL:
-    """The URL's parts; an error never repeats the text, which may hold a password."""
+    """The URL's parts; an error message leaves out the URL, which may contain a password."""
     forms = "sqlite:///folder/votes.sqlite or postgresql+psycopg://user:password@host/database"
     try:
         parts = sql.make_url(url)
     except (ArgumentError, ValueError):
         raise VoteError(f"{WISH} is not a database URL: write {forms}.") from None
     if parts.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise VoteError(f"{WISH} begins with {parts.drivername}://, unknown here: write {forms}.")
+        raise VoteError(
+            f"{WISH} begins with {parts.drivername}://, which is not supported: write {forms}."
+        )
     if parts.drivername == "sqlite" and parts.database in (None, "", ":memory:"):
         raise VoteError(f"{WISH} names no file, so the votes would be lost: write {forms}.")
     return parts
 
 
 def _place(url: sql.URL) -> str:
-    """Where the votes lie, for messages: no password, no folder of this machine."""
+    """The database's name for messages, without a password or a folder of this machine."""
     if url.drivername == "sqlite":
         return f"sqlite {Path(url.database).name}"
     return f"postgresql {url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
 
 
 def open_store(url: str | None = None) -> "VoteStore":
-    """The votes of COURSE_VOTES, or of `votes.sqlite` among the artifacts; made if missing."""
+    """Open the database of COURSE_VOTES or `artifacts/votes.sqlite`; create it if missing."""
     parts = _parse(url or os.environ.get(WISH) or _default_url())
     if parts.drivername == "sqlite":
         folder = Path(parts.database).parent
@@ -132,14 +134,14 @@ def open_store(url: str | None = None) -> "VoteStore":
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VoteError(
-                f"The votes cannot be kept in {folder} ({error.strerror}): name another folder "
+                f"The votes cannot be stored in {folder} ({error.strerror}): name another folder "
                 f"in {WISH}."
             ) from None
     try:
         engine = sql.create_engine(parts, pool_pre_ping=True, connect_args=_patience(parts))
     except ImportError:
         raise VoteError(
-            f"{WISH} asks for PostgreSQL and psycopg is not installed: "
+            f"{WISH} names a PostgreSQL database and psycopg is not installed: "
             'run `pip install "psycopg[binary]"` and start again.'
         ) from None
     if parts.drivername == "sqlite":
@@ -157,12 +159,12 @@ def _patience(url: sql.URL) -> dict[str, int]:
 def _set_pragmas(connection: object, on_drive: bool) -> None:
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
-    # a write-ahead log takes shared memory, which Google Drive's file system does not have
+    # a write-ahead log needs shared memory, which Google Drive's file system does not have
     connection.execute(f"PRAGMA journal_mode = {'DELETE' if on_drive else 'WAL'}")
 
 
 class VoteStore:
-    """The table of votes; every method is one transaction that is tried again once.
+    """The table of votes; each method is one transaction, retried once if the connection drops.
 
     >>> store = open_store("sqlite:///votes.sqlite")
     >>> store.add(Vote("q1", "Vì sao trời xanh?", "Do tán xạ.", "Do biển.", "a", annotator="An"))
@@ -175,7 +177,7 @@ class VoteStore:
         return f"VoteStore({_place(self.engine.url)})"
 
     def create(self) -> None:
-        """Make the table where it is missing; many may do so at once."""
+        """Create the table if it is missing; several processes may do so at the same time."""
         self._transact(self._create)
 
     def _create(self, connection: sql.Connection) -> None:
@@ -188,7 +190,7 @@ class VoteStore:
             connection.execute(sql.schema.CreateIndex(index, if_not_exists=True))
 
     def _transact(self, work: Callable[[sql.Connection], Result], again: bool = True) -> Result:
-        """Commit what `work` does; if the connection drops, once more on a new one."""
+        """Commit what `work` does; if the connection drops, retry once on a new one."""
         try:
             with self.engine.begin() as connection:
                 return work(connection)
@@ -198,25 +200,27 @@ class VoteStore:
             raise VoteError(self._sentence(error)) from None
 
     def _sentence(self, error: DBAPIError) -> str:
-        said = str(error.orig).strip() or type(error.orig).__name__
-        reason = said.splitlines()[0].rstrip(".")
+        message = str(error.orig).strip() or type(error.orig).__name__
+        reason = message.splitlines()[0].rstrip(".")
         if password := self.engine.url.password:
             reason = reason.replace(password, "***")
         return (
             f"The votes at {_place(self.engine.url)} cannot be reached ({reason}), so nothing was "
-            f"confirmed: see that the database runs and can be written, or correct {WISH}."
+            f"confirmed: check that the database runs and is writable, or correct {WISH}."
         )
 
     def add(self, vote: Vote) -> Vote:
-        """Keep a vote; when this returns, it is on disk. Adding the returned vote changes nothing.
+        """Store a vote with its time and key; when this returns, the vote is on disk.
 
-        Time and key are written here.
+        Adding the returned vote again changes nothing.
         """
         if vote.choice not in CHOICES:
-            raise VoteError(f"A vote's choice is {vote.choice!r}: use one of {', '.join(CHOICES)}.")
+            raise VoteError(
+                f"The vote's choice is {vote.choice!r}: use one of {', '.join(CHOICES)}."
+            )
         for name in ("annotator", "item"):
             if not getattr(vote, name).strip():
-                raise VoteError(f"A vote has no {name}: give it one, so that it can be counted.")
+                raise VoteError(f"The vote has no {name}: set it, so that the vote can be counted.")
         clean = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
         clean["voted_at"] = clean["voted_at"] or _now()
         clean["key"] = clean["key"] or uuid.uuid4().hex
@@ -235,16 +239,16 @@ class VoteStore:
         return [Vote(**row) for row in rows]
 
     def votes(self, annotator: str | None = None) -> list[Vote]:
-        """The votes that stand, in the order of arrival."""
+        """The votes that were not withdrawn, in the order of arrival."""
         return self._read(self._standing(annotator).order_by(TABLE.c.id))
 
     def undo(self, annotator: str) -> Vote | None:
-        """Take back the annotator's latest vote; it stays in the table as withdrawn."""
+        """Withdraw the annotator's latest vote; it stays in the table as withdrawn."""
         latest = self._standing(annotator).order_by(TABLE.c.id.desc()).limit(1)
         found = self._read(latest)
         if not found:
             return None
-        # by its key: trying again after a dropped connection never takes back a second vote
+        # by its key, so that a retry after a dropped connection withdraws no second vote
         this = (TABLE.c.key == found[0].key) & TABLE.c.withdrawn_at.is_(None)
         withdraw = sql.update(TABLE).where(this).values(withdrawn_at=_now())
         self._transact(lambda connection: connection.execute(withdraw))
@@ -252,7 +256,7 @@ class VoteStore:
 
 
 def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
-    """One JSON object a line; a killed run leaves the former file."""
+    """Write one JSON object per line; if the run is killed, the previous file stays complete."""
     path = Path(path)
     lines = [json.dumps(asdict(vote), ensure_ascii=False) + "\n" for vote in votes]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +275,7 @@ def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
 
 
 def read_votes(path: str | Path) -> list[Vote]:
-    """The votes of an exported file; `store.add` each to join two stores, none is doubled."""
+    """The votes of an exported file; adding each to a store merges the two without duplicates."""
     with open(path, encoding="utf-8") as file:
         return [Vote(**json.loads(line)) for line in file]
 
@@ -284,7 +288,7 @@ def chosen_and_rejected(vote: Vote) -> tuple[str, str] | None:
 
 
 def to_dataset(votes: Iterable[Vote]) -> "Dataset":
-    """What DPO trains on, a row a decided vote; `tally` says what is left out."""
+    """The pairs that DPO trains on, one row per decided vote; `tally` counts the other votes."""
     from datasets import Dataset, Features, Value
 
     columns = ("prompt", "chosen", "rejected", "annotator", "item")
@@ -298,7 +302,7 @@ def to_dataset(votes: Iterable[Vote]) -> "Dataset":
 
 
 def tally(votes: Iterable[Vote]) -> Mapping[str, int]:
-    """How many votes there are, how many are pairs to train on, how many are left out and why.
+    """The number of votes, of pairs to train on, and of ties and skips, which are left out.
 
     >>> tally(store.votes())
     {'votes': 40, 'pairs': 31, 'ties': 6, 'skips': 3}
