@@ -143,20 +143,20 @@ def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
             extra["UV_TORCH_BACKEND"] = "cpu"
         if "index-url" in settings and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & set(os.environ):
             extra["UV_DEFAULT_INDEX"] = settings["index-url"]
-        said = CUDA_FREE if cpu else ""
+        message = CUDA_FREE if cpu else ""
         if found := shutil.which("uv"):
-            yield [found, *options], extra, said
+            yield [found, *options], extra, message
         if cpu and subprocess.run([*pip, UV]).returncode == 0:
-            yield [str(PYTHON), "-m", "uv", *options], extra, said
+            yield [str(PYTHON), "-m", "uv", *options], extra, message
         yield [*pip, "-r", str(LOCK)], {}, CUDA_AFTER_ALL if cpu else ""
     yield [*pip, "-r", str(LOCK)], {}, "Trying again, because a registry may time out once."
 
 
 def install() -> None:
     """Install the lock into .venv in the first way that succeeds."""
-    for command, extra, said in ways(needs_cpu_build()):
-        if said:
-            print(said, flush=True)
+    for command, extra, message in ways(needs_cpu_build()):
+        if message:
+            print(message, flush=True)
         if subprocess.run(command, env=os.environ | extra).returncode == 0:
             return
     sys.exit("pip could not install requirements.lock: see its message above.")
