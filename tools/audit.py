@@ -1,7 +1,7 @@
-"""What the course installs: versions, licences and known vulnerabilities.
+"""Report the versions, licences and known vulnerabilities of the course's packages.
 
-pip-licenses and pip-audit find them; uv brings both tools for the occasion. A report for a person
-to read: it never fails, neither on a finding nor without a network.
+The tools pip-licenses and pip-audit find them; uv downloads both tools for this run. The report is
+for a person to read, so it never fails: neither on a finding nor without a network.
 """
 
 import json
@@ -19,14 +19,14 @@ from utils.course.colab import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-TIMEOUT = 80  # seconds for each tool, its download included
+TIMEOUT = 80  # seconds per tool, including its download
 PERMISSIVE = re.compile(
     r"(MIT|0?BSD|ISC|Apache|PSF|Python Software Foundation|Zlib|CC0|BSL-1|CNRI|Unlicense)"
 )
 
 
 def permissive(text: str) -> bool:
-    """Whether an expression can be met by permissive licences alone.
+    """Whether permissive licences alone satisfy a licence expression.
 
     >>> permissive("MIT AND (GPL-3.0 OR BSD-3-Clause)"), permissive("MIT; MPL-2.0")
     (True, False)
@@ -41,7 +41,7 @@ def permissive(text: str) -> bool:
 
 
 def answer(tool: str, *options: str) -> tuple[object, str]:
-    """(the JSON that a tool prints, "") or (None, why there is none)."""
+    """Run a tool: (the JSON that it prints, "") or (None, the reason why there is none)."""
     try:
         import uv
 
@@ -49,7 +49,7 @@ def answer(tool: str, *options: str) -> tuple[object, str]:
     except ImportError:
         program = shutil.which("uv")
     if program is None:
-        return None, f"not looked up: uv, which brings {tool}, is not installed"
+        return None, f"not looked up: uv, which downloads {tool}, is not installed"
     try:
         run = subprocess.run(
             [program, "tool", "run", tool, *options, "--format", "json"],
@@ -62,12 +62,12 @@ def answer(tool: str, *options: str) -> tuple[object, str]:
     except subprocess.TimeoutExpired:
         return None, f"not looked up: no answer within {TIMEOUT} seconds"
     except ValueError:
-        last = (run.stderr.strip().splitlines() or [f"{tool} said nothing"])[-1]
+        last = (run.stderr.strip().splitlines() or [f"{tool} printed nothing"])[-1]
         return None, f"not looked up: {last[:160]}"
 
 
 def packages(text: str) -> tuple[list[dict[str, str]], str]:
-    """(what a lock names, with what is installed here and what to look at, why not if empty)."""
+    """(the lock's packages with installed version, licence and note, the reason if empty)."""
     answers, why = answer("pip-licenses", "--python", sys.executable, "--with-system")
     here = {canonicalize_name(each["Name"]): each for each in answers or []}
     found = []
@@ -76,7 +76,7 @@ def packages(text: str) -> tuple[list[dict[str, str]], str]:
         installed, licence = each["Version"].split("+")[0], each["License"]
         notes = [f"{installed} is installed"] if installed != version else []
         if not permissive(licence):
-            notes.append("licence: read it" if licence == "UNKNOWN" else "not permissive")
+            notes.append("licence unknown" if licence == "UNKNOWN" else "not permissive")
         found.append(
             {"package": name, "locked": version, "licence": licence, "note": ", ".join(notes)}
         )
@@ -84,7 +84,7 @@ def packages(text: str) -> tuple[list[dict[str, str]], str]:
 
 
 def vulnerabilities() -> tuple[list[str], str]:
-    """(findings, what was looked up)."""
+    """(findings, how many packages were looked up or why none)."""
     options = ["--no-deps", "--disable-pip", "--progress-spinner", "off"]
     found, why = answer("pip-audit", "-r", str(LOCK), *options)
     if found is None:
@@ -94,7 +94,7 @@ def vulnerabilities() -> tuple[list[str], str]:
         return [], "not looked up: the registry here has no vulnerability service"
     findings = [
         f"{package['name']} {package['version']}: {flaw['id']}"
-        + (f", mended in {', '.join(flaw['fix_versions'])}" if flaw.get("fix_versions") else "")
+        + (f", fixed in {', '.join(flaw['fix_versions'])}" if flaw.get("fix_versions") else "")
         for package in known
         for flaw in package["vulns"]
     ]
@@ -102,7 +102,7 @@ def vulnerabilities() -> tuple[list[str], str]:
 
 
 def main() -> None:
-    """Print the table, what to look at, and the vulnerabilities."""
+    """Print the table of packages, those to check, and the known vulnerabilities."""
     found, why = packages(LOCK.read_text(encoding="utf-8"))
     for package in [{name: name for name in found[0]}, *found] if found else []:
         cells = {
@@ -110,7 +110,7 @@ def main() -> None:
         }
         print("{package:28}  {locked:12}  {licence:44}  {note}".format(**cells).rstrip())
     noted = [package["package"] for package in found if package["note"]]
-    known = f"{len(found)} packages, {len(noted)} to look at: {', '.join(noted) or 'none'}"
+    known = f"{len(found)} packages, {len(noted)} to check: {', '.join(noted) or 'none'}"
     print(f"\nLicences: {why or known}.")
     findings, scope = vulnerabilities()
     count = "" if scope.startswith("not") else f", {len(findings)} found"

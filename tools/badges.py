@@ -1,6 +1,6 @@
-"""Point every badge and clone URL at one repository: `make badges REPO=owner/name`.
+"""Make every badge and clone URL refer to one repository: `make badges REPO=owner/name`.
 
-pyproject.toml, [tool.course], is where the repository and the tag are kept.
+The repository and the tag are stored in pyproject.toml, in the table [tool.course].
 """
 
 import json
@@ -16,7 +16,7 @@ ASSIGNMENT = re.compile(r'^REPO, TAG = ".*?", ".*?"', re.MULTILINE)
 
 
 def settings() -> dict[str, str]:
-    """The repository and tag in force."""
+    """The current repository and tag from pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
 
 
@@ -33,7 +33,7 @@ def badges(repository: str, tag: str, notebook: str) -> str:
 
 
 def rewrite_notebook(path: Path, repository: str, tag: str) -> None:
-    """Badges in the first cell, REPO and TAG in the set-up cell."""
+    """Rewrite the badges in the first cell, and REPO and TAG in the set-up cell."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     own_lines = f"{OPEN}\n{badges(repository, tag, path.stem)}\n{CLOSE}"
     for cell in notebook["cells"]:
@@ -45,7 +45,7 @@ def rewrite_notebook(path: Path, repository: str, tag: str) -> None:
 
 
 def rewrite_readme(path: Path, repository: str, tag: str) -> None:
-    """The badge of each row, by the notebook that the row links to; the clone URL."""
+    """Rewrite the badges of each row of the table (by the row's notebook), and the clone URL."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         linked = re.search(r"\(notebooks/(\w+)\.ipynb\)", line)
@@ -62,11 +62,11 @@ def rewrite_readme(path: Path, repository: str, tag: str) -> None:
 
 
 def main(repository: str) -> None:
-    """Keep the repository in pyproject.toml and rewrite everything that names it."""
+    """Store the repository in pyproject.toml, and rewrite the notebooks and the README."""
     current = settings()
     if repository:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-            sys.exit(f"REPO={repository!r} is not owner/name: make badges REPO=owner/name.")
+            sys.exit(f"REPO={repository!r} is not owner/name: use make badges REPO=owner/name.")
         project = ROOT / "pyproject.toml"
         text = project.read_text(encoding="utf-8")
         project.write_text(
@@ -77,7 +77,7 @@ def main(repository: str) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         rewrite_notebook(path, current["repository"], current["tag"])
     rewrite_readme(ROOT / "README.md", current["repository"], current["tag"])
-    print(f"Badges and clone URLs point at {current['repository']} at {current['tag']}.")
+    print(f"Badges and clone URLs refer to {current['repository']}, tag {current['tag']}.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Make or mend .venv from requirements.lock with nothing but Python's standard library."""
+"""Make or repair .venv from requirements.lock, using only Python's standard library."""
 
-from __future__ import annotations  # an older Python reads this file too, to say that it is too old
+from __future__ import annotations  # an older Python must reach the error message in `main`
 
 import hashlib
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
-STAMP = VENV / ".installed"  # the hash of the lock that was installed in full
+STAMP = VENV / ".installed"  # the hash of the lock that was installed completely
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-UV = "uv==0.13.9"  # knows where torch's CPU builds are, which pip does not
+UV = "uv==0.13.9"  # unlike pip, it finds torch's CPU builds by itself
 CUDA_FREE = (
     "No NVIDIA driver was found, so torch's CPU build is installed, without several GB of CUDA."
 )
@@ -25,8 +25,8 @@ CUDA_AFTER_ALL = (
     "CUDA packages that this machine does not use (README, Windows, macOS and Linux)."
 )
 PIP_DECIDES = (
-    "No NVIDIA driver was found. pip has package sources of its own here, so they decide whether "
-    "torch's CPU build is installed."
+    "No NVIDIA driver was found. pip is configured with its own package sources, so these decide "
+    "whether torch's CPU build is installed."
 )
 VERIFY = """
 import importlib.metadata as metadata, sys
@@ -56,16 +56,16 @@ sys.exit("; ".join(wrong[:5]) if wrong else 0)
 
 
 def lock_hash() -> str:
-    """The hash that tells whether the environment was made from today's lock.
+    """The hash of the lock, to check whether the environment was made from the current one.
 
-    The Python is not part of it: VERIFY asks the environment's own, and `make` and
-    `python tools/run.py` may start with different ones.
+    The Python version is not part of it, because `make` and `python tools/run.py` may start with
+    different versions. VERIFY checks the environment's own version.
     """
     return hashlib.sha256(LOCK.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def fault() -> str | None:
-    """What is wrong with .venv, or None when it can be used as it is."""
+    """What is wrong with .venv, or None if it can be used."""
     if not VENV.exists():
         return "it is missing"
     if not STAMP.exists() or STAMP.read_text().strip() != lock_hash():
@@ -85,7 +85,7 @@ def fault() -> str | None:
 
 
 def create() -> None:
-    """A new, empty virtual environment with pip in it, also where ensurepip is missing."""
+    """Make a new virtual environment that has only pip, even if ensurepip is missing."""
     if VENV.is_symlink() or VENV.is_file():
         VENV.unlink()
     shutil.rmtree(VENV, ignore_errors=True)
@@ -94,11 +94,11 @@ def create() -> None:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(VENV)], check=True)
-    borrowed = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip"]
-    if subprocess.run(borrowed).returncode:
+    command = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip"]
+    if subprocess.run(command).returncode:
         sys.exit(
-            "Python's venv has no ensurepip and no pip to borrow: install the package that "
-            "brings it (Debian and Ubuntu: python3-venv), then try again."
+            "This Python has neither ensurepip nor pip: install the package that contains "
+            "ensurepip (Debian and Ubuntu: python3-venv), then try again."
         )
 
 
@@ -109,12 +109,12 @@ def has_nvidia_driver() -> bool:
 
 
 def needs_cpu_build() -> bool:
-    """Whether torch's default build would bring CUDA for nothing; only Linux's brings any."""
+    """Whether torch's default build would install unused CUDA packages, as it can on Linux."""
     return sys.platform == "linux" and not has_nvidia_driver()
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip is configured with here, from its files and the environment: name -> value."""
+    """pip's settings on this machine, from its files and the environment: name -> value."""
     run = subprocess.run(
         [str(PYTHON), "-m", "pip", "config", "list"],
         capture_output=True,
@@ -127,9 +127,9 @@ def pip_settings() -> dict[str, str]:
 
 
 def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
-    """The ways to install the lock, best first: command, environment, what to say.
+    """The ways to install the lock, best first: command, environment, message to print.
 
-    uv does not read pip's settings. Where pip is told of sources beside its index, pip it is.
+    uv does not read pip's settings. So pip is used if its settings name sources besides the index.
     """
     settings = pip_settings()
     pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -143,33 +143,33 @@ def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
             extra["UV_TORCH_BACKEND"] = "cpu"
         if "index-url" in settings and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & set(os.environ):
             extra["UV_DEFAULT_INDEX"] = settings["index-url"]
-        said = CUDA_FREE if cpu else ""
+        message = CUDA_FREE if cpu else ""
         if found := shutil.which("uv"):
-            yield [found, *options], extra, said
+            yield [found, *options], extra, message
         if cpu and subprocess.run([*pip, UV]).returncode == 0:
-            yield [str(PYTHON), "-m", "uv", *options], extra, said
+            yield [str(PYTHON), "-m", "uv", *options], extra, message
         yield [*pip, "-r", str(LOCK)], {}, CUDA_AFTER_ALL if cpu else ""
-    yield [*pip, "-r", str(LOCK)], {}, "Trying once more, since a registry may time out once."
+    yield [*pip, "-r", str(LOCK)], {}, "Trying again, because a registry may time out once."
 
 
 def install() -> None:
-    """Install the lock into .venv, by the first way that succeeds."""
-    for command, extra, said in ways(needs_cpu_build()):
-        if said:
-            print(said, flush=True)
+    """Install the lock into .venv in the first way that succeeds."""
+    for command, extra, message in ways(needs_cpu_build()):
+        if message:
+            print(message, flush=True)
         if subprocess.run(command, env=os.environ | extra).returncode == 0:
             return
-    sys.exit("pip could not install requirements.lock: read its message above.")
+    sys.exit("pip could not install requirements.lock: see its message above.")
 
 
 def main() -> None:
-    """Bring .venv to the state of requirements.lock, or do nothing when it is there."""
+    """Install requirements.lock into .venv; do nothing if it is already installed."""
     if sys.version_info < (3, 11):
-        sys.exit(f"The course needs Python 3.11 or newer, this is {sys.version.split()[0]}.")
+        sys.exit(f"The course needs Python 3.11 or newer, but this is {sys.version.split()[0]}.")
     reason = fault()
     if reason is None:
         return
-    print(f"Setting up .venv, since {reason}: a few minutes the first time …", flush=True)
+    print(f"Setting up .venv, because {reason}: this can take some minutes …", flush=True)
     create()
     install()
     STAMP.write_text(lock_hash() + "\n")

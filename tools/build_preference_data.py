@@ -1,11 +1,11 @@
-"""Builds data/vi_alpaca_preference/{train,test}.jsonl from its sources, the same every time.
+"""Build data/vi_alpaca_preference/{train,test}.jsonl from its sources, with the same result always.
 
     python tools/build_preference_data.py            write the two files
-    python tools/build_preference_data.py --check    say whether the shipped ones are up to date
+    python tools/build_preference_data.py --check    report whether the shipped files are up to date
 
-Sources: written.jsonl (by hand) and utils/data/families.py (systematic). The rejected
-answers are mined by utils/data/mining.py within each split and each source, so that no hand-written
-answer of one split stands in the other.
+Sources: written.jsonl (by hand) and utils/data/families.py (systematic). The rejected answers are
+mined by utils/data/mining.py within each split and each source. So no hand-written answer of one
+split occurs in the other split.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from utils.data.mining import mine, report  # noqa: E402
 from utils.data.text import syllables  # noqa: E402
 
 FOLDER = ROOT / "data" / "vi_alpaca_preference"
-HELD_OUT_EVERY = 8  # of the hand-written rows of each kind
-NEAR = 0.8  # Jaccard likeness of two questions' syllables
+HELD_OUT_EVERY = 8  # every eighth hand-written row of each kind is held out
+NEAR = 0.8  # Jaccard similarity of two questions' syllables
 
 
 def written(path: Path) -> list[Instruction]:
-    """The hand-written rows; every eighth of a kind is held out, unless another is very near."""
+    """The hand-written rows; every eighth of a kind is held out, unless another is very similar."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     sets = [frozenset(syllables(row["question"])) for row in rows]
     seen: defaultdict[str, int] = defaultdict(int)
@@ -37,8 +37,8 @@ def written(path: Path) -> list[Instruction]:
         seen[row["kind"]] += 1
         near = any(
             len(sets[number] & other) >= NEAR * len(sets[number] | other)
-            for place, other in enumerate(sets)
-            if place != number
+            for index, other in enumerate(sets)
+            if index != number
         )
         held_out = seen[row["kind"]] % HELD_OUT_EVERY == 0 and not near
         made.append(Instruction(row["kind"], None, None, row["question"], row["answer"], held_out))
@@ -46,12 +46,12 @@ def written(path: Path) -> list[Instruction]:
 
 
 def _shuffled(row: dict[str, str]) -> str:
-    """A key that mixes the rows, the same on every machine and in every Python."""
+    """A sort key that shuffles the rows, the same on every machine and in every Python."""
     return hashlib.sha256(row["question"].encode()).hexdigest()
 
 
 def _paired(named: list[tuple[str, Instruction]]) -> list[dict[str, str]]:
-    """Each row with the rejected answer found among the others."""
+    """Each row with a rejected answer, which is mined among the other rows."""
     rows = [row for _, row in named]
     found = mine(
         [row.question for row in rows],
@@ -72,7 +72,7 @@ def _paired(named: list[tuple[str, Instruction]]) -> list[dict[str, str]]:
 
 
 def build(folder: Path = FOLDER) -> dict[str, list[dict[str, str]]]:
-    """The rows of both splits, ready to be written."""
+    """The rows of both splits in their final order."""
     rows = written(folder / "written.jsonl") + systematic()
     names = [f"vi-{number:04d}" for number in range(1, len(rows) + 1)]
     built = {}
@@ -82,7 +82,8 @@ def build(folder: Path = FOLDER) -> dict[str, list[dict[str, str]]]:
             for name, row in zip(names, rows, strict=True)
             if row.held_out == (split == "test")
         ]
-        # by hand and systematic apart: a terse sum is no plausible answer to a request for advice
+        # Each source is mined separately: the short result of a sum is not a plausible answer to a
+        # request for advice.
         by_hand = [(name, row) for name, row in of_split if row.fact is None]
         families = [(name, row) for name, row in of_split if row.fact is not None]
         built[split] = sorted(_paired(by_hand) + _paired(families), key=_shuffled)
@@ -90,14 +91,14 @@ def build(folder: Path = FOLDER) -> dict[str, list[dict[str, str]]]:
 
 
 def as_bytes(rows: list[dict[str, str]]) -> bytes:
-    """One JSON object a line, as it stands in the file."""
+    """The content of a file: one JSON object per line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def main() -> int:
-    """Writes the files, or compares them."""
+    """Write the files, or compare them with the shipped ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare, write nothing")
     check = parser.parse_args().check
     changed = 0
     for split, rows in build().items():

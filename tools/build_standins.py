@@ -1,4 +1,4 @@
-"""Build the lab's chat stand-in before the notebooks, as a real profile downloads its model."""
+"""Build the lab profile's chat stand-in before the notebooks run, so that none waits for it."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main() -> None:
-    """Pre-train it unless the cache has it; say how long that took."""
+    """Pre-train the stand-in unless the cache has it, and print how long this took."""
     from utils import models
     from utils.course import profiles, session
     from utils.data.pairs import load_preferences

@@ -1,4 +1,4 @@
-"""Serve the web demo over the models that the notebooks of this profile have saved."""
+"""Serve the web demo with the models that the notebooks of this profile have saved."""
 
 import argparse
 import logging
@@ -12,10 +12,12 @@ from utils.course import artifacts, profiles
 
 
 def main() -> None:
-    """Build the page, say where it is, serve it until Ctrl-C."""
+    """Build the page, print its address, and serve it until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 allows access from other machines"
+    )
+    parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     parser.add_argument(
         "--share", action="store_true", help="a public link through gradio's tunnel"
     )
@@ -23,7 +25,7 @@ def main() -> None:
     profile = profiles.choose()
     if profile.offline:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no word of what the CPU lacks
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # hides its CPU warnings
     import transformers
 
     from utils.show import demo
@@ -35,7 +37,7 @@ def main() -> None:
     except OSError:
         port = arguments.port or "7860-7959"
         sys.exit(f"The demo cannot listen on {arguments.host}:{port}: choose another --port.")
-    print(f"The demo of profile {profile.name} is at {address} (Ctrl-C ends it).", flush=True)
+    print(f"The demo of profile {profile.name} is at {address} (Ctrl-C stops it).", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

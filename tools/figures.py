@@ -1,7 +1,7 @@
 """Write minutes and memory into the tables of README and notebooks, from the committed JSON.
 
-The lab's are measured (benchmarks/lab.json, written by `make notebooks`); those of a T4 and of an
-A100 are estimated and simulated (benchmarks/memory.json, written by benchmarks/memory.py).
+The lab's values are measured (benchmarks/lab.json, written by `make notebooks`). Those of a T4 and
+of an A100 are estimated and simulated (benchmarks/memory.json, written by benchmarks/memory.py).
 `--check` changes nothing and exits with 1 if a table is out of date.
 """
 
@@ -20,7 +20,7 @@ WORDS["a100"] = WORDS["t4"]
 
 
 def known() -> dict[str, dict[str, dict[str, float]]]:
-    """Profile -> notebook -> minutes and peak_gb."""
+    """The committed values: profile -> notebook -> minutes and peak_gb."""
     found: dict[str, dict] = {}
     for file in ("lab.json", "memory.json"):
         path = BENCHMARKS / file
@@ -30,7 +30,7 @@ def known() -> dict[str, dict[str, dict[str, float]]]:
 
 
 def figures(profile: str, number: str) -> tuple[str, str]:
-    """Minutes and memory as a table shows them."""
+    """Minutes and memory in the format of a table."""
     row = known().get(profile, {}).get(number, {})
     shown = []
     for value, unit, word in (
@@ -48,7 +48,7 @@ def figures(profile: str, number: str) -> tuple[str, str]:
 
 
 def in_notebook(first_cell: str, number: str) -> str:
-    """The first cell with its table of profiles up to date."""
+    """The first cell with an updated table of profiles."""
 
     def row(match: re.Match) -> str:
         head, profile = match.group(1), match.group(2)
@@ -60,7 +60,7 @@ def in_notebook(first_cell: str, number: str) -> str:
 
 
 def in_readme(text: str) -> str:
-    """The README with its table of notebooks up to date."""
+    """The README with an updated table of notebooks."""
 
     def row(match: re.Match) -> str:
         number = match.group(2)

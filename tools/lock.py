@@ -1,7 +1,7 @@
 """Write requirements.lock, for Linux, Windows and macOS and for Python 3.11 to 3.13.
 
-It needs uv and a package registry. Versions of the lock that is there are kept while they satisfy
-requirements.txt; `--upgrade` takes the newest ones.
+It needs uv and a package registry. The versions of the existing lock are kept if they satisfy
+requirements.txt; `--upgrade` uses the newest versions.
 """
 
 import os
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "windows", "aarch64-apple-darwin")
-MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that bitsandbytes has a wheel for
-# torch's own requirements on Linux where it has CUDA; a CPU build has none of them
+MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest for which bitsandbytes has a wheel
+# requirements of torch's CUDA build on Linux; a CPU build has none of them
 CUDA = re.compile(r"(nvidia|cuda)-|triton==")
 HEADER = """\
 # Written by `make lock` (tools/lock.py) from requirements.txt.
@@ -27,7 +27,7 @@ HEADER = """\
 
 
 def uv() -> str | None:
-    """The uv that is a package of this Python, else the one on the PATH."""
+    """The path of uv: this Python's package uv, else the uv on the PATH."""
     try:
         import uv as package
 
@@ -37,7 +37,7 @@ def uv() -> str | None:
 
 
 def resolve(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
-    """Resolve a file of requirements; versions that `out` already holds are preferred."""
+    """Resolve a file of requirements; versions that are already in `out` are preferred."""
     command = [uv(), "pip", "compile", str(source), "-o", str(out), "--no-config", "--no-header"]
     return subprocess.run(
         [*command, "--no-annotate", "--quiet", *options],
@@ -58,16 +58,16 @@ def without_cuda(text: str) -> str:
 
 
 def main(*options: str) -> None:
-    """Resolve requirements.txt for every platform at once and write the lock."""
+    """Resolve requirements.txt for all platforms together, and write the lock."""
     if uv() is None:
-        sys.exit("Writing the lock needs uv, which was not found: pip install uv, then try again.")
+        sys.exit("Writing the lock needs uv, which was not found: run pip install uv, try again.")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "requirements.lock"
         shutil.copy(LOCK, out)
         asked = ("--universal", "--python-version", PYTHONS[0], *options)
         run = resolve(ROOT / "requirements.txt", out, *asked)
         if run.returncode:
-            sys.exit(f"requirements.txt does not resolve: {run.stderr.strip()}")
+            sys.exit(f"requirements.txt cannot be resolved: {run.stderr.strip()}")
         LOCK.write_text(HEADER + without_cuda(out.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
 """The course's commands, the same on Linux, macOS and Windows: `python tools/run.py help`.
 
-Nothing but Python's standard library is needed to start: `setup` makes .venv, and the steps of the
-other targets run in it. The Makefile calls this file.
+Only Python's standard library is needed to start: `setup` makes .venv, and the steps of the other
+targets run in it. The Makefile calls this file.
 """
 
-from __future__ import annotations  # an older Python reads this file too, to say that it is too old
+from __future__ import annotations  # an older Python must reach the error message of bootstrap.py
 
 import os
 import shutil
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bootstrap
 
 ROOT = bootstrap.ROOT
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C stopped
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Target:
-    """What a command does: set-up unless `bare`, then its steps, the first failure ends it."""
+    """A command: set-up (unless `bare`), then its steps; it stops at the first step that fails."""
 
     words: str  # the line in `help`
     steps: tuple[Step | Callable[[], None], ...] = ()
-    bare: bool = False  # needs no .venv
+    bare: bool = False  # True: it needs no .venv
     shown: bool = False  # print each step before it runs
-    takes: str = ""  # words after the target, which its last step receives
+    takes: str = ""  # the arguments after the target, which are passed to its last step
 
 
 def python(*arguments: str, **environment: str) -> Step:
-    """A step that runs the Python of .venv."""
+    """A step that runs .venv's Python with these arguments."""
     return Step(arguments, environment)
 
 
 def print_help() -> None:
-    """Every target with what it does."""
-    print("python tools/run.py TARGET, or make TARGET where there is make:\n")
+    """Print every target and what it does."""
+    print("python tools/run.py TARGET, or make TARGET if make is installed:\n")
     for name, target in TARGETS.items():
         print(f"{name + ' ' + target.takes:22} {target.words}")
 
@@ -72,26 +72,26 @@ NOTEBOOKS = python(
 
 
 def tests(**environment: str) -> Step:
-    """pytest on two workers, each with one thread."""
+    """A step that runs pytest on two workers, each with one thread."""
     return python("-m", "pytest", "tests", *WORKERS, OMP_NUM_THREADS="1", **environment)
 
 
 # A new command is a line here and a rule in the Makefile.
 TARGETS = {
     "help": Target("this list", (print_help,), bare=True),
-    "setup": Target("make or mend .venv"),
+    "setup": Target("make or repair .venv"),
     "course": Target(
-        "set up, then run every notebook in the lab profile, or those whose numbers are given",
+        "set up, then run all notebooks in the lab profile, or only those with the given numbers",
         (STANDINS, python("tools/run_course.py")),
         takes="[00 01 …]",
     ),
     "test": Target(
-        "set up, then run the tests of every change; each notebook as a lesson of seconds",
+        "set up, then run the tests for every change; each notebook is shortened to seconds",
         (*LINT, tests()),
         shown=True,
     ),
     "test-all": Target(
-        "the same with the long tests and every notebook of the lab at full size",
+        "the same, with the long tests and every notebook of the lab at full size",
         (*LINT, tests(COURSE_TEST_ALL="1"), STANDINS, NOTEBOOKS),
         shown=True,
     ),
@@ -101,7 +101,7 @@ TARGETS = {
         shown=True,
     ),
     "lint": Target(
-        "mend what ruff can mend",
+        "fix what ruff can fix",
         (python("-m", "ruff", "check", "--fix", "."), python("-m", "ruff", "format", ".")),
         shown=True,
     ),
@@ -130,23 +130,23 @@ TARGETS = {
         shown=True,
     ),
     "badges": Target(
-        "point every badge and clone URL at a repository",
+        "make every badge and clone URL refer to a repository",
         (python("tools/badges.py"),),
         takes="owner/name",
     ),
     "lock": Target(
-        "write requirements.lock for every platform, with uv; --upgrade takes newer versions",
+        "write requirements.lock for every platform, with uv; --upgrade uses newer versions",
         (python("tools/lock.py"),),
         takes="[--upgrade]",
     ),
     "clean": Target(
-        "remove the environment, caches and artifacts; votes stay", (clean,), bare=True
+        "remove the environment, caches and artifacts; votes are kept", (clean,), bare=True
     ),
 }
 
 
 def run(step: Step, more: Sequence[str] = ()) -> int:
-    """The exit status of a step. Ctrl-C goes to the step, which ends in its own way."""
+    """Run a step and return its exit status. Ctrl-C goes to the step, which handles it itself."""
     child = subprocess.Popen(
         [str(bootstrap.PYTHON), *step.arguments, *more],
         cwd=ROOT,
@@ -159,13 +159,13 @@ def run(step: Step, more: Sequence[str] = ()) -> int:
             break
         except KeyboardInterrupt:
             presses += 1
-            if presses == 3:  # it does not listen
+            if presses == 3:  # the step does not react
                 child.kill()
     return INTERRUPTED if presses and status else status
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what a target says; the exit status of the first step that fails, else 0."""
+    """Run a target; return the exit status of the first step that fails, else 0."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")
     os.environ.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8")  # for every child
@@ -175,7 +175,7 @@ def main(words: Sequence[str]) -> int:
         print(f"There is no target {name!r}. Choose one of: {', '.join(TARGETS)}.", file=sys.stderr)
         return 2
     if more and not target.takes:
-        print(f"{name} takes no further words, and got: {' '.join(more)}.", file=sys.stderr)
+        print(f"{name} accepts no arguments, but got: {' '.join(more)}.", file=sys.stderr)
         return 2
     if not target.bare:
         bootstrap.main()

@@ -1,4 +1,4 @@
-"""Run every notebook in order in the lab profile, offline, and say how each went."""
+"""Run all notebooks in order in the lab profile, offline, and print the result of each."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from utils.course.paths import BENCHMARKS
 
 
 def headline(name: str, profile: str) -> str:
-    """The headline metric that a notebook has just written."""
+    """The main metric of the metrics.json that a notebook has just written."""
     lesson = notebooks.LESSONS[name[:2]]
     path = artifacts.shelf(profile).folder / name / "metrics.json"
     if not path.exists():
@@ -22,7 +22,7 @@ def headline(name: str, profile: str) -> str:
 
 
 def keep_figures(runs: list[notebooks.Execution]) -> None:
-    """Minutes and memory of the runs whose outputs were kept, for the tables."""
+    """Save minutes and memory of the runs whose outputs were saved, for the tables."""
     path = BENCHMARKS / "lab.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"notebooks": {}}
     measured = known["notebooks"].setdefault("lab", {})
@@ -37,10 +37,10 @@ def keep_figures(runs: list[notebooks.Execution]) -> None:
 
 
 def main() -> None:
-    """Run, print a line per notebook and a closing table; exit 1 if any failed."""
+    """Run the notebooks, print a line for each and a closing table; exit with 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="keep the outputs in the notebooks")
-    parser.add_argument("only", nargs="*", help="numbers of notebooks, all by default")
+    parser.add_argument("--write", action="store_true", help="save the outputs in the notebooks")
+    parser.add_argument("only", nargs="*", help="numbers of notebooks; default: all")
     arguments = parser.parse_args()
     profile = os.environ.setdefault("COURSE_PROFILE", "lab")
     wanted = arguments.only or list(notebooks.LESSONS)

@@ -1,4 +1,4 @@
-"""`fit`: torn checkpoints are passed over, scarce memory halves the batch."""
+"""`fit` skips incomplete checkpoints, and halves the batch when memory does not suffice."""
 
 import json
 import math

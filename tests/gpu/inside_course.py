@@ -213,7 +213,7 @@ def test_an_evaluation_that_does_not_fit_takes_half_its_batch(tmp_path, capsys):
     training.run(trainer)
     with Limit(2_500_000):
         assert trainer.evaluate()["eval_loss"] > 0
-    assert "evaluation goes on with batches of" in capsys.readouterr().out
+    assert "evaluation continues with batches of" in capsys.readouterr().out
     assert trainer.args.per_device_train_batch_size == 1
 
 

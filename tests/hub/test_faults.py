@@ -77,7 +77,7 @@ def half_written(home: Path) -> list[Path]:
 def test_a_gated_model_gives_way_to_its_copy(fetch, shelf, token, why):
     run = fetch(GATED, COPY, HF_TOKEN=token)
     assert same(folder_of(run), shelf, COPY)
-    said = f"{GATED} is gated and {why}; using {COPY} instead, the licence still applies."
+    said = f"{GATED} is gated and {why}; using {COPY} instead; the licence still applies."
     assert run.stdout.splitlines()[0] == said and run.stderr == ""
 
 
@@ -100,7 +100,7 @@ def test_a_wrong_token_is_named_and_left_aside(fetch, shelf):
     run = fetch(GATED, COPY, HF_TOKEN="hf_wrong")
     assert same(folder_of(run), shelf, COPY)
     first, second, *_ = run.stdout.splitlines()
-    assert first == "The Hub does not accept the token HF_TOKEN; going on without it."
+    assert first == "The Hub does not accept the token HF_TOKEN; continuing without it."
     assert second.startswith(f"{GATED} is gated and there is no token; using {COPY}")
     assert "hf_wrong" not in run.stdout + run.stderr
 
@@ -109,7 +109,7 @@ def test_a_wrong_token_is_named_and_left_aside(fetch, shelf):
 def test_a_missing_repository_is_named(fetch, token):
     said = sentence(fetch("nobody/nothing", HF_TOKEN=token))
     assert said.startswith(
-        "utils.course.hub.HubError: The Hub shows no nobody/nothing: check the name"
+        "utils.course.hub.HubError: The Hub has no nobody/nothing: check the name"
     )
 
 
@@ -137,8 +137,8 @@ def test_503_for_ever_is_one_sentence_after_three_attempts(fetch, hub):
     hub.faults = [Fault("unavailable", times=10**6)]
     run = fetch(GPT2)
     assert sentence(run).startswith(
-        f"utils.course.hub.UnreachableError: The Hub did not deliver {GPT2} (status 503) and no "
-        "whole copy"
+        f"utils.course.hub.UnreachableError: The Hub did not deliver {GPT2} (status 503) and the "
+        "cache has no complete copy"
     )
     assert len(hub.asked) == 3
 
@@ -175,7 +175,7 @@ def test_a_connection_cut_for_ever_leaves_nothing_behind(fetch, hub, tmp_path):
     )
     assert half_written(tmp_path / "home") == []
     hub.stop()
-    assert "no whole copy lies in the cache" in sentence(fetch(GPT2))
+    assert "the cache has no complete copy" in sentence(fetch(GPT2))
 
 
 @pytest.mark.parametrize("kind, times", [("flipped", 1), ("truncated", 2)])
@@ -184,7 +184,7 @@ def test_a_damaged_file_is_fetched_again(fetch, hub, shelf, tmp_path, kind, time
     hub.faults = [Fault(kind, name, times)]
     run = fetch(GPT2)
     assert same(folder_of(run), shelf, GPT2)
-    assert f"{name} of {GPT2} was damaged; fetching it again." in run.stdout
+    assert f"{name} of {GPT2} was damaged; downloading it again." in run.stdout
     assert half_written(tmp_path / "home") == []
 
 
@@ -193,7 +193,7 @@ def test_a_file_damaged_twice_is_removed_and_never_used(fetch, hub, tmp_path):
     assert f"{WEIGHTS} of {GPT2} arrived damaged twice and was removed" in sentence(fetch(GPT2))
     assert half_written(tmp_path / "home") == []
     hub.stop()
-    assert "no whole copy lies in the cache" in sentence(fetch(GPT2))
+    assert "the cache has no complete copy" in sentence(fetch(GPT2))
 
 
 def test_without_a_network_the_cache_serves(fetch, hub, shelf):
@@ -202,7 +202,9 @@ def test_without_a_network_the_cache_serves(fetch, hub, shelf):
     load = "from transformers import AutoModelForCausalLM as A; print(A.from_pretrained(folder))"
     run = fetch(GPT2, then=load)
     assert folder_of(run) == first and "GPT2LMHeadModel" in run.stdout
-    assert run.stdout.startswith(f"The Hub does not answer; using {GPT2} as downloaded before.\n")
+    assert run.stdout.startswith(
+        f"The Hub does not answer; using the earlier download of {GPT2}.\n"
+    )
     assert "waits" not in run.stdout
 
 
@@ -215,7 +217,7 @@ def test_without_a_network_the_copy_serves_that_replaced_a_gated_model(fetch, hu
 def test_without_a_network_and_a_cache_one_sentence(fetch, hub):
     hub.stop()
     run = fetch(GPT2)
-    assert "no whole copy lies in the cache: check the connection" in sentence(run)
+    assert "the cache has no complete copy: check the connection" in sentence(run)
     assert run.stdout.count("waits") == 2
 
 
@@ -232,7 +234,7 @@ def test_an_unfinished_download_is_not_taken_for_a_copy(fetch, hub):
     hub.faults = [Fault("unavailable", WEIGHTS, times=10**6)]
     assert "status 503" in sentence(fetch(GPT2))
     hub.stop()
-    assert "no whole copy lies in the cache" in sentence(fetch(GPT2))
+    assert "the cache has no complete copy" in sentence(fetch(GPT2))
 
 
 def test_what_another_program_fetched_is_checked_before_use(client, fetch, hub):
@@ -241,14 +243,14 @@ def test_what_another_program_fetched_is_checked_before_use(client, fetch, hub):
     folder = folder_of(fetch(GPT2))
     blob = (folder / WEIGHTS).resolve()
     blob.write_bytes(blob.read_bytes()[:-10] + b"0123456789")
-    assert "no whole copy lies in the cache" in sentence(fetch(GPT2))
+    assert "the cache has no complete copy" in sentence(fetch(GPT2))
 
 
 def test_a_cache_that_was_cut_later_is_mended(fetch, shelf):
     blob = (folder_of(fetch(GPT2)) / WEIGHTS).resolve()
     blob.write_bytes(blob.read_bytes()[:100])
     run = fetch(GPT2)
-    assert f"{WEIGHTS} of {GPT2} was damaged; fetching it again." in run.stdout
+    assert f"{WEIGHTS} of {GPT2} was damaged; downloading it again." in run.stdout
     assert same(folder_of(run), shelf, GPT2)
 
 
@@ -277,10 +279,10 @@ def test_pickled_weights_are_fetched_only_where_no_others_exist(fetch, hub, shel
     both, only = fetch("some/both"), fetch("some/only")
     assert not (folder_of(both) / ours.PICKLE).exists()
     assert (folder_of(only) / ours.PICKLE).exists()
-    assert "some/only has no safetensors: its pytorch_model.bin is read as plain" in only.stdout
+    assert "some/only has no safetensors: pytorch_model.bin is read as weights only" in only.stdout
     (tmp_path / "only" / ours.PICKLE).rename(tmp_path / "only" / "weights.h5")
     hub.repositories[-1] = Repository("some/only", tmp_path / "only")
-    assert "some/only holds no weights as safetensors" in sentence(fetch("some/only"))
+    assert "some/only has no weights as safetensors" in sentence(fetch("some/only"))
 
 
 LOAD_DATA = (
@@ -304,7 +306,7 @@ def test_data_sets_come_the_same_way(client, hub):
     assert found[0] == found[1] and len(rows["test"]) == 60 and "negative" in labels
     hub.stop()
     again = client(LOAD_DATA).stdout.splitlines()
-    assert again[0] == f"The Hub does not answer; using {FEEDBACK} as downloaded before."
+    assert again[0] == f"The Hub does not answer; using the earlier download of {FEEDBACK}."
     assert again[-1] == found[0]
 
 
@@ -318,7 +320,7 @@ def test_a_damaged_data_set_is_fetched_again(client, hub, tmp_path):
 def test_a_full_disk_is_one_sentence():
     said = str(ours._understood(OSError(errno.ENOSPC, "No space left on device"), GPT2, False))
     assert said.startswith(
-        f"The disk is full, {GPT2} does not fit: free some space, or set HF_HOME"
+        f"The disk is full and {GPT2} does not fit: free some space, or set HF_HOME"
     )
 
 

@@ -103,7 +103,9 @@ def test_a_long_question_is_answered_and_its_template_stays_whole(gpt2, capsys):
 
 def test_a_prompt_that_is_all_template_is_refused(gpt2):
     _, tokenizer = gpt2
-    with pytest.raises(CourseError, match="The chat template alone takes 1 tokens and 0 are left"):
+    with pytest.raises(
+        CourseError, match="The chat template alone has 1 tokens, but only 0 are left"
+    ):
         chat.prompts_within(tokenizer, [LONG], 0)
 
 
@@ -156,7 +158,7 @@ def test_a_classifier_and_the_reward_say_what_they_cut(texts, capsys):
     reward(["hay"])
     for _ in range(2):
         reward(["hay", LONG])
-    assert capsys.readouterr().out == f"The reward: {said} Of later ones nothing is said.\n"
+    assert capsys.readouterr().out == f"The reward: {said} Later cuts are not reported.\n"
 
 
 def test_an_encoder_decoder_says_what_it_cuts_unless_it_is_told_not_to(texts, capsys):

@@ -52,7 +52,7 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tmp_path, vi
     tiny_ppo.trainer({"updates": 4}, checkpoint_dir=tmp_path).train()
     newest = tmp_path / "update-000004" / victim
     newest.write_bytes(newest.read_bytes()[:-7])
-    with pytest.warns(UserWarning, match=f"update-000004 is passed over: {victim} has"):
+    with pytest.warns(UserWarning, match=f"update-000004 is skipped: {victim} has"):
         trainer = tiny_ppo.trainer(checkpoint_dir=tmp_path)
         trainer.resume()
     assert trainer.updates_done == 2

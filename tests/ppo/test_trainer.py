@@ -549,7 +549,7 @@ def test_prompts_may_be_token_ids_and_never_end_with_the_end_token():
     ("prompts", "message"),
     [
         ([], "There are no prompts"),
-        (["w3", ""], r"The prompt '' has 0 tokens.*takes 1 to 58: change or drop it"),
+        (["w3", ""], r"The prompt '' has 0 tokens.*accepts 1 to 58: change or remove"),
         (["w3 " * 59], "has 59 tokens"),
     ],
 )
@@ -563,7 +563,7 @@ def test_prompts_that_cannot_be_used_are_named(prompts, message):
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"temperature": 0.0}, "temperature is 0"),
-        ({"minibatch_size": 3}, "8 is no multiple of minibatch_size 3"),
+        ({"minibatch_size": 3}, "8 is not a multiple of minibatch_size 3"),
         ({"precision": "int8"}, "'int8': use one of fp32, bf16, fp16"),
         ({"kl_estimator": "k2"}, "'k2': use one of k1, k3"),
     ],
@@ -615,7 +615,7 @@ def test_a_kl_explosion_stops_with_advice_and_keeps_the_checkpoints(tmp_path):
     changes = {"kl_limit": 0.5, "learning_rate": 0.1, "kl_coef": 0.0, "checkpoint_every": 1}
     trainer = tiny_ppo.trainer(changes, checkpoint_dir=tmp_path)
     with pytest.raises(
-        ppo.TrainingStopped, match=r"beyond kl_limit 0\.5: raise kl_coef \(0\) or lower learning"
+        ppo.TrainingStopped, match=r"above kl_limit 0\.5: raise kl_coef \(0\) or lower learning"
     ):
         trainer.train()
     kept = sorted(folder.name for folder in tmp_path.glob("update-*"))

@@ -464,7 +464,7 @@ def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
         lambda: artifacts.require(name, place),
         lambda: artifacts.publish(name, place, metrics={}).__enter__(),
     ):
-        with pytest.raises(ArtifactError, match="cannot be called"):
+        with pytest.raises(ArtifactError, match="cannot have the name"):
             attempt()
     left = [path.name for path in tmp_path.rglob("*")]
     assert left == ["artifacts"]
@@ -545,7 +545,7 @@ def test_what_is_installed_is_compared_with_the_lock(answering):
     assert {package["package"]: package["note"] for package in found} == {
         "left-pad": "",
         "right": "1.1 is installed, not permissive",
-        "missing": "no version is installed, licence: read it",
+        "missing": "no version is installed, licence unknown",
     }
 
 
@@ -559,7 +559,7 @@ def test_known_vulnerabilities_are_named(answering):
     answer = json.dumps({"dependencies": [bad, good, unknown]})
     answering(f"echo '{answer}'; exit 1")
     findings, scope = audit.vulnerabilities()
-    assert findings == ["left 2.0: CVE-2026-1, mended in 2.1"]
+    assert findings == ["left 2.0: CVE-2026-1, fixed in 2.1"]
     assert scope == "2 of 3 packages looked up"
 
 
@@ -571,7 +571,7 @@ def test_known_vulnerabilities_are_named(answering):
             'echo \'{"dependencies": [{"name": "x", "skip_reason": "-"}]}\'',
             "no vulnerability service",
         ),
-        ("exit 0", "said nothing"),
+        ("exit 0", "printed nothing"),
         ("sleep 5", "no answer within 1 seconds"),
     ],
 )

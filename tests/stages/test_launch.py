@@ -156,7 +156,7 @@ def test_what_trains_is_run_by_all_processes_at_once(name):
 
 
 def test_a_name_that_a_cell_binds_no_more_is_reported():
-    with pytest.raises(launch.LaunchError, match="binds no 'gone' any more"):
+    with pytest.raises(launch.LaunchError, match="no longer binds 'gone'"):
         launch.chosen("a = 1\nb = 2", "a gone")
     kept = launch.chosen("a = 1\nb = 2\nprint(b)", "-a")
     assert [statement.lineno for statement in kept] == [2, 3]
@@ -261,7 +261,7 @@ def test_a_training_that_has_ended_is_loaded_not_repeated(folder, tmp_path, caps
     number = len(trained)
     second, again = once(seed=1)  # another start: what it has at the end was loaded
     assert len(trained) == number == 2
-    assert "this training has ended before: checkpoint 2" in capsys.readouterr().out
+    assert "this training is already complete: checkpoint 2" in capsys.readouterr().out
     for name, values in learned.items():
         assert torch.equal(again[name], values), name
     assert second.state.log_history == first.state.log_history
@@ -312,7 +312,9 @@ def test_a_run_that_was_cut_off_under_fsdp_goes_on_under_fsdp(folder, tmp_path):
     log["log_history"] = log["log_history"][:-1]  # it has not ended
     state.write_text(json.dumps(log), encoding="utf-8")
     (checkpoint / "pytorch_model_fsdp.bin").touch()
-    with pytest.raises(CourseError, match="with FSDP that was cut off, and this one is without"):
+    with pytest.raises(
+        CourseError, match="an interrupted training with FSDP, and this one is without"
+    ):
         fit(build, 4, 1)
 
 
@@ -341,7 +343,7 @@ def cut_off(tmp_path_factory) -> Path:
 def test_a_killed_fsdp_run_goes_on_and_equals_one_process(alone, cut_off):
     """Adapter, embeddings and optimizer in two halves; one process reads what they saved."""
     said = finished(start("03", cut_off, *two_processes("fsdp")))
-    assert "going on from checkpoint 2" in said
+    assert "continuing from checkpoint 2" in said
     assert "Excluding from FSDP2 sharding" in said  # the 4-bit weights, so the rest is spread
     same(steps(alone, "03"), steps(cut_off, "03"))
     loads_as_in_the_notebook(cut_off, alone)
@@ -398,7 +400,7 @@ def test_a_later_stage_starts_from_what_was_handed_over(alone, tmp_path, stage):
 def test_notebook_08s_models_train_on_two_processes(tmp_path, stage):
     said = finished(start(stage, tmp_path, *two_processes("ddp")))
     assert f"Stage {stage} is trained" in said
-    assert said.count("this training has ended before") == 2  # SFT and DPO, found by one process
+    assert said.count("this training is already complete") == 2  # SFT and DPO, found by one process
 
 
 @slow

@@ -1,4 +1,4 @@
-"""The session of a notebook: profiles, artifacts, the Hub, Colab, running notebooks, errors."""
+"""A notebook's session: profiles, artifacts, the Hub, Colab, running notebooks, errors."""
 
 from utils.door import door
 

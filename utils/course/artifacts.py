@@ -1,4 +1,4 @@
-"""What a notebook hands to the next: written atomically, checked by hash, found where it lies."""
+"""What a notebook hands over to the next: saved atomically, checked by hash, found in any store."""
 
 import json
 import os
@@ -17,20 +17,20 @@ from utils.course.paths import ROOT
 
 
 class ArtifactError(CourseError, RuntimeError):
-    """An artifact that is missing or not what its manifest says."""
+    """An artifact is missing, or does not match its manifest."""
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where artifacts of one profile lie."""
+    """The locations of one profile's artifacts."""
 
     folder: Path  # artifacts/<profile>
-    drive: Path | None = None  # the same on Google Drive, copied to and from
+    drive: Path | None = None  # a copy of it on Google Drive
     hub_repo: str | None = None  # owner/name of the user's own repository
 
 
 def shelf(profile: str) -> Shelf:
-    """The local folder (COURSE_ARTIFACTS overrides), Drive if mounted, COURSE_HUB_REPO if named."""
+    """The local folder (or COURSE_ARTIFACTS), Drive if it is mounted, COURSE_HUB_REPO if set."""
     local = Path(os.environ.get("COURSE_ARTIFACTS") or ROOT / "artifacts")
     copied = colab.DRIVE.parent.is_dir() and local != colab.DRIVE
     drive = colab.DRIVE / profile if copied else None
@@ -38,17 +38,17 @@ def shelf(profile: str) -> Shelf:
 
 
 def _folder_of(name: str, place: Shelf) -> Path:
-    """The artifact's folder on the shelf, and never one beside it."""
+    """The artifact's folder in the shelf's folder, never outside of it."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ArtifactError(
-            f"An artifact cannot be called {name!r}: take letters, digits, '_', '-' and '.' alone, "
-            "such as 01_phobert_reward_model."
+            f"An artifact cannot have the name {name!r}: use only letters, digits, '_', '-' and "
+            "'.', for instance 01_phobert_reward_model."
         )
     return place.folder / name
 
 
 def weights_of(folder: Path) -> dict[str, str]:
-    """The hashes of all files of a whole artifact but its metrics."""
+    """The hashes of all files of a complete artifact, except its metrics."""
     listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     return {name: file["sha256"] for name, file in listed.items() if name != "metrics.json"}
 
@@ -69,9 +69,9 @@ def publish(
     inputs: dict[str, str] | None = None,
     keep_former: bool = False,
 ) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes the artifact only when the block ends well.
+    """A temporary folder to fill; it becomes the artifact only if the block ends without an error.
 
-    With `keep_former` the one that it replaces stays beside it as `<name>.former`.
+    With `keep_former`, the replaced artifact is kept next to it as `<name>.former`.
 
     >>> with publish("01_phobert_reward_model", place, metrics={"accuracy": 0.9}) as folder:
     ...     model.save_pretrained(folder / "model")
@@ -88,7 +88,7 @@ def publish(
 
 
 def find(name: str, place: Shelf, inputs: dict[str, str] | None = None) -> tuple[Path | None, str]:
-    """The artifact's folder, looked for locally, on Drive, then on the Hub; else why not."""
+    """The artifact's folder, searched locally, on Drive, then on the Hub; and where or why not."""
     final = _folder_of(name, place)
     recover(final)
     reason = fault(final, inputs)
@@ -119,7 +119,7 @@ def _fetch_from_hub(name: str, place: Shelf, inputs: dict[str, str] | None) -> b
 
 
 def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) -> Path:
-    """The artifact's folder; when it is missing or damaged, the notebook that makes it is run."""
+    """The artifact's folder; if it is missing or damaged, the notebook that makes it is run."""
     folder, reason = find(name, place, inputs)
     if folder is None:
         time = notebooks.expected_time(name, place.folder.name)
@@ -131,8 +131,8 @@ def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) ->
         folder, reason = find(name, place, inputs)
     if folder is None:
         raise ArtifactError(
-            f"Artifact {name} is still not there ({reason}): open notebooks/{name}.ipynb and run "
-            "all its cells."
+            f"Artifact {name} is still not available ({reason}): open notebooks/{name}.ipynb and "
+            "run all its cells."
         )
     return folder
 
@@ -144,7 +144,7 @@ def _run_notebook(name: str, place: Shelf) -> None:
         nonlocal bar, shown
         bar = bar or progress.bar(f"notebook {name[:2]}", total, "cell")
         bar.update(done - bar.n)
-        if done * 4 // total > shown:  # four lines, not one per cell
+        if done * 4 // total > shown:  # four lines per notebook, not one per cell
             shown = done * 4 // total
             print(f"  {name}: {done} of {total} cells", flush=True)
 

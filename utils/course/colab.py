@@ -1,4 +1,4 @@
-"""Colab and Kaggle: install what their image lacks, move nothing else, restart at most once."""
+"""Colab and Kaggle: install only packages that do not fit, and restart at most once."""
 
 import importlib
 import importlib.metadata
@@ -15,14 +15,14 @@ from packaging.version import Version
 
 from utils.course.paths import ROOT
 
-# moving one of these under a running kernel breaks it ("dtype size changed")
+# changing the version of one of these breaks a running kernel ("dtype size changed")
 PROTECTED = ("torch", "numpy", "pandas", "ipykernel", "ipython")
 NEEDED = ("trl", "bitsandbytes", "underthesea", "datasets", "pyarrow", "peft", "transformers")
 NEEDED += ("accelerate", "tokenizers", "huggingface_hub", "safetensors", "nbclient", "nbformat")
 NEEDED += ("SQLAlchemy", "gradio", "psutil", "sentence-transformers", "sacrebleu")
-TORCHAO_FLOOR = Version("0.16")  # PEFT raises ImportError for an older one
+TORCHAO_FLOOR = Version("0.16")  # PEFT raises ImportError for an older version
 MOUNT = "/content/drive"
-DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # once Drive is mounted
+DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # exists only if Drive is mounted
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
 
 
@@ -39,14 +39,14 @@ def requirements() -> dict[str, str]:
 
 
 def locked(text: str) -> dict[str, str]:
-    """Package -> version that a requirements.lock names for this platform and this Python.
+    """Package -> version in the text of a requirements.lock for this platform and this Python.
 
     >>> locked("# tools\\nruff==0.17.5\\npywinpty==3.1.2 ; os_name == 'no such system'\\n")
     {'ruff': '0.17.5'}
     """
     try:
         packaging = importlib.import_module("packaging.requirements")
-    except ImportError:  # a machine that has nothing but Python and pip
+    except ImportError:  # this machine has only Python and pip
         packaging = importlib.import_module("pip._vendor.packaging.requirements")
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     wanted = [packaging.Requirement(line) for line in lines if line]
@@ -58,7 +58,7 @@ def locked(text: str) -> dict[str, str]:
 
 
 def satisfied(version: str, wanted: str) -> bool:
-    """Whether a version lies in a range like `>=4.7,<6`, a pre-release or a local one included.
+    """Whether a version is in a range like `>=4.7,<6`; pre-releases and local versions count.
 
     >>> satisfied("2.11.0+cu128", ">=2.11,<3")
     True
@@ -67,7 +67,7 @@ def satisfied(version: str, wanted: str) -> bool:
 
 
 def to_install(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """The requirements that the image does not meet, protected packages never among them."""
+    """The requirements that the image does not meet, without the protected packages."""
     return [
         name + wanted[name]
         for name in NEEDED
@@ -77,9 +77,10 @@ def to_install(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[
 
 
 def to_keep(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Constraints that hold the protected packages, and those that fit already, where they are.
+    """Constraints that keep the versions of protected packages and of packages that already fit.
 
-    Without them datasets' newest version moves huggingface_hub, which the image's others pin.
+    Without them, the newest datasets would change huggingface_hub, which other packages of the
+    image pin.
     """
     return [
         f"{name}=={version}"
@@ -89,7 +90,7 @@ def to_keep(installed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
 
 
 def installed_versions(names: Sequence[str]) -> dict[str, str]:
-    """The versions of the named packages that are installed, without importing any."""
+    """The versions of those named packages that are installed; no package is imported."""
     found = {}
     for name in names:
         try:
@@ -106,15 +107,15 @@ def _pip(*arguments: str) -> None:
         text=True,
     )
     if run.returncode:
-        reason = (run.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        reason = (run.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
         raise RuntimeError(
-            f"The course's packages could not be installed ({reason}): run this cell again, and if "
-            "it fails again choose Runtime > Disconnect and delete runtime, then start over."
+            f"The course's packages could not be installed ({reason}): run this cell again; if it "
+            "fails again, choose Runtime > Disconnect and delete runtime, and start again."
         )
 
 
 def prepare() -> None:
-    """On Colab and Kaggle make the packages fit; elsewhere, and the second time, do nothing."""
+    """Install missing packages on Colab and Kaggle; elsewhere or the second time, do nothing."""
     if not hosted():
         return
     before = installed_versions([*NEEDED, *PROTECTED, "torchao"])
@@ -137,8 +138,8 @@ def prepare() -> None:
         return
     if RESTARTED.exists():
         raise RuntimeError(
-            f"{', '.join(loaded)} was loaded before it was replaced, and the runtime has restarted "
-            "once already: choose Runtime > Restart session, then run all cells."
+            f"{', '.join(loaded)} was loaded before it was replaced, and the runtime has already "
+            "restarted once: choose Runtime > Restart session, then run all cells."
         )
     RESTARTED.touch()
     print(f"{', '.join(loaded)} was already loaded: the runtime restarts once; run all again.")
@@ -148,13 +149,13 @@ def prepare() -> None:
 def keep_on_drive() -> None:
     """Mount Google Drive and keep artifacts, checkpoints and votes there.
 
-    Every notebook that is opened on Colab runs on a machine of its own, and Drive is what they
-    share: with it the next notebook finds what this one hands over.
+    On Colab every notebook runs on its own machine. Drive is the storage that they share, so the
+    next notebook finds there what this notebook hands over.
     """
     try:
         from google.colab import drive
     except ImportError:
-        print("KEEP_ON_DRIVE is for Colab: here everything stays in the folder artifacts/.")
+        print("KEEP_ON_DRIVE works only on Colab: here all files stay in the folder artifacts/.")
         return
     drive.mount(MOUNT)
     os.environ["COURSE_ARTIFACTS"] = str(DRIVE)

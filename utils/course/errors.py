@@ -1,4 +1,4 @@
-"""Errors of the course's own: a notebook shows their one sentence, not the stack under it."""
+"""The course's own errors: a notebook shows their message without a traceback."""
 
 import os
 import traceback
@@ -7,10 +7,10 @@ TRACEBACK_WISH = "COURSE_TRACEBACK"
 
 
 class CourseError(Exception):
-    """What the course foresaw; its message names the thing, what was found and what to do next.
+    """An expected error: its message names the thing, what was found, and what to do next.
 
-    Jupyter and Colab call `_render_traceback_` in place of their own forty frames;
-    COURSE_TRACEBACK=1 brings the frames back.
+    Jupyter and Colab call `_render_traceback_` instead of printing their own traceback. Set
+    COURSE_TRACEBACK=1 to see the whole traceback.
     """
 
     def _render_traceback_(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, with a manifest of what every file must be."""
+"""Folders that are saved completely or not at all, with a manifest of every file's hash."""
 
 import errno
 import hashlib
@@ -16,11 +16,11 @@ MANIFEST = "manifest.json"
 
 
 class FolderError(CourseError, RuntimeError):
-    """A folder that could not be written, or holds what it must not hold."""
+    """A folder could not be written, or contains a file that is not allowed."""
 
 
 def no_space(error: BaseException) -> bool:
-    """Whether an error says that the disk is full: Python's, safetensors' or torch's."""
+    """Whether an error of Python, safetensors or torch means that the disk is full."""
     words = ("No space left on device", "PytorchStreamWriter failed writing")
     return getattr(error, "errno", None) == errno.ENOSPC or any(w in str(error) for w in words)
 
@@ -36,9 +36,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
-    """What is wrong with a folder, or None when every byte is what its manifest says.
+    """What is wrong with a folder, or None if all its files match the manifest.
 
-    `inputs` are what it must have been made from, for instance the data's fingerprint.
+    `inputs` identifies what it must have been made from, for instance the hash of the data.
     """
     if not folder.is_dir():
         return "it does not exist"
@@ -66,9 +66,9 @@ def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
 
 
 def swap(new: Path, final: Path, keep: Path | None = None) -> None:
-    """Put a finished folder in its final position; the former one stays until the new one stands.
+    """Move a finished folder to its final path, and only then remove the former folder.
 
-    Then the former one is removed, or becomes `keep`.
+    If `keep` is given, the former folder is moved there instead.
     """
     former = final.with_name(f".{final.name}.former")
     shutil.rmtree(former, ignore_errors=True)
@@ -82,7 +82,7 @@ def swap(new: Path, final: Path, keep: Path | None = None) -> None:
 
 
 def recover(final: Path) -> None:
-    """Undo a swap that was killed between its two renames."""
+    """Undo a swap that was interrupted between its two renames."""
     former = final.with_name(f".{final.name}.former")
     if former.is_dir() and not final.exists():
         os.replace(former, final)
@@ -92,7 +92,7 @@ def recover(final: Path) -> None:
 def written_whole(
     final: Path, what: str, *, inputs: dict[str, str] | None = None, keep: Path | None = None
 ) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes `final` only when the block ends without an error.
+    """A temporary folder to fill; it becomes `final` only if the block ends without an error.
 
     >>> with written_whole(Path("run/update-000010"), "Checkpoint update-000010") as folder:
     ...     save_file(weights, folder / "weights.safetensors")
@@ -103,7 +103,7 @@ def written_whole(
         yield new
         if pickled := [p.name for p in _files(new) if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]:
             raise FolderError(
-                f"{what} holds {pickled[0]}, a pickle that can run code when loaded: "
+                f"{what} contains {pickled[0]}, a pickle that can run code when it is loaded: "
                 "save weights as safetensors."
             )
         files = {
@@ -120,7 +120,7 @@ def written_whole(
         why = os.strerror(errno.ENOSPC) if no_space(error) else error.strerror
         raise FolderError(
             f"{what} could not be saved ({why}): free some disk space and run "
-            "the last cell again; what was saved before, if anything, is untouched."
+            "the last cell again; files that were saved before are unchanged."
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Models and data from the Hub: tried again, checked, and refused in one clear sentence."""
+"""Models and data from the Hub: downloads with retries, checks of all files, and clear errors."""
 
 import errno
 import hashlib
@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 WAITS = (2.0, 8.0)  # seconds before the second and the third attempt
-FILES = {  # what is fetched of a repository; weights as safetensors only
+FILES = {  # the files that are downloaded; weights only as safetensors
     "model": ["*.safetensors", "*.json", "*.txt", "*.model", "*.codes", "*.jinja"],
     "dataset": ["*.parquet", "*.jsonl", "*.json", "*.csv", "README.md"],
 }
-NOT_NEEDED = ["original/*", "onnx/*"]  # the same weights in other forms
-LARGE = 10e6  # bytes from which a download is announced
+NOT_NEEDED = ["original/*", "onnx/*"]  # the same weights in other formats
+LARGE = 10e6  # bytes; a larger download is announced
 PICKLE = "pytorch_model.bin"
 
 
 class HubError(CourseError, RuntimeError):
-    """What the Hub refused or could not deliver."""
+    """The Hub refused a request or could not deliver a file."""
 
 
 class GatedError(HubError):
-    """A repository whose licence this user has not accepted."""
+    """The user has not accepted the licence of this repository."""
 
 
 class TokenError(HubError):
-    """A token that the Hub does not know."""
+    """The Hub does not know the token."""
 
 
 class UnreachableError(HubError):
-    """A Hub that does not answer, or breaks off."""
+    """The Hub does not answer, or the connection was lost."""
 
 
 def read_token() -> str | None:
-    """The user's token: Colab's secret HF_TOKEN, the variable HF_TOKEN, or a former login."""
+    """The user's token: Colab's secret HF_TOKEN, the variable HF_TOKEN, or an earlier login."""
     try:
         from google.colab import userdata
 
         secret = userdata.get("HF_TOKEN")
-    except Exception:  # no Colab; no such secret; access denied; timed out: each its own class
+    except Exception:  # not on Colab, no such secret, access denied, or timeout: all differ
         secret = None
     if secret := (secret or os.environ.get("HF_TOKEN") or "").strip():
         return secret
     from huggingface_hub import get_token
 
-    with warnings.catch_warnings():  # on Colab it asks for the secret once more
+    with warnings.catch_warnings():  # on Colab it requests the secret again, with a warning
         warnings.simplefilter("ignore")
         return get_token()
 
@@ -65,7 +65,7 @@ def _say(sentence: str) -> None:
 
 
 def _understood(error: Exception, name: str, token: str | bool) -> HubError | None:
-    """The sentence for an error of the Hub's clients; None for one that is not theirs."""
+    """The course's error for an error of the Hub's clients; None if it is not one of theirs."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -79,10 +79,10 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
         return HubError(f"{name} has no such revision on the Hub: check its name.")
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubError(
-            f"The Hub shows no {name}: check the name; a private one needs HF_TOKEN of its owner."
+            f"The Hub has no {name}: check the name; a private one needs its owner's HF_TOKEN."
         )
     if status == 401:
-        return TokenError("The Hub does not accept the token HF_TOKEN: make a new one there.")
+        return TokenError("The Hub does not accept the token HF_TOKEN: create a new one there.")
     if status and status not in (408, 429) and status < 500:
         return HubError(
             f"The Hub refuses {name} (status {status}): check that the token may read it, or try "
@@ -90,10 +90,10 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
         )
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return HubError(
-            f"The disk is full, {name} does not fit: free some space, or set HF_HOME to a folder "
-            "on a larger disk and restart."
+            f"The disk is full and {name} does not fit: free some space, or set HF_HOME to a "
+            "folder on a larger disk and restart."
         )
-    # HTTPError is httpx's; RuntimeError is hf_xet's; JSONDecodeError: a proxy answered with a page
+    # HTTPError comes from httpx, RuntimeError from hf_xet; JSONDecodeError: a proxy sent a web page
     theirs = (errors.HTTPError, OSError, RuntimeError, json.JSONDecodeError)
     if not isinstance(error, theirs) or isinstance(error, CourseError):
         return None
@@ -105,7 +105,7 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
     else:
         reason = f"status {status}" if status else type(causes[-1]).__name__
     return UnreachableError(
-        f"The Hub did not deliver {name} ({reason}) and no whole copy lies in the cache: check "
+        f"The Hub did not deliver {name} ({reason}) and the cache has no complete copy: check "
         "the connection and run this cell again."
     )
 
@@ -113,7 +113,7 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
 def _listing(
     repo_id: str, kind: str, revision: str | None, token: str | bool
 ) -> tuple[str, dict[str, tuple[str, int]]]:
-    """The commit, and for each file to fetch its digest and size, as the Hub states them."""
+    """The commit, and the digest and size of each file to download, as reported by the Hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects
 
@@ -130,13 +130,13 @@ def _listing(
     names = set(filter_repo_objects(stated, allow_patterns=FILES[kind], ignore_patterns=NOT_NEEDED))
     if kind == "model" and not any(name.endswith(".safetensors") for name in names):
         if PICKLE not in stated:
-            raise HubError(f"{repo_id} holds no weights as safetensors: choose another model.")
-        names.add(PICKLE)  # torch reads it with weights_only, which runs no code
+            raise HubError(f"{repo_id} has no weights as safetensors: choose another model.")
+        names.add(PICKLE)  # torch loads it with weights_only, which runs no code
     return info.sha, {name: stated[name] for name in names}
 
 
 def _digest(path: Path, like: str) -> str:
-    """SHA-256 as the Hub states it of large files, git's SHA-1 as of small ones."""
+    """A file's SHA-256 if `like` is one (large files), else git's SHA-1 (small files)."""
     if len(like) == 64:
         digest = hashlib.sha256()
     else:
@@ -148,12 +148,12 @@ def _digest(path: Path, like: str) -> str:
 
 
 def _marker(folder: Path) -> Path:
-    """Beside a snapshot in the cache: which files of it were found whole, and how large."""
+    """The file in the cache that lists a snapshot's checked files with their digests and sizes."""
     return folder.parent.parent / ".verified" / f"{folder.name}.json"
 
 
 def _known(folder: Path) -> dict[str, list]:
-    """File -> digest and size, of the files that were found whole before."""
+    """File -> digest and size, for the files that were checked before."""
     try:
         return json.loads(_marker(folder).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -161,7 +161,7 @@ def _known(folder: Path) -> dict[str, list]:
 
 
 def _damaged(folder: Path, wanted: dict[str, str]) -> list[str]:
-    """The files that are missing or whose content is not what their digest says."""
+    """The files that are missing or whose content does not match their digest."""
     known, faulty = _known(folder), []
     for name, digest in wanted.items():
         path = folder / name
@@ -182,7 +182,7 @@ def _mark(folder: Path, wanted: dict[str, str]) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove a file of the cache with all that it links to, so that nothing falls back on it."""
+    """Remove a file of the cache and all that it links to, so that it cannot be used again."""
     while path.is_symlink():
         target = path.parent / os.readlink(path)
         path.unlink()
@@ -192,7 +192,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def _bars(wanted: bool) -> Iterator[None]:
-    """The Hub client's bars within the block, where somebody watches."""
+    """Show the Hub client's progress bars within the block, if the output is live."""
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
@@ -207,7 +207,7 @@ def _bars(wanted: bool) -> Iterator[None]:
 
 
 def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) -> Path:
-    """A snapshot of which every file has been checked; a damaged file is fetched once more."""
+    """Download a snapshot and check every file; a damaged file is downloaded once more."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     commit, listed = _listing(repo_id, kind, revision, token)
@@ -222,7 +222,7 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
                 token=token,
             )
         if Path(found).name != commit:
-            raise OSError(f"{repo_id} was changed while it was fetched")
+            raise OSError(f"{repo_id} was changed during the download")
         return Path(found)
 
     wanted = {name: digest for name, (digest, _) in listed.items()}
@@ -234,7 +234,7 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
     if sum(absent) > LARGE:
         _say(f"Downloading {repo_id}, {sum(absent) / 1e9:.2f} GB …")
     if absent and PICKLE in listed:
-        _say(f"{repo_id} has no safetensors: its {PICKLE} is read as plain weights, no code runs.")
+        _say(f"{repo_id} has no safetensors: {PICKLE} is read as weights only, no code runs.")
     folder = get()
     for last in (False, True):
         if not (damaged := _damaged(folder, wanted)):
@@ -243,17 +243,17 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
             _discard(folder / name)
         if last:
             raise HubError(
-                f"{damaged[0]} of {repo_id} arrived damaged twice and was removed (its content is "
-                "not what the Hub states): try another network, or later."
+                f"{damaged[0]} of {repo_id} arrived damaged twice and was removed (its content "
+                "does not match the Hub's digest): try another network, or try again later."
             )
-        _say(f"{damaged[0]} of {repo_id} was damaged; fetching it again.")
+        _say(f"{damaged[0]} of {repo_id} was damaged; downloading it again.")
         folder = get()
     _mark(folder, wanted)
     return folder
 
 
 def _cached(repo_id: str, kind: str, revision: str | None) -> Path | None:
-    """A whole snapshot that lies in the cache, checked without the Hub; else None."""
+    """A complete snapshot from the cache, checked without the Hub; None if there is none."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -271,7 +271,7 @@ def _cached(repo_id: str, kind: str, revision: str | None) -> Path | None:
     if known := _known(folder):
         wanted = {name: digest for name, (digest, _) in known.items()}
         return None if _damaged(folder, wanted) else folder
-    # fetched by another program: the cache links each file to a blob named by its digest
+    # downloaded by another program: the cache links each file to a blob named by its digest
     linked = {
         path.relative_to(folder).as_posix(): Path(os.readlink(path)).name
         for path in folder.rglob("*")
@@ -295,9 +295,9 @@ def fetch(
     token: str | bool | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The folder of a repository's files, downloaded, checked and complete.
+    """The folder with a repository's files, downloaded, checked and complete.
 
-    `fallback` is an ungated copy, for users without access. Without a network the cache serves.
+    `fallback` is an ungated copy for users without access. Without a network, the cache is used.
     """
     from huggingface_hub import constants
 
@@ -312,17 +312,17 @@ def fetch(
             if problem is None:
                 raise
         if isinstance(problem, TokenError) and secret:
-            _say("The Hub does not accept the token HF_TOKEN; going on without it.")
+            _say("The Hub does not accept the token HF_TOKEN; continuing without it.")
             return fetch(repo_id, fallback, token=False, **again)
         if isinstance(problem, GatedError) and fallback:
             reason = str(problem).split(":")[0]
-            _say(f"{reason}; using {fallback} instead, the licence still applies.")
+            _say(f"{reason}; using {fallback} instead; the licence still applies.")
             return fetch(fallback, token=secret, **again)
         if not isinstance(problem, UnreachableError):
             raise problem from None
         for name in filter(None, (repo_id, fallback)):
             if folder := _cached(name, kind, revision):
-                _say(f"The Hub does not answer; using {name} as downloaded before.")
+                _say(f"The Hub does not answer; using the earlier download of {name}.")
                 return folder
         wait = next(waits, None)
         if wait is None or constants.HF_HUB_OFFLINE:
@@ -332,14 +332,14 @@ def fetch(
 
 
 def load_hub_dataset(repo_id: str, revision: str | None = None) -> "DatasetDict":
-    """`datasets.load_dataset` on files that `fetch` has brought and checked."""
+    """`datasets.load_dataset` on files that `fetch` has downloaded and checked."""
     from datasets import load_dataset
 
     return load_dataset(str(fetch(repo_id, kind="dataset", revision=revision)))
 
 
 def name_of(folder: Path) -> str:
-    """The repository that a folder given by `fetch` came from.
+    """The repository of a folder that `fetch` returned.
 
     >>> name_of(Path("hub/models--vinai--phobert-base/snapshots/1a2b"))
     'vinai/phobert-base'

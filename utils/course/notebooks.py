@@ -1,4 +1,4 @@
-"""The course's notebooks: their list, and how one is run from start to end without a browser."""
+"""The list of the course's notebooks, and a function that runs one without a browser."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import WISH
 
-# what `accelerate launch` tells a process about the others
+# the environment variables that `accelerate launch` sets for each process
 LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a program that is no part of a launched training.
+    """The environment for a program that does not belong to a launched training.
 
     >>> alone({"RANK": "1", "MASTER_PORT": "29500", "HOME": "here"})
     {'HOME': 'here'}
@@ -32,11 +32,11 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is shown of a notebook elsewhere than in itself."""
+    """What the closing table and the map of the course show about a notebook."""
 
-    metric: str  # the figure of its metrics.json that stands in the closing table
-    label: str  # what this figure is
-    box: str  # what stands in its box on the map of the course
+    metric: str  # the key in its metrics.json that the closing table shows
+    label: str  # the name of this metric in the table
+    box: str  # the text of its box on the map of the course
     place: tuple[int, int]  # column and row of this box, from the lower left
 
 
@@ -56,21 +56,21 @@ STEPS = (("01", "02"), ("06", "03"), ("03", "04"), ("04", "05"), ("07", "08"))  
 
 @dataclass(frozen=True)
 class Execution:
-    """What came of one run."""
+    """The result of one run."""
 
     notebook: str  # file name without .ipynb
     seconds: float
-    error: str | None  # the last line of the traceback, None when every cell ran
-    peak_mb: float  # resident memory of the kernel at its peak
+    error: str | None  # the last line of the traceback; None if every cell ran
+    peak_mb: float  # the kernel's peak resident memory
 
 
 def files() -> list[Path]:
-    """The files of the notebooks, in their order."""
+    """The files of the notebooks, in order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def path_of(name: str) -> Path:
-    """The file of a notebook named by its number or its name.
+    """The file of a notebook, given its number or its name.
 
     >>> path_of("01").stem
     '01_phobert_reward_model'
@@ -78,14 +78,14 @@ def path_of(name: str) -> Path:
     found = [path for path in files() if path.name.startswith(name)]
     if len(found) != 1:
         raise FileNotFoundError(
-            f"No single notebook is called {name!r} in notebooks/: "
+            f"notebooks/ has no notebook, or more than one, whose name begins with {name!r}: "
             f"use one of {', '.join(path.stem for path in files())}."
         )
     return found[0]
 
 
 def expected_time(name: str, profile: str) -> str:
-    """How long a notebook takes in a profile: measured, estimated, or not known.
+    """The duration of a notebook in a profile: measured, estimated, or not known.
 
     >>> expected_time("03_llama_sft_vi_alpaca", "another machine")
     'how long it takes is not measured'
@@ -131,9 +131,9 @@ def execute(
     write: bool = False,
     timeout: int = 3600,
 ) -> Execution:
-    """Run the notebook's cells in a fresh kernel of this Python; with `write` keep the outputs.
+    """Run the notebook's cells in a new kernel of this Python; with `write`, save the outputs.
 
-    `form` fills in fields of the first cell, as a user of Colab does: lines `NAME = …  # @param`.
+    `form` sets fields of the first cell, as a user does on Colab: lines `NAME = …  # @param`.
     """
     import threading
 
@@ -163,7 +163,7 @@ def execute(
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=cell_done,
-        extra_arguments=["--log-level=40"],  # the kernel's own warnings are not the lesson's
+        extra_arguments=["--log-level=40"],  # hide the kernel's own warnings
     )
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
@@ -179,7 +179,7 @@ def execute(
             finished.set()
             watcher.join(timeout=5)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
-        plain = re.sub(r"\x1b\[[\d;]*m", "", str(failure))  # without colours
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(failure))  # remove colour codes
         lines = [line for line in plain.splitlines() if line.strip()]
         error = lines[-1] if lines else type(failure).__name__
     finally:
@@ -193,16 +193,16 @@ def execute(
 
 
 def code_hash(notebook: Mapping) -> str:
-    """What a notebook's code says, but for REPO and TAG, which `make badges` rewrites."""
+    """The hash of a notebook's code, without the line of REPO and TAG (see `make badges`)."""
     sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = re.sub(r"(?m)^REPO, TAG = .*$", "", "\n\n".join(sources))
     return hashlib.sha256(code.encode()).hexdigest()
 
 
 def clean(notebook: object) -> None:
-    """Remove what must not be committed, such as timings; note to which code the outputs belong.
+    """Remove timings, widget state and addresses before a commit; store the hash of the code.
 
-    Random names of tables become their cell's number, so that two equal runs have equal files.
+    The random names of tables become their cell's number, so that two equal runs give equal files.
     """
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -1,4 +1,4 @@
-"""Where the repository lies; every other path of the course starts here."""
+"""The repository's folder; every other path of the course is derived from it."""
 
 from pathlib import Path
 

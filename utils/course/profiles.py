@@ -15,14 +15,14 @@ OLDEST = (7, 5)  # a T4's capability; Kaggle's P100 has 6.0
 class RewardModel:
     """Notebook 01: the sentiment classifier that becomes the reward."""
 
-    model_id: str  # a Hub identifier, or "stand-in" for the tiny one built here
+    model_id: str  # a Hub identifier, or "stand-in" for a tiny model that is built locally
     batch_size: int
     epochs: float
     learning_rate: float
-    max_length: int  # tokens; p99 of the feedback is far below
-    class_weight_exponent: float  # 0 weighs all rows alike, 1 all classes alike
-    label_smoothing: float  # keeps logits from growing without need
-    word_dropout: float  # share of tokens hidden while training
+    max_length: int  # tokens; 99% of the feedback is much shorter
+    class_weight_exponent: float  # 0: all rows have equal weight; 1: all classes have equal weight
+    label_smoothing: float  # prevents unnecessarily large logits
+    word_dropout: float  # fraction of tokens masked in training
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Policy:
     model_id: str
     adapt_epochs: int  # passes over the train split's sentences
     adapt_batch_size: int
-    adapt_eval_batch_size: int  # the logits of a large vocabulary fill a GPU
+    adapt_eval_batch_size: int  # small, because a large vocabulary's logits need much memory
     adapt_learning_rate: float
     prompt_words: int  # first words of a sentence that the policy continues
-    held_out_prompts: int  # of the test split, for every judgement
-    base_samples: int  # texts per prompt that estimate p(negative) before training
+    held_out_prompts: int  # of the test split, for every evaluation
+    base_samples: int  # texts per prompt, to estimate p(negative) before training
     reward_kind: str
     reward_cap: float
 
@@ -64,7 +64,7 @@ class GroupRun:
 
     steps: int
     batch_size: int  # completions per step
-    generations: int  # completions per prompt: a group
+    generations: int  # completions per prompt, which form a group
     learning_rate: float
     rloo_kl_coef: float
     grpo_kl_coef: float
@@ -74,22 +74,22 @@ class GroupRun:
 class ChatModel:
     """A chat model of the Hub."""
 
-    hub_id: str  # or "stand-in" for one made here
-    copy: str | None = None  # the same weights without a gate, for who has no access yet
-    licence: str = ""  # what a user must know before choosing it
+    hub_id: str  # or "stand-in" for a tiny model that is built locally
+    copy: str | None = None  # an ungated copy of the weights, for users without access
+    licence: str = ""  # the terms, which a user must know before choosing the model
 
 
 @dataclass(frozen=True)
 class ChatModels:
     """Notebooks 03 to 05 and 07: the models that answer questions, and the adapter on them."""
 
-    choices: dict[str, ChatModel]  # by COURSE_MODEL; the first is the default
-    labelled: ChatModel  # notebook 07 collects votes on its answers
+    choices: dict[str, ChatModel]  # the keys are values of COURSE_MODEL; the first is the default
+    labelled: ChatModel  # notebook 07 collects votes on this model's answers
     lora_rank: int
     lora_alpha: int
-    labelled_lora_alpha: int  # notebook 07's
+    labelled_lora_alpha: int  # lora_alpha in notebook 07
     max_new_tokens: int
-    standin_tokens: int = 520_000  # that a stand-in has read before the lesson
+    standin_tokens: int = 520_000  # tokens of a stand-in's pre-training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +97,20 @@ class AdapterTraining:
     """What notebooks 03, 04, 05 and 07 all choose when they train an adapter."""
 
     epochs: float
-    batch_size: int  # packed rows in notebook 03, else pairs
+    batch_size: int  # packed rows in notebook 03, pairs in the others
     accumulation: int
     learning_rate: float  # of an adapter: ten to a hundred times that of full fine-tuning
-    max_length: int  # tokens of a packed row, or of a prompt with one answer
-    checkpointing: bool  # of activations: less memory, a third more time
+    max_length: int  # tokens per packed row, or per prompt with one answer
+    checkpointing: bool  # of activations: less memory, but about a third more time
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTRun(AdapterTraining):
     """Notebook 03: supervised fine-tuning on the chosen answers."""
 
-    rows: int  # at most so many of train: a T4 session ends before 65,000 do
+    rows: int  # at most this many of train: 65,000 take longer than a T4 session
     save_steps: int
-    side_rows: int  # of the short trainings that show a mistake
+    side_rows: int  # rows of the short trainings that demonstrate a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class DPORun(AdapterTraining):
     rows: int
     save_steps: int
     beta: float
-    sft_weight: float  # of the supervised loss on chosen beside the preference loss; 0: plain DPO
-    held_out: int  # pairs of test for every judgement
+    sft_weight: float  # weight of the supervised loss on chosen answers; 0: plain DPO
+    held_out: int  # pairs of test for every evaluation
     sweep_betas: tuple[float, ...]
     sweep_rows: int
 
@@ -132,7 +132,7 @@ class ORPORun(AdapterTraining):
 
     rows: int
     save_steps: int
-    weight: float  # of the odds ratio, λ
+    weight: float  # λ, the weight of the odds ratio
     sweep_weights: tuple[float, ...]
     sweep_rows: int
 
@@ -141,21 +141,21 @@ class ORPORun(AdapterTraining):
 class PairMining:
     """Notebook 06: the rejected answers, found among the answers to other questions."""
 
-    model_id: str  # a sentence encoder that reads segmented Vietnamese, or "tf-idf", made here
-    batch_size: int  # texts in one pass of the encoder
-    rows: int  # at most so many rows of train
-    candidates: int  # nearest answers looked at for each question
-    answer_ceiling: float  # similarity of two answers from which both may be right
-    question_ceiling: float  # similarity of two questions from which they ask the same
+    model_id: str  # a sentence encoder for segmented Vietnamese, or "tf-idf"
+    batch_size: int  # texts per forward pass of the encoder
+    rows: int  # at most this many rows of train
+    candidates: int  # nearest answers that are examined for each question
+    answer_ceiling: float  # above this similarity of two answers, both may be right
+    question_ceiling: float  # above this similarity, two questions may ask the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling(AdapterTraining):
     """Notebook 07: answers to vote on, and DPO on the votes."""
 
-    questions: int  # of the shipped ones
-    held_out: int  # questions nobody votes on, for every judgement
-    draws: int  # pairs of answers to each of the others
+    questions: int  # number of shipped questions
+    held_out: int  # questions without votes, for every evaluation
+    draws: int  # pairs of answers to each of the other questions
     temperatures: tuple[float, float]  # of a pair's first and second answer
     beta: float
 
@@ -166,12 +166,12 @@ class SmallDPO:
 
     t5_id: str  # an encoder-decoder
     gpt2_id: str
-    judge_pairs: int  # of train, for the style judge alone
-    train_pairs: int  # at most so many of the others
-    held_out: int  # pairs of test for every judgement
-    max_prompt_length: int  # tokens, the end included
+    judge_pairs: int  # pairs of train, used only for the style judge
+    train_pairs: int  # at most this many of the other pairs
+    held_out: int  # pairs of test for every evaluation
+    max_prompt_length: int  # tokens, including the end token
     max_answer_length: int
-    batch_size: int  # pairs, so twice as many answers
+    batch_size: int  # pairs; a batch has twice as many answers
     sft_epochs: int
     t5_sft_learning_rate: float
     gpt2_sft_learning_rate: float
@@ -189,7 +189,7 @@ class Profile:
     name: str
     device: str  # "cpu" or "cuda"
     precision: str  # "fp32", "fp16" (T4) or "bf16" (capability 8 and later)
-    offline: bool  # shipped data and stand-ins, no Hub
+    offline: bool  # shipped data and stand-ins; nothing is downloaded from the Hub
     reward_model: RewardModel  # 01
     policy: Policy  # 02
     ppo: PPORun  # 02
@@ -203,27 +203,27 @@ class Profile:
     small_dpo: SmallDPO  # 08
 
 
-# --- The rows. A GPU's row names every field, so that none is the lab's without being said. -------
+# --- The rows. A GPU's row sets every field itself, so that it copies no value of the lab. --------
 
 # 01
 _LAB_REWARD = RewardModel(
     model_id="stand-in",
     batch_size=16,
     epochs=6,
-    learning_rate=7e-4,  # weights that start from nothing
+    learning_rate=7e-4,  # high, because the weights are not pre-trained
     max_length=64,
     class_weight_exponent=0.5,
     label_smoothing=0.05,
-    word_dropout=0.15,  # the stand-in has read nothing else before
+    word_dropout=0.15,  # needed because the stand-in is not pre-trained on other texts
 )
 _GPU_REWARD = RewardModel(
     model_id="vinai/phobert-base",
     batch_size=32,
     epochs=4,
     learning_rate=2e-5,  # usual for BERT
-    max_length=256,  # PhoBERT's longest
+    max_length=256,  # PhoBERT's maximum
     class_weight_exponent=0.5,  # as in the lab: neutral rows are rare in both data sets
-    label_smoothing=0.05,  # as in the lab: it bounds the reward, whatever the model
+    label_smoothing=0.05,  # as in the lab: it limits the reward for any model
     word_dropout=0.0,
 )
 
@@ -244,12 +244,12 @@ _GPU_POLICY = Policy(
     model_id="NlpHUST/gpt2-vietnamese",
     adapt_epochs=3,
     adapt_batch_size=32,
-    adapt_eval_batch_size=32,  # 50,257 logits per token
+    adapt_eval_batch_size=32,  # small, because each token has 50,257 logits
     adapt_learning_rate=5e-5,  # usual for GPT-2
-    prompt_words=2,  # the task is the lab's
-    held_out_prompts=600,  # the intervals are the lab's
+    prompt_words=2,  # the same task as in the lab
+    held_out_prompts=600,  # as many as in the lab, so the intervals have the same width
     base_samples=16,
-    reward_kind="capped",  # the reward is the lab's
+    reward_kind="capped",  # the same reward as in the lab
     reward_cap=4.0,
 )
 _LAB_PPO = PPORun(
@@ -266,14 +266,14 @@ _LAB_PPO = PPORun(
     precision="fp32",
 )
 _T4_PPO = PPORun(
-    updates=120,  # as many episodes as in the lab, so that the curves compare
+    updates=120,  # as many episodes as in the lab, so that the curves can be compared
     batch_size=256,
     minibatch_size=64,
     epochs=2,
     learning_rate=1.5e-5,  # TRL's examples for GPT-2 use 1e-5 to 3e-5
     anneal=True,
-    max_new_tokens=24,  # the task is the lab's
-    kl_coef=0.15,  # the reward has the lab's scale, and so has its price in nats
+    max_new_tokens=24,  # the same task as in the lab
+    kl_coef=0.15,  # as in the lab, because the reward has the same scale
     value_coef=0.1,
     kl_limit=100.0,
     precision="fp16",
@@ -287,11 +287,11 @@ _LAB_GROUP = GroupRun(
     grpo_kl_coef=0.15,
 )
 _GPU_GROUP = GroupRun(
-    steps=120,  # PPO's episodes
+    steps=120,  # as many episodes as PPO
     batch_size=256,
     generations=8,
-    learning_rate=1.5e-5,  # PPO's
-    rloo_kl_coef=0.15,  # PPO's
+    learning_rate=1.5e-5,  # as for PPO
+    rloo_kl_coef=0.15,  # as for PPO
     grpo_kl_coef=0.15,
 )
 
@@ -339,7 +339,7 @@ _LAB_SFT = SFTRun(
     learning_rate=2e-3,
     max_length=256,
     checkpointing=False,
-    rows=1_000,  # a short course on purpose: notebook 04 must have something left to gain
+    rows=1_000,  # deliberately few, so that notebook 04 can still improve the model
     save_steps=50,
     side_rows=1_000,
 )
@@ -350,11 +350,11 @@ _T4_SFT = SFTRun(
     learning_rate=2e-4,  # learns on real weights: benchmarks/real_weights.json
     max_length=1024,
     checkpointing=True,
-    rows=3_200,  # a notebook takes 45 minutes of a T4 at most, by benchmarks/memory.py
-    save_steps=50,  # some minutes of a T4
+    rows=3_200,  # at most 45 minutes per notebook on a T4, by benchmarks/memory.py
+    save_steps=50,  # a few minutes on a T4
     side_rows=400,
 )
-# batches of 4 packed rows: Qwen2.5-3B without checkpointing fits 40 GB so, not with 8
+# Without checkpointing, Qwen2.5-3B fits into 40 GB with batches of 4 packed rows, but not with 8.
 _A100_SFT = replace(_T4_SFT, rows=16_000, checkpointing=False)
 
 # 04
@@ -382,7 +382,7 @@ _T4_DPO = DPORun(
     checkpointing=True,
     rows=1_600,
     save_steps=50,
-    beta=0.1,  # the paper's
+    beta=0.1,  # as in the paper
     sft_weight=0.0,  # plain DPO: real pretrained weights do not need the supervised loss
     held_out=240,
     sweep_betas=(0.03, 0.1, 0.3),
@@ -392,7 +392,7 @@ _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out
 
 # 05
 _LAB_ORPO = ORPORun(
-    epochs=1.6,  # as many chosen answers read as by SFT and DPO together
+    epochs=1.6,  # as many chosen answers as in SFT and DPO together
     batch_size=8,
     accumulation=1,
     learning_rate=1e-3,
@@ -405,10 +405,10 @@ _LAB_ORPO = ORPORun(
     sweep_rows=240,
 )
 _T4_ORPO = ORPORun(
-    epochs=3,  # as many chosen answers read as by SFT and DPO together
+    epochs=3,  # as many chosen answers as in SFT and DPO together
     batch_size=4,
     accumulation=4,
-    learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 learn answers, no preference: real_weights
+    learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
     max_length=768,
     checkpointing=True,
     rows=1_600,
@@ -433,8 +433,8 @@ _GPU_PAIRS = PairMining(
     batch_size=128,
     rows=70_000,  # all of Vi-Alpaca
     candidates=60,
-    answer_ceiling=0.75,  # an encoder's similarities are higher than those of TF-IDF;
-    question_ceiling=0.8,  # these two ceilings are not measured
+    answer_ceiling=0.75,  # higher than for TF-IDF, as an encoder's similarities are higher;
+    question_ceiling=0.8,  # both ceilings were chosen without a measurement
 )
 
 # 07
@@ -484,8 +484,8 @@ _LAB_SMALL = SmallDPO(
     beta=0.1,
     max_new_tokens=60,
 )
-# models of English, as the Hub's pairs are English; for Vietnamese ones set
-# COURSE_T5=VietAI/vit5-base (MIT) and COURSE_POLICY=NlpHUST/gpt2-vietnamese
+# English models, because the Hub's pairs are in English. For Vietnamese models, set
+# COURSE_T5=VietAI/vit5-base (MIT) and COURSE_POLICY=NlpHUST/gpt2-vietnamese.
 _GPU_SMALL = SmallDPO(
     t5_id="google-t5/t5-small",
     gpt2_id="openai-community/gpt2",
@@ -553,7 +553,7 @@ TABLE = {profile.name: profile for profile in (_LAB, _T4, _A100)}
 
 
 class ProfileError(CourseError, ValueError):
-    """A wish that this machine cannot fulfil."""
+    """A setting that this machine cannot run."""
 
 
 def quick(profile: Profile) -> Profile:
@@ -622,7 +622,7 @@ def choose() -> Profile:
     wish = os.environ.get(PROFILE_WISH, "").strip().lower()
     if wish and wish not in TABLE:
         raise ProfileError(f"{PROFILE_WISH}={wish} is not one of {', '.join(TABLE)}: choose one.")
-    # bf16 by capability: `torch.cuda.is_bf16_supported()` also says yes on a T4, which emulates it
+    # bf16 by capability: `torch.cuda.is_bf16_supported()` is also true on a T4, which emulates bf16
     if capability is not None and capability < OLDEST and wish != "lab":
         raise ProfileError(
             f"This GPU has capability {capability[0]}.{capability[1]} and the course needs "

@@ -1,4 +1,4 @@
-"""The one door of a notebook: `course = start("01")`."""
+"""The start of every notebook: `course = start("01")`."""
 
 import json
 import logging
@@ -22,17 +22,17 @@ REPORTED = ("torch", "transformers", "trl", "peft", "datasets", "underthesea")
 
 @dataclass(frozen=True)
 class Course:
-    """What every cell of a notebook may need."""
+    """The objects that any cell of a notebook can need."""
 
     notebook: str  # file name without .ipynb
-    profile: "profiles.Profile"  # noqa: F821 - imported only once the packages are in place
+    profile: "profiles.Profile"  # noqa: F821 - imported only after the packages are installed
     seed: int
     place: "artifacts.Shelf"  # noqa: F821
     started: float = field(default_factory=time.perf_counter)
-    keep_checkpoints: bool = False  # after the hand-over: a launched training's are still needed
+    keep_checkpoints: bool = False  # True: keep them after the hand-over (a launched training)
 
     def require(self, name: str, inputs: dict[str, str] | None = None) -> Path:
-        """The folder of an earlier notebook's artifact; made first when it is missing."""
+        """The folder of an earlier notebook's artifact, which is made first if it is missing."""
         from utils.course import artifacts
 
         folder = artifacts.require(name, self.place, inputs=inputs)
@@ -41,14 +41,14 @@ class Course:
         return folder
 
     def _drop_checkpoints_from_another(self, name: str, weights: dict[str, str]) -> None:
-        """Remove the checkpoints of a training that began at other weights of this artifact."""
+        """Remove the checkpoints of a training that started from other weights of this artifact."""
         note = Path(self.checkpoints) / "required.json"
         try:
             noted = json.loads(note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             noted = {}
         if noted.get(name, weights) != weights:
-            print(f"{name} was made again: a training that began with the former one is removed.")
+            print(f"{name} was made again: checkpoints that began with the former one are removed.")
             shutil.rmtree(self.checkpoints)
             noted = {}
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -56,17 +56,17 @@ class Course:
 
     @property
     def checkpoints(self) -> str:
-        """A folder for a training's checkpoints, kept until the notebook has handed over."""
+        """The folder of a training's checkpoints, which is kept until the hand-over."""
         return str(self.place.folder / f".{self.notebook}-checkpoints")
 
     def facts(self) -> dict[str, object]:
-        """Where and when a result was made: goes into every metrics.json."""
+        """How a result was made (profile, seed, versions); saved in every metrics.json."""
         import torch
 
         return {
             "profile": self.profile.name,
             "seed": self.seed,
-            "threads": torch.get_num_threads(),  # sums in another order give other last digits
+            "threads": torch.get_num_threads(),  # they change the order of sums and the last digits
             "wall_seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "python": sys.version.split()[0],
@@ -74,9 +74,9 @@ class Course:
         }
 
     def adapter_to_start_from(self, first: Path, inputs: dict[str, str]) -> tuple[Path, str]:
-        """Where a training begins, and why: at `first`, or by choice at this notebook's own result.
+        """The adapter from which a training starts, and the reason: `first` by default.
 
-        COURSE_CONTINUE=1 chooses to go on from what an earlier run of this notebook handed over.
+        With COURSE_CONTINUE=1, the training starts from this notebook's own earlier artifact.
         """
         from utils.course import artifacts
 
@@ -84,10 +84,11 @@ class Course:
         if found is None:
             return first, f"starting from {first.name}"
         if os.environ.get(CONTINUE_WISH) == "1":
-            return found, f"going on from an earlier run's {found.name} ({CONTINUE_WISH}=1)"
+            return found, f"continuing from an earlier run's {found.name} ({CONTINUE_WISH}=1)"
         return first, (
-            f"{found.name} of an earlier run is there: this run starts anew from {first.name} and "
-            f"will keep it as {found.name}.former; {CONTINUE_WISH}=1 would go on from it."
+            f"{found.name} of an earlier run exists: this run starts again from {first.name} and "
+            f"will keep the old one as {found.name}.former; to continue from it, set "
+            f"{CONTINUE_WISH}=1."
         )
 
     @contextmanager
@@ -98,7 +99,7 @@ class Course:
         *,
         keep_former: bool = False,
     ) -> Iterator[Path]:
-        """A folder to save into; it becomes this notebook's artifact with metrics.json."""
+        """A folder to save into, which becomes this notebook's artifact, with a metrics.json."""
         from utils.course import artifacts
 
         made = {"metrics": {**metrics, **self.facts()}, "inputs": inputs}
@@ -115,7 +116,7 @@ class Course:
 
 
 def peak_memory_mb() -> float:
-    """The peak of resident memory, or of GPU memory where there is one."""
+    """The peak of GPU memory if there is a GPU, else the peak of resident memory."""
     import torch
 
     if torch.cuda.is_available():
@@ -131,7 +132,7 @@ def peak_memory_mb() -> float:
 
 
 def set_seed(seed: int) -> None:
-    """Python, numpy and torch from one seed."""
+    """Seed the random generators of Python, numpy and torch."""
     import numpy
     import torch
 
@@ -141,15 +142,15 @@ def set_seed(seed: int) -> None:
 
 
 def _quiet() -> None:
-    """Keep the libraries' chatter out of a lesson; errors still show."""
+    """Hide the libraries' warnings and progress bars; errors are still shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # notebooks 00 and 05 say it in words
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; the course has its own
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # notebooks 00 and 05 mention it
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the course has its own
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # bitsandbytes' 4-bit product on a CPU; tests/models/test_chat_models.py checks its gradient
     warnings.filterwarnings("ignore", message=".*autograd kernel was not registered")
-    # an adapter is saved under its base's name, which is no folder to look into
+    # an adapter is saved with the name of its base, which is not a local folder
     warnings.filterwarnings("ignore", message="Could not find a config file in")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
@@ -163,7 +164,7 @@ def _quiet() -> None:
 
 
 def start(number: str, keep_on_drive: bool = False, *, seed: int = SEED) -> Course:
-    """Prepare packages, choose the profile, set the seed, print the banner."""
+    """Install missing packages, choose the profile, set the seed, and print the banner."""
     colab.prepare()
     from utils.course import artifacts, notebooks, profiles
 

@@ -1,4 +1,4 @@
-"""What SFT, DPO and ORPO add to TRL: resuming, scarce memory, packing, shared prompts, T5."""
+"""Additions to TRL for SFT, DPO and ORPO: resuming, low memory, packing, shared prompts, T5."""
 
 from utils.door import door
 

@@ -1,22 +1,24 @@
-"""Train a stage on several GPUs or machines: the notebook's own cells, run without Jupyter.
+"""Train a stage on several GPUs or machines: run the notebook's own cells without Jupyter.
 
     python -m utils.finetune.launch 03 --profile t4
     accelerate launch --config_file configs/accelerate/ddp.yaml -m utils.finetune.launch 03
 
-Nothing is copied from a notebook. `STAGES` names the cells that a training needs, and each process
-runs their code in one namespace, up to and with the training cell. What a notebook draws, prints or
-measures beside the training is left out.
+No code is copied from a notebook. `STAGES` lists the cells that a training needs, and each process
+runs their code in one namespace, up to and including the training cell. Plots, printed lines and
+measurements that the training does not need are left out.
 
-1. In a cell of `together` the processes work on one training. Every other cell is run by the first
-   process, then by the first of each other machine, then by the rest: what it downloads or makes
-   lies ready for those that follow.
-2. `fit` shares each batch among the processes, so their number changes no step; checkpoints go into
-   the notebook's own folder under `--output`, and a run that was killed goes on from there.
-3. When all steps are done, one process alone runs the same cells once more. `fit` then finds a
-   finished training and only loads it, whole, however its weights were spread. The `with` statement
-   of the notebook's hand-over cell saves the artifact, and the next stage finds it.
-4. The checkpoints stay. A notebook that is opened with the same profile and output passes over its
-   training cell in the same way, evaluates what was trained here, and hands over in its turn.
+1. In the cells of `together`, all processes work on one training. Every other cell is run by the
+   first process, then by the first process of each other machine, then by the other processes. So
+   each download is done once per machine, and the other processes find the files.
+2. `fit` divides each batch among the processes, so their number does not change the steps.
+   Checkpoints are saved in the notebook's own folder under `--output`. A run that was interrupted
+   continues from them.
+3. After the last step, a single process runs the same cells again. `fit` finds the finished
+   training and only loads its complete weights, even if they were sharded over several processes.
+   The `with` statement of the notebook's hand-over cell saves the artifact for the next stage.
+4. The checkpoints are kept. If the notebook is opened with the same profile and output, its
+   training cell also only loads the finished training. The notebook then evaluates it and hands
+   over the artifact.
 """
 
 import argparse
@@ -34,26 +36,26 @@ from types import CodeType
 from utils.course import notebooks, profiles, start
 from utils.course.errors import CourseError
 
-PATIENCE = timedelta(hours=3)  # while another process downloads a model or makes an artifact
+PATIENCE = timedelta(hours=3)  # time limit for another process's download or artifact
 
 
 class LaunchError(CourseError, RuntimeError):
-    """A stage that cannot be trained in the way that was asked for."""
+    """The stage cannot be trained with the given options."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """The cells of a notebook that make up one training.
 
-    A cell has its statements named where not all are run: `a b` are those that bind a or b, and
-    `-a -b` all others.
+    If only some statements of a cell are run, they are selected by the names that they bind:
+    `a b` selects the statements that bind a or b, and `-a -b` selects all others.
     """
 
     cells: dict[str, str]  # id -> statements, in the notebook's order
     together: frozenset[str]  # ids of the cells in which processes communicate
-    saving: dict[str, str] = field(default_factory=dict)  # cells before the hand-over's `with`
+    saving: dict[str, str] = field(default_factory=dict)  # cells for the hand-over, with its `with`
     absent: tuple[str, ...] = ()  # callbacks that only measure
-    sharded: bool = False  # whether its trainer can spread the weights of one model (FSDP)
+    sharded: bool = False  # whether its trainer can shard one model over the GPUs (FSDP)
 
 
 STAGES = {
@@ -164,7 +166,7 @@ STAGES = {
 
 
 def bound(statement: ast.stmt) -> set[str]:
-    """The names that a statement of a cell binds; `with` for a hand-over.
+    """The names that a statement of a cell binds; `with` for a `with` statement.
 
     >>> sorted(bound(ast.parse("a, b.c = 1, 2").body[0]))
     ['a', 'b']
@@ -181,15 +183,15 @@ def bound(statement: ast.stmt) -> set[str]:
 
 
 def chosen(source: str, statements: str) -> list[ast.stmt]:
-    """The statements of a cell's source that `Stage.cells` names."""
+    """The statements of a cell's source that `Stage.cells` selects."""
     body, names = ast.parse(source).body, set(statements.split())
     taken = {name for name in names if not name.startswith("-")}
     left = {name[1:] for name in names if name.startswith("-")}
     known = set().union(*map(bound, body)) if body else set()
     if unknown := sorted((taken | left) - known):
         raise LaunchError(
-            f"A cell that a launched stage needs binds no {unknown[0]!r} any more: bring STAGES in "
-            "utils/finetune/launch.py up to date with the notebook."
+            f"A cell that a launched stage needs no longer binds {unknown[0]!r}: update STAGES in "
+            "utils/finetune/launch.py to match the notebook."
         )
     kept = [one for one in body if bound(one) & taken] if taken else body
     return [one for one in kept if not bound(one) & left]
@@ -203,8 +205,8 @@ def programs(name: str, cells: dict[str, str]) -> Iterator[tuple[str, CodeType]]
     for cell in cells:
         if cell not in sources:
             raise LaunchError(
-                f"{path.name} has no cell {cell}: bring STAGES in utils/finetune/launch.py up to "
-                "date with the notebook."
+                f"{path.name} has no cell {cell}: update STAGES in utils/finetune/launch.py to "
+                "match the notebook."
             )
         body = ast.Module(chosen(sources[cell], cells[cell]), type_ignores=[])
         yield cell, compile(body, f"{path.name}, cell {cell}", "exec")
@@ -214,15 +216,15 @@ def programs(name: str, cells: dict[str, str]) -> Iterator[tuple[str, CodeType]]
 
 
 def see_one_gpu() -> None:
-    """Let this process see its own GPU alone, as a notebook does; before CUDA starts."""
+    """Make only this process's own GPU visible to it; call this before CUDA is initialised."""
     local, visible = os.environ.get("LOCAL_RANK"), os.environ.get("CUDA_VISIBLE_DEVICES")
-    if local is None or visible == "":  # started alone, or on a machine whose GPUs are hidden
+    if local is None or visible == "":  # a single process, or the machine's GPUs are hidden
         return
     gpus = visible.split(",") if visible else None
     if gpus and int(local) >= len(gpus):
         raise LaunchError(
             f"Process {local} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible} names "
-            f"{len(gpus)}. Start fewer processes by --num_processes."
+            f"only {len(gpus)}. Start fewer processes with --num_processes."
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(local)] if gpus else local
 
@@ -233,7 +235,7 @@ def wants_sharding() -> bool:
 
 
 def join(device: str) -> "PartialState":  # noqa: F821 - accelerate is imported after see_one_gpu
-    """This process among the others, once all have met."""
+    """Connect this process to the others and return Accelerate's state of it."""
     from accelerate import PartialState
 
     if device == "cpu" and wants_sharding():
@@ -242,10 +244,11 @@ def join(device: str) -> "PartialState":  # noqa: F821 - accelerate is imported 
 
 
 def shard_on_cpu() -> None:
-    """Let Accelerate spread weights over CPU processes, which torch can do.
+    """Let Accelerate shard weights over CPU processes, which torch supports.
 
-    Accelerate reads FSDP's settings for processes with accelerators alone, and would quietly leave
-    the model whole. Transformers makes its state anew, hence the change where it is made.
+    Accelerate reads FSDP's settings only for processes with accelerators, and on a CPU would leave
+    the model unsharded without a warning. Transformers creates the state again, so its constructor
+    is changed.
     """
     from accelerate import PartialState
     from accelerate.utils import DistributedType
@@ -261,7 +264,7 @@ def shard_on_cpu() -> None:
 
 
 def in_turn(state: "PartialState", code: CodeType, namespace: dict) -> None:  # noqa: F821
-    """Run a cell: the first process, then the first of every other machine, then the rest."""
+    """Run a cell in the first process, then in the first of each other machine, then the rest."""
     mine = 0 if state.is_main_process else 1 if state.is_local_main_process else 2
     for turn in range(3):
         if turn == mine:
@@ -270,7 +273,7 @@ def in_turn(state: "PartialState", code: CodeType, namespace: dict) -> None:  # 
 
 
 def train(name: str) -> dict[str, object]:
-    """Run the stage's cells in this process and in the others; what they have defined."""
+    """Run the stage's cells in every process, and return the names that they define."""
     from transformers import TrainerCallback
 
     stage = STAGES[name]
@@ -278,8 +281,8 @@ def train(name: str) -> dict[str, object]:
     if wants_sharding() and not stage.sharded:
         able = ", ".join(key for key, other in STAGES.items() if other.sharded)
         raise LaunchError(
-            f"Stage {name} keeps a whole model on every GPU and cannot be sharded: use ddp.yaml, "
-            f"or FSDP for {able}."
+            f"Stage {name} keeps a whole model on every GPU and cannot be sharded: use ddp.yaml "
+            f"(FSDP works for {able})."
         )
     namespace: dict[str, object] = {"__name__": "launched", "course": start(name[:2])}
     namespace |= {callback: TrainerCallback() for callback in stage.absent}
@@ -292,9 +295,9 @@ def train(name: str) -> dict[str, object]:
 
 
 def leave() -> None:
-    """Say goodbye to the other processes: gloo aborts one that goes without a word.
+    """Leave the process group: otherwise gloo aborts the process when it exits.
 
-    Whatever holds the process group must be gone by then.
+    Objects that hold the process group must be deleted before.
     """
     from accelerate import PartialState
 
@@ -306,8 +309,8 @@ def leave() -> None:
 
 
 def seconds_and_steps(found: dict[str, object]) -> dict[str, float]:
-    """How long the training took, and its steps: from the log that its checkpoints hold."""
-    if "history" in found:  # PPO's
+    """The duration and the number of steps of the training, from the log in its checkpoints."""
+    if "history" in found:  # PPO
         return {
             "train_seconds": sum(update["seconds"] for update in found["history"]),
             "steps": len(found["history"]),
@@ -318,10 +321,10 @@ def seconds_and_steps(found: dict[str, object]) -> dict[str, float]:
 
 
 def hand_over(name: str) -> None:
-    """In one process: load the finished training, and save what the notebook would save."""
+    """In a single process: load the finished training, and save what the notebook would save."""
     stage, found = STAGES[name], train(name)
     if not stage.saving:
-        print(f"Stage {name} is trained: notebook {name[:2]} hands over, when it is run.")
+        print(f"Stage {name} is trained: run notebook {name[:2]} to hand over its artifact.")
         return
     found["course"] = replace(found["course"], keep_checkpoints=True)
     found["metrics"] = seconds_and_steps(found)
@@ -330,30 +333,30 @@ def hand_over(name: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train a stage under `accelerate launch`, or alone."""
+    """Train a stage, under `accelerate launch` or in a single process."""
     parser = argparse.ArgumentParser(prog="python -m utils.finetune.launch")
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--profile", choices=profiles.TABLE, help="default: by the hardware")
+    parser.add_argument("--profile", choices=profiles.TABLE, help="default: chosen by the hardware")
     parser.add_argument("--output", help="the folder of artifacts and checkpoints")
     parser.add_argument("--hand-over", action="store_true", help=argparse.SUPPRESS)
-    wish = parser.parse_args(arguments)
-    if wish.profile:
-        os.environ[profiles.PROFILE_WISH] = wish.profile
-    if wish.output:
-        os.environ["COURSE_ARTIFACTS"] = os.path.abspath(wish.output)
+    options = parser.parse_args(arguments)
+    if options.profile:
+        os.environ[profiles.PROFILE_WISH] = options.profile
+    if options.output:
+        os.environ["COURSE_ARTIFACTS"] = os.path.abspath(options.output)
     os.environ.setdefault("MPLBACKEND", "Agg")
     see_one_gpu()
-    if wish.hand_over:
-        hand_over(wish.stage)
+    if options.hand_over:
+        hand_over(options.stage)
         return
     first = int(os.environ.get("RANK", "0")) == 0
     with contextlib.ExitStack() as quiet:
         if not first:
-            nowhere = quiet.enter_context(open(os.devnull, "w"))
-            quiet.enter_context(contextlib.redirect_stdout(nowhere))
-        train(wish.stage)
+            null = quiet.enter_context(open(os.devnull, "w"))
+            quiet.enter_context(contextlib.redirect_stdout(null))
+        train(options.stage)
         leave()
-    if first:  # a program of its own in place of this one, which holds the GPU's memory
+    if first:  # a new program replaces this one, which still holds GPU memory
         sys.stdout.flush()
         command = [sys.executable, *sys.orig_argv[1:], "--hand-over"]
         os.execve(sys.executable, command, notebooks.alone(os.environ))

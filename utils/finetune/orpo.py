@@ -1,4 +1,4 @@
-"""ORPO on TRL's data handling: supervised loss and odds ratio in one stage, with no reference."""
+"""ORPO with TRL's data handling: supervised loss and odds ratio in one stage, no reference."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from utils.losses import orpo_loss
 def answer_means(
     model: torch.nn.Module, inputs: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ln π a token of chosen and of rejected answers, (batch,) each, and the SFT loss."""
+    """Mean ln π per token of chosen and of rejected answers, (batch,) each, and the SFT loss."""
     logps, mask = pair_logps(model, inputs)  # (2 · batch, sequence - 1), chosen rows first
     chosen, rejected = (logps.sum(1) / mask.sum(1)).chunk(2)
     pairs = len(chosen)
-    nll = -logps[:pairs].sum() / mask[:pairs].sum()  # as SFT: every chosen token counts alike
+    nll = -logps[:pairs].sum() / mask[:pairs].sum()  # as in SFT, all tokens have equal weight
     return chosen, rejected, nll
 
 
@@ -28,7 +28,7 @@ class ORPOTrainer(SharedPromptDPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Tensor:
-        """The loss of one batch; what the log shows goes the way of TRL's own metrics."""
+        """The loss of one batch; its metrics are logged together with TRL's own metrics."""
         chosen, rejected, nll = answer_means(model, inputs)
         loss = orpo_loss(chosen, rejected, nll, beta=self.beta)
         seen = self._metrics["train" if self.model.training else "eval"]

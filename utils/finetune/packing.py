@@ -1,8 +1,9 @@
-"""Batches of packed rows whose rows stay rows.
+"""Packed batches in which each row keeps its own attention.
 
-TRL lays the rows of a packed batch end to end as one row, for FlashAttention, which looks at each
-question with its answer alone. Without it, on a T4 or a CPU, attention then costs the square of the
-whole batch, and nearly all of it is masked: `PackedRows` pays the square of one row.
+TRL joins the rows of a packed batch to one long row. FlashAttention then computes the attention of
+each text separately. Without FlashAttention, on a T4 or a CPU, the cost of attention grows with the
+square of the whole batch, and nearly all of the result is masked. With `PackedRows` the cost grows
+with the square of one row.
 """
 
 from collections.abc import Sequence
@@ -19,31 +20,31 @@ from utils.models.precision import unrounded
 
 
 def need_full_attention(config: PreTrainedConfig, what: str) -> None:
-    """Refuse a model that has layers in which a token does not see all tokens before it.
+    """Raise an error if the model has a layer in which a token does not see all earlier tokens.
 
-    Rows that share a row are kept apart by positions and masks of full attention; a layer with a
-    window or a recurrent state would mix them, without an error.
+    Texts in one row are separated by the positions and masks of full attention. A layer with a
+    sliding window or a recurrent state would mix them without an error.
     """
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
     if other := sorted(kinds - {"full_attention"}):
         raise CourseError(
-            f"{what} needs full attention in every layer, and this {config.model_type} has "
+            f"{what} needs full attention in every layer, but this {config.model_type} has "
             f"{', '.join(other)}: choose another model, or train it without {what.lower()}."
         )
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """A data collator for `packing=True`: positions begin anew with every text, labels apart.
+    """A data collator for `packing=True`: the positions of every text begin at 0.
 
-    The model keeps texts apart by their positions, so there is no attention mask. The padding at
-    the end of a row is a text of its own, of which nothing is learned.
+    The model separates the texts by their positions, so there is no attention mask. The padding at
+    the end of a row counts as one more text, and its labels are -100.
     """
 
     pad_token_id: int
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """`input_ids`, `labels` and `seq_lengths` a row -> (batch, longest row) tensors."""
+        """`input_ids`, `labels` and `seq_lengths` of each row -> (batch, longest row) tensors."""
         ids = [torch.tensor(row["input_ids"]) for row in rows]
         width = max(map(len, ids))
         positions = []
@@ -56,12 +57,13 @@ class PackedRows:
         return {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
             "position_ids": position_ids,
-            "labels": padded.masked_fill(position_ids == 0, -100),  # not predicted by another text
+            # a text's first token must not be predicted from the text before it
+            "labels": padded.masked_fill(position_ids == 0, -100),
         }
 
 
 class PackedSFTTrainer(SFTTrainer):
-    """TRL's SFTTrainer over packed batches whose rows stay rows; adapters are not rounded."""
+    """TRL's SFTTrainer with `PackedRows`; the weights of adapters are not rounded to bf16."""
 
     def __init__(
         self,
@@ -77,5 +79,5 @@ class PackedSFTTrainer(SFTTrainer):
         self.data_collator = PackedRows(processing_class.pad_token_id)
 
     def real_tokens(self) -> int:
-        """Tokens read in one pass over the training rows, padding not counted."""
+        """The number of tokens in the training rows, without padding."""
         return sum(map(len, self.train_dataset["input_ids"]))

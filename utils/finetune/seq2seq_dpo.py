@@ -1,9 +1,11 @@
 """DPO for encoder-decoder models such as T5, which TRL's DPOTrainer cannot train.
 
-1. tokenise: prompt, chosen, rejected -> encoder tokens and two answers that end in the end token
-2. collate: pad; what counts is known from each answer's length, not from the padding token
-3. answer_logps: the encoder once a prompt, both answers in one decoder pass, log-probs summed
-4. Seq2SeqDPOTrainer: the reference's log-probs once before training, then `losses.dpo_loss`
+1. tokenise: prompt, chosen, rejected -> the tokens of each, with the end-of-text token at the end.
+2. collate: pad a batch; the mask comes from each answer's length, not from the padding token.
+3. answer_logps: run the encoder once per prompt, run the decoder once for both answers, and sum
+   the log-probabilities of each answer.
+4. Seq2SeqDPOTrainer: compute the reference's log-probabilities once before training, then train
+   with `losses.dpo_loss`.
 """
 
 import os
@@ -40,25 +42,25 @@ REFERENCE = ["reference_chosen_logps", "reference_rejected_logps"]
 
 @dataclass(frozen=True)
 class DPOSettings:
-    """What DPO asks beyond TrainingArguments."""
+    """The settings of DPO that TrainingArguments does not have."""
 
-    beta: float = 0.1  # how dearly leaving the reference is paid
+    beta: float = 0.1  # β, the coefficient of the KL term
     variant: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
-    label_smoothing: float = 0.0  # share of flipped labels: by `sigmoid` and `robust`
-    max_prompt_length: int = 128  # tokens, the end token included
-    max_answer_length: int = 128  # tokens, the end token included
+    label_smoothing: float = 0.0  # fraction of flipped labels; used by `sigmoid` and `robust`
+    max_prompt_length: int = 128  # tokens, including the end-of-text token
+    max_answer_length: int = 128  # tokens, including the end-of-text token
 
 
 class DPOError(CourseError, ValueError):
-    """Settings or a machine with which this trainer cannot work."""
+    """This trainer cannot work with the given settings or on this machine."""
 
 
 def encoder_decoder(
     model_id: str, texts: Sequence[str], device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """T5 from the Hub, or the stand-in whose words are those of `texts`.
+    """T5 from the Hub, or a stand-in whose vocabulary is made from `texts`.
 
-    COURSE_T5 names another encoder-decoder, for instance `VietAI/vit5-base`.
+    The environment variable COURSE_T5 names another encoder-decoder, such as `VietAI/vit5-base`.
     """
     source = os.environ.get("COURSE_T5") or model_id
     source = standins.t5(texts) if source == STAND_IN else local_or_hub(source)
@@ -76,14 +78,18 @@ def tokenise(
     *,
     quiet: bool = False,
 ) -> Dataset:
-    """prompt, chosen, rejected (text) -> prompt_ids, chosen_ids, rejected_ids, all with an end.
+    """prompt, chosen, rejected (texts) -> prompt_ids, chosen_ids, rejected_ids.
 
-    What is longer than the settings allow is cut; unless `quiet`, a sentence says how many were.
+    Each list ends with the end-of-text token. Texts longer than the settings allow are cut; unless
+    `quiet`, a line reports how many.
     """
     end = tokenizer.eos_token_id
     limits = settings.max_prompt_length, settings.max_answer_length, settings.max_answer_length
     if min(limits) < 2:
-        raise DPOError(f"At most {min(limits)} token leaves no word before the end: allow more.")
+        raise DPOError(
+            f"At most {min(limits)} token leaves no room for text before the end-of-text token: "
+            "set max_prompt_length and max_answer_length to at least 2."
+        )
 
     def encode(text: str) -> list[int]:
         ids = tokenizer(text)["input_ids"]
@@ -113,7 +119,7 @@ def collate(rows: Sequence[dict], filler: int) -> dict[str, Tensor]:
 
 
 def answer_logps(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Summed log-probability of each chosen and each rejected answer: (batch,) twice."""
+    """Summed log-probabilities of the chosen and of the rejected answers: (batch,) each."""
     mask, answers = batch["prompt_mask"].long(), batch["answers"]
     states = model.get_encoder()(input_ids=batch["prompts"], attention_mask=mask).last_hidden_state
     logits = model(
@@ -127,10 +133,10 @@ def answer_logps(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tens
 
 
 def logps_through(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """`answer_logps` of a model that may be wrapped to add up the gradients of all processes.
+    """`answer_logps` of a model, or of a model wrapped in DistributedDataParallel.
 
-    The wrapper (DistributedDataParallel) sees to the gradients of what its own `forward` computes.
-    Within the call, the forward of the model inside is therefore `answer_logps`.
+    The wrapper averages gradients over the processes only for what its own `forward` computes.
+    During this call, the `forward` of the wrapped model is therefore replaced by `answer_logps`.
     """
     inside = getattr(model, "module", None)
     if inside is None:
@@ -154,7 +160,7 @@ def logps_through(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Every dropout to 0, those too that attention keeps as a plain number, as T5's does."""
+    """Set every dropout to 0, also rates that are stored as plain numbers, as in T5's attention."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -167,7 +173,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 class Seq2SeqDPOTrainer(Trainer):
-    """A Trainer whose loss is DPO's; the reference is the model as it is handed over."""
+    """A Trainer with DPO's loss; the reference is the given model before training."""
 
     def __init__(
         self,
@@ -181,22 +187,23 @@ class Seq2SeqDPOTrainer(Trainer):
     ) -> None:
         if args.n_gpu > 1:
             raise DPOError(
-                f"{args.n_gpu} GPUs are visible to one process and one can be used: set "
-                "CUDA_VISIBLE_DEVICES=0, or start a process per GPU by `accelerate launch`."
+                f"{args.n_gpu} GPUs are visible to one process, which can use only one: set "
+                "CUDA_VISIBLE_DEVICES=0, or start one process per GPU with `accelerate launch`."
             )
         self.settings, self.noted = settings or DPOSettings(), defaultdict(list)
         pad = partial(collate, filler=processing_class.pad_token_id)
         data = (tokenise(d, processing_class, self.settings) for d in (train_dataset, eval_dataset))
         disable_dropout(model)
         super().__init__(model, args, pad, *data, processing_class, **others)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean: Trainer averages accumulation
+        # the loss is a mean, so Trainer must divide it by the number of accumulated batches
+        self.model_accepts_loss_kwargs = False
         self._signature_columns = COLUMNS + REFERENCE
         self.train_dataset = self.with_reference(self.train_dataset)
         self.eval_dataset = self.with_reference(self.eval_dataset)
 
     @torch.no_grad()
     def with_reference(self, data: Dataset) -> Dataset:
-        """The tokens with the reference's log-probs as columns: once, instead of every epoch."""
+        """Add the reference's log-probs as columns: computed once instead of in every epoch."""
         found, size = [], self.args.eval_batch_size
         for start in progress.track(range(0, len(data), size), "reference", unit="batch"):
             rows = data.select(range(start, min(start + size, len(data)))).to_list()
@@ -210,19 +217,19 @@ class Seq2SeqDPOTrainer(Trainer):
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Tensor], *_: object, **__: object
     ) -> Tensor:
-        """DPO's loss of a batch; its rewards are noted for the log."""
-        with self.accelerator.autocast():  # the encoder, called by itself, would stay in float32
+        """DPO's loss of a batch; its rewards are stored for the log."""
+        with self.accelerator.autocast():  # without it, the encoder would compute in float32
             policy = torch.stack(logps_through(model, inputs))  # (2, batch)
         reference = torch.stack([inputs[column] for column in REFERENCE])
         self.note_rewards(*(self.settings.beta * (policy - reference)).detach().cpu())
-        if self.settings.variant == "ipo":  # wants averages over the answer
+        if self.settings.variant == "ipo":  # IPO uses the mean over the answer's tokens
             lengths = inputs["answer_mask"].sum(-1).view_as(policy)
             policy, reference = policy / lengths, reference / lengths
         wanted = ("beta", "variant", "label_smoothing")
         return dpo_loss(*policy, *reference, **{n: getattr(self.settings, n) for n in wanted})
 
     def note_rewards(self, chosen: Tensor, rejected: Tensor) -> None:
-        """Keep a batch's rewards until the next log, under TRL's names."""
+        """Store a batch's rewards until the next log, under TRL's names."""
         lead = "rewards" if self.model.training else "eval_rewards"
         self.noted[f"{lead}/chosen"].append(chosen)
         self.noted[f"{lead}/rejected"].append(rejected)
@@ -230,7 +237,7 @@ class Seq2SeqDPOTrainer(Trainer):
         self.noted[f"{lead}/accuracies"].append((chosen > rejected).float())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log, with the mean of the rewards noted since the last one."""
+        """Trainer's log, with the mean of the rewards stored since the last log."""
         for name in list(self.noted):
             if name.startswith("eval_") != self.model.training:
                 logs[name] = torch.cat(self.noted.pop(name)).mean().item()
@@ -239,6 +246,6 @@ class Seq2SeqDPOTrainer(Trainer):
     def prediction_step(
         self, model: PreTrainedModel, inputs: dict[str, Tensor], *_: object, **__: object
     ) -> tuple[Tensor, None, None]:
-        """The loss alone: what Trainer would do asks the model for labels."""
+        """Only the loss: Trainer's own method would pass labels to the model."""
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None

@@ -1,13 +1,13 @@
-"""Both answers of a pair in one row behind one prompt: the prompt is computed once, not twice.
+"""Both answers of a pair in one row after one prompt: the prompt is computed once, not twice.
 
-TRL gives a model each pair as two rows, prompt + chosen and prompt + rejected. `PromptOnce` stands
-where the model stood: it turns the two rows into one,
+TRL gives a model each pair as two rows, prompt + chosen and prompt + rejected. `PromptOnce`
+replaces the model and joins the two rows to one row:
 
     prompt | chosen | last token of the prompt | rejected
 
-in which rejected sees the prompt and not chosen, at the positions it would have alone, and gives
-back what the two rows would have given. The prompt's last token stands there twice since two
-tokens, one of each answer, are predicted from it.
+The tokens of rejected attend to the prompt but not to chosen, and have the same positions as in
+their own row. So the outputs are those of the two separate rows. The prompt's last token occurs
+twice because two tokens are predicted from it: the first token of each answer.
 """
 
 from types import SimpleNamespace
@@ -31,26 +31,26 @@ def joined(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Two rows per pair, chosen first, padded on the right -> a model's inputs, one row per pair.
 
-    Also where each row's predictions stand in the joined ones: (2 · pairs, sequence - 1).
+    The second result is the column of each prediction in the joined row: (2 · pairs, sequence - 1).
     """
     answer, width = labels != -100, input_ids.shape[1]
     prompt = (attention_mask.bool() & ~answer).sum(1).chunk(2)[0][:, None]  # (pairs, 1)
     chosen, rejected = (part[:, None] for part in answer.sum(1).chunk(2))
     first, other = input_ids.chunk(2)
     if ((first != other) & (torch.arange(width, device=first.device) < prompt)).any():
-        raise ValueError("The two answers of a pair must follow one prompt.")
+        raise ValueError("The two answers of a pair must follow one prompt: check the data.")
     ends = prompt + chosen + 1 + rejected
-    place = torch.arange(int(ends.max()), device=input_ids.device)[None]  # (1, joined)
-    second = place >= prompt + chosen
-    position = torch.where(second, place - chosen - 1, place).clamp(max=width - 1)
-    real = place < ends
+    column = torch.arange(int(ends.max()), device=input_ids.device)[None]  # (1, joined)
+    second = column >= prompt + chosen
+    position = torch.where(second, column - chosen - 1, column).clamp(max=width - 1)
+    real = column < ends
 
     def taken(rows: Tensor) -> Tensor:
         first, other = rows.chunk(2)
         return torch.where(second, other.gather(1, position), first.gather(1, position))
 
-    key, query = place[:, None, :], place[:, :, None]
-    of_chosen = ~second & (place >= prompt - 1)  # and the prompt's last token, which comes again
+    key, query = column[:, None, :], column[:, :, None]
+    of_chosen = ~second & (column >= prompt - 1)  # with the prompt's last token, which is repeated
     seen = (key <= query) & real[:, None, :] & ~(second[:, :, None] & of_chosen[:, None, :])
     alone = torch.arange(width - 1, device=input_ids.device).expand(len(prompt), -1)
     return {
@@ -58,37 +58,37 @@ def joined(
         "position_ids": position,
         "attention_mask": seen[:, None],  # (pairs, 1, joined, joined)
         "labels": taken(labels).masked_fill(~real, -100),
-    }, torch.cat([alone, alone + chosen + 1]).clamp(max=place.shape[1] - 2)
+    }, torch.cat([alone, alone + chosen + 1]).clamp(max=column.shape[1] - 2)
 
 
 class PromptOnce:
-    """Called like a model with TRL's fused head, on TRL's batches of pairs; see the module."""
+    """Used in place of a model with TRL's fused head, on TRL's batches of pairs."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        kind = getattr(model, "module", model).config._attn_implementation  # of several processes
-        if kind != "sdpa":  # others take no mask of their own, or read it as numbers to add
+        kind = getattr(model, "module", model).config._attn_implementation  # it may be wrapped
+        if kind != "sdpa":  # others accept no custom mask, or add it to the attention scores
             raise ValueError(f"The shared prompt needs attn_implementation='sdpa', not '{kind}'.")
         self.model = model
 
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **options: bool
     ) -> SimpleNamespace:
-        """Per-token outputs of every row, zero where nothing is learned."""
-        inputs, places = joined(input_ids, attention_mask, labels)
+        """Per-token outputs of every row; they are 0 where the label is -100."""
+        inputs, columns = joined(input_ids, attention_mask, labels)
         outputs = self.model(**inputs, **options)
         learned = labels[:, 1:] != -100
 
         def apart(values: Tensor) -> Tensor:  # (pairs, joined - 1) -> (2 · pairs, sequence - 1)
-            return values.repeat(2, 1).gather(1, places).masked_fill(~learned, 0)
+            return values.repeat(2, 1).gather(1, columns).masked_fill(~learned, 0)
 
         tokens = {name: v for name, v in outputs.items() if v is not None and v.dim() == 2}
         return SimpleNamespace(**{name: apart(values) for name, values in tokens.items()})
 
 
 def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """ln π of each answer token in TRL's batch, 0 elsewhere, and where: (2 · pairs, sequence - 1).
+    """ln π of the answer tokens of TRL's batch, and their mask: (2 · pairs, sequence - 1) each.
 
-    The model has TRL's fused head, as every model that a DPOTrainer was made with.
+    ln π is 0 outside of answers. The model must have TRL's fused head, which DPOTrainer adds.
     """
     mask = inputs["completion_mask"].bool()
     labels = inputs["input_ids"].masked_fill(~mask, -100)
@@ -99,10 +99,10 @@ def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tenso
 
 
 class SharedPromptDPOTrainer(DPOTrainer):
-    """TRL's DPOTrainer, its losses and its metrics, over a model that reads each prompt once.
+    """TRL's DPOTrainer, with its losses and metrics; the model computes each prompt only once.
 
-    The reference is the model as it is handed over, to the last digit: TRL rounds adapters on
-    four-bit weights to bf16, and here they get their digits back.
+    The reference is exactly the given model before training. TRL rounds the adapter of a 4-bit
+    model to bf16; this class restores the unrounded weights.
     """
 
     def __init__(self, model: PreTrainedModel, args: DPOConfig, **others: object) -> None:
@@ -114,8 +114,8 @@ class SharedPromptDPOTrainer(DPOTrainer):
         with progress.bar("reference", len(dataset), "pair") as self._counted:
             if self.accelerator.num_processes == 1:
                 return super()._precompute_ref_logps(dataset, name, batch_size)
-            # TRL leaves them in a temporary folder of the first process, and the others look for
-            # them in their own
+            # TRL saves them in a temporary folder of the first process, and every other process
+            # reads a temporary folder of its own
             rows = DataLoader(dataset, batch_size, collate_fn=self.data_collator)
             found = [
                 self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
@@ -134,7 +134,7 @@ class SharedPromptDPOTrainer(DPOTrainer):
     def compute_ref_log_probs(
         self, model: torch.nn.Module, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        """Of chosen and of rejected answers, as TRL's."""
+        """TRL's results for chosen and rejected answers; also updates the progress bar."""
         found = super().compute_ref_log_probs(PromptOnce(model), inputs)
         if (counted := getattr(self, "_counted", None)) is not None:
             counted.update(len(found[0]))

@@ -1,4 +1,4 @@
-"""What every training through transformers' Trainer shares: resuming, scarce memory, progress."""
+"""Common parts of every training with transformers' Trainer: resuming, low memory, progress."""
 
 import dataclasses
 import json
@@ -45,10 +45,10 @@ def adapt_language_model(
     folder: str,
     seed: int,
 ) -> Trainer:
-    """Language modelling on sentences that end with the end-of-text token; the trained Trainer.
+    """Train on sentences that end with the end-of-text token; return the trained Trainer.
 
-    Labels are -100 on padding and nowhere else: where padding is the end-of-text token too, a
-    collator that masks by token would hide every end, and the model would never stop.
+    Labels are -100 only on padding. If the padding token is also the end-of-text token, a collator
+    that masks by token would hide every end, and the model would never learn to stop.
     """
 
     def rows(texts: Sequence[str]) -> Dataset:
@@ -88,7 +88,7 @@ def adapt_language_model(
 
 
 class EpochLines(TrainerCallback):
-    """One line an epoch instead of a progress bar: readable live and in a committed notebook."""
+    """One line per epoch instead of a progress bar: readable live and in a committed notebook."""
 
     def on_evaluate(
         self,
@@ -113,9 +113,9 @@ class EpochLines(TrainerCallback):
 
 
 def last_checkpoint(folder: str) -> str | None:
-    """The newest checkpoint that was saved whole; torn ones are removed.
+    """The newest complete checkpoint; incomplete ones are removed.
 
-    The Trainer writes trainer_state.json last: where it can be read, the rest is there.
+    The Trainer writes trainer_state.json last: if it can be read, the other files are complete.
     """
     steps = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*")}
     for _, path in sorted(steps.items(), reverse=True):
@@ -132,7 +132,7 @@ RUN_MARK = "run.json"
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -143,9 +143,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _same_run(trainer: Trainer, global_batch: int) -> bool:
-    """Whether the checkpoints in the trainer's folder are of this very run.
+    """Whether the checkpoints in the trainer's folder are of the same run.
 
-    If they are not, the mark is renewed, whole or not at all.
+    If they are not, the file RUN_MARK is written again.
     """
     arguments, rows = trainer.args, trainer.train_dataset.with_format(None)  # without transforms
     names = ("num_train_epochs", "max_steps", "learning_rate", "seed", "max_length", "beta")
@@ -163,9 +163,9 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
 
 
 def _to_continue(trainer: Trainer, global_batch: int) -> str | None:
-    """This run's newest whole checkpoint; what lies there of another run is removed.
+    """The newest complete checkpoint of this run; checkpoints of another run are removed.
 
-    The first process looks, and tells the others.
+    The first process searches, and sends the result to the others.
     """
     folder, found = trainer.args.output_dir, [None]
     if trainer.is_world_process_zero():
@@ -177,7 +177,7 @@ def _to_continue(trainer: Trainer, global_batch: int) -> str | None:
 
 
 def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, int]:
-    """Batch and accumulation of each process, so that all together make the same steps.
+    """Batch and accumulation of each process, so that the steps are those of one process.
 
     >>> _shares(8, 2, 4), _shares(4, 4, 8)
     ((2, 2), (1, 2))
@@ -185,8 +185,8 @@ def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, in
     rows = batch_size * accumulation
     if rows % processes:
         raise CourseError(
-            f"A step of {rows} rows cannot be shared among {processes} processes: start a number "
-            "of processes that divides it, by --num_processes."
+            f"A step of {rows} rows cannot be shared among {processes} processes: set "
+            f"--num_processes to a number that divides {rows}."
         )
     rows //= processes
     size = max(n for n in range(1, max(1, batch_size // processes) + 1) if rows % n == 0)
@@ -197,9 +197,9 @@ FINISHED_LOG = "trainer_state.json"
 
 
 def _load_finished(trainer: Trainer, checkpoint: str) -> bool:
-    """Whether this checkpoint ends its run; its weights and its log are then loaded.
+    """Whether this checkpoint is the end of its run; if so, load its weights and its log.
 
-    The weights lie there whole, however many processes held parts of them in training.
+    A last checkpoint contains the complete weights, even if several processes held parts of them.
     """
     folder = Path(checkpoint)
     state = TrainerState.load_from_json(str(folder / FINISHED_LOG))
@@ -211,7 +211,7 @@ def _load_finished(trainer: Trainer, checkpoint: str) -> bool:
 
 
 def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into the whole model of this process."""
+    """Load a checkpoint's weights into this process's model, which must not be sharded."""
     adapter = checkpoint / "adapter_model.safetensors"
     if adapter.is_file():
         set_peft_model_state_dict(trainer.model, load_file(adapter), "default")
@@ -220,30 +220,31 @@ def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
 
 
 def _load_before_sharding(trainer: Trainer, checkpoint: str) -> None:
-    """Load the weights of a cut-off FSDP run while every process still holds the whole model.
+    """Load the weights of an interrupted FSDP run before the model is sharded.
 
-    Later, Accelerate sends each weight of the model from the first process to the others, and the
-    scales of 4-bit weights, which no checkpoint of an adapter holds, are missing there.
+    If they were loaded later, Accelerate would send every weight of the model from the first
+    process to the others. This fails because the scales of 4-bit weights are in no checkpoint of
+    an adapter.
     """
     _load_weights(trainer, Path(checkpoint))
     trainer._load_from_checkpoint = lambda *_, **__: None
 
 
 def _check_sharding(trainer: Trainer, checkpoint: str) -> None:
-    """Refuse to go on in another way than the one in which the run was cut off."""
+    """Raise an error if the interrupted run used FSDP and this one does not, or the reverse."""
     sharded = (Path(checkpoint) / "pytorch_model_fsdp.bin").is_file()
     if sharded != trainer.is_fsdp_enabled:
-        there, here = ("with", "without") if sharded else ("without", "with")
+        before, now = ("with", "without") if sharded else ("without", "with")
         raise CourseError(
-            f"{Path(checkpoint).name} was saved by a training {there} FSDP that was cut off, and "
-            f"this one is {here}: go on {there} it, or remove {trainer.args.output_dir}."
+            f"{Path(checkpoint).name} was saved by an interrupted training {before} FSDP, and "
+            f"this one is {now}: continue {before} FSDP, or remove {trainer.args.output_dir}."
         )
 
 
 def _note_finished(trainer: Trainer) -> None:
-    """Keep the log of a run that has ended with its last checkpoint, time and final loss included.
+    """Save the log of a finished run, including time and final loss, into its last checkpoint.
 
-    The Trainer saves that checkpoint before it knows them.
+    The Trainer saves that checkpoint before it knows the time and the final loss.
     """
     if not trainer.is_world_process_zero():
         return
@@ -253,7 +254,7 @@ def _note_finished(trainer: Trainer) -> None:
 
 
 class _Bars(TrainerCallback):
-    """The bar of a training, and of each evaluation within it."""
+    """The progress bar of a training, and of each evaluation during it."""
 
     def __init__(self) -> None:
         self.training = self.evaluation = None
@@ -306,9 +307,10 @@ class _Bars(TrainerCallback):
 
 
 def _apart(trainer: Trainer) -> None:
-    """Keep what measures out of the memory that training is asked for.
+    """Handle memory errors of evaluations and callbacks separately from those of training.
 
-    An evaluation that does not fit takes half its batch; a callback that does not fit is named.
+    If an evaluation does not fit, its batch is halved. If a callback does not fit, the error names
+    its event.
     """
     evaluate, call = trainer.evaluate, trainer.callback_handler.call_event
 
@@ -323,11 +325,11 @@ def _apart(trainer: Trainer) -> None:
                 if size == 1:
                     raise CourseError(
                         "The evaluation of one row does not fit into this GPU's memory: lower "
-                        "max_length in utils/course/profiles.py, or take a smaller model."
+                        "max_length in utils/course/profiles.py, or choose a smaller model."
                     ) from error
             trainer.args.per_device_eval_batch_size = size // 2
             memory.release()
-            print(f"out of memory: evaluation goes on with batches of {size // 2}")
+            print(f"out of memory: evaluation continues with batches of {size // 2}")
 
     def call_and_name(event: str, *arguments: object, **keywords: object) -> TrainerControl:
         try:
@@ -336,15 +338,15 @@ def _apart(trainer: Trainer) -> None:
             if not memory.ran_out(error):
                 raise
             raise CourseError(
-                f"What is measured during training ({event}) does not fit into this GPU's memory "
-                "beside the training: let it read fewer rows at a time."
+                f"The measurement during training ({event}) does not fit into this GPU's memory "
+                "together with the training: let it read fewer rows at a time."
             ) from error
 
     trainer.evaluate, trainer.callback_handler.call_event = evaluate_in_room, call_and_name
 
 
 def run(trainer: Trainer, resume_from_checkpoint: str | None = None) -> Trainer:
-    """Train: adapters in 32 bits, a live bar, and the model's own precision back at the end."""
+    """Train adapters in 32 bits with a live bar; then restore the model's own precision."""
     float32_adapters(trainer.model)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -358,11 +360,11 @@ def run(trainer: Trainer, resume_from_checkpoint: str | None = None) -> Trainer:
 
 
 def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int) -> Trainer:
-    """Train `build(batch_size, accumulation)`, from its last checkpoint if this run was cut off.
+    """Train `build(batch_size, accumulation)`, from its last checkpoint if it was interrupted.
 
-    Checkpoints of other rows or settings are removed; a run that has ended is loaded, not repeated.
-    When memory does not suffice, half the batch and twice the accumulation give the same steps. So
-    do several processes, each with its part of the batch.
+    A finished run is loaded, not repeated. Checkpoints of other rows or settings are removed. If
+    memory does not suffice, the batch is halved and the accumulation doubled, so that the steps are
+    the same. They are also the same for several processes, which divide the batch among them.
     """
     start: dict[str, torch.Tensor] = {}
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -373,20 +375,20 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
         try:
             trainer = build(batch_size, accumulation)
             if getattr(trainer.model.config, "is_encoder_decoder", False):
-                # T5 takes any keyword and leaves the number of the whole step's tokens unread
+                # T5 accepts any keyword, but ignores the number of tokens in the whole step
                 trainer.model_accepts_loss_kwargs = False
             float32_adapters(trainer.model)
             learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
             start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
             found = _to_continue(trainer, rows)
             if found and _load_finished(trainer, found):
-                print(f"this training has ended before: {Path(found).name.replace('-', ' ')}")
+                print(f"this training is already complete: {Path(found).name.replace('-', ' ')}")
                 return trainer
             if found:
                 _check_sharding(trainer, found)
                 if trainer.is_fsdp_enabled:
                     _load_before_sharding(trainer, found)
-                print(f"going on from {Path(found).name.replace('-', ' ')}")
+                print(f"continuing from {Path(found).name.replace('-', ' ')}")
             run(trainer, found)
             _note_finished(trainer)
             return trainer
@@ -395,24 +397,25 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 step = trainer.state.global_step if trainer else 0
                 raise CourseError(
                     f"The disk is full: the checkpoint after step {step} could not be saved. Free "
-                    "some space and run this cell again: it goes on from the last whole checkpoint."
+                    "some space and run this cell again: it continues from the last complete "
+                    "checkpoint."
                 ) from error
             if not memory.ran_out(error):
                 raise
             if processes > 1:
                 raise CourseError(
-                    f"{batch_size} rows do not fit into this GPU's memory, and {processes} "
-                    "processes cannot take smaller batches on their own: halve batch_size and "
-                    "double accumulation in utils/course/profiles.py, then start it again."
+                    f"{batch_size} rows do not fit into this GPU's memory, and with {processes} "
+                    "processes the batch is not halved automatically: halve batch_size and double "
+                    "accumulation in utils/course/profiles.py, then start the training again."
                 ) from error
             if batch_size == 1:
                 raise CourseError(
                     "One row alone does not fit into this device's memory: lower max_length in "
-                    "utils/course/profiles.py, or take a smaller model."
+                    "utils/course/profiles.py, or choose a smaller model."
                 ) from error
         batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
         print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
-        for name, values in start.items():  # the next try, and its reference, begin here again
+        for name, values in start.items():  # the next attempt and its reference start from these
             if name in learned:
                 learned[name].data.copy_(values)
         del trainer, learned

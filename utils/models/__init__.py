@@ -1,4 +1,4 @@
-"""The models: loading, adapters, answers and their log-probabilities, stand-ins for the lab."""
+"""The models: loading, adapters, answers, log-probabilities, and stand-ins for the lab profile."""
 
 from utils.door import door
 

@@ -1,4 +1,4 @@
-"""Chat models in four bits, and the adapters that are trained on them."""
+"""Chat models with 4-bit weights, and the adapters that are trained on them."""
 
 import hashlib
 import json
@@ -35,35 +35,35 @@ class ModelError(CourseError, ValueError):
 
 
 def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
-    """What a chat stand-in has read before the lesson: the questions and answers of train."""
+    """The pre-training data of a chat stand-in: questions and chosen answers of the train split."""
     return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
 
 
 def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
-    """The name and the model that COURSE_MODEL chooses, the first one by default."""
-    wish = os.environ.get(CHAT_WISH, "").strip().lower() or next(iter(settings.choices))
-    if wish not in settings.choices:
+    """The name and the model that COURSE_MODEL selects; the first one by default."""
+    name = os.environ.get(CHAT_WISH, "").strip().lower() or next(iter(settings.choices))
+    if name not in settings.choices:
         raise ModelError(
-            f"{CHAT_WISH}={wish} is not a model of this course: use one of "
+            f"{CHAT_WISH}={name} is not a model of this course: use one of "
             f"{', '.join(settings.choices)}."
         )
-    return wish, settings.choices[wish]
+    return name, settings.choices[name]
 
 
 def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
-    """The folder of the chat model that COURSE_MODEL names, and its name."""
-    wish, model = chosen_chat_model(settings)
+    """The folder of the chat model that COURSE_MODEL selects, and its name."""
+    name, model = chosen_chat_model(settings)
     if model.hub_id == STAND_IN:
         return str(
-            chat_standins.BUILDERS[wish](base_documents(pairs), tokens=settings.standin_tokens)
-        ), f"{wish} {STAND_IN}"
+            chat_standins.BUILDERS[name](base_documents(pairs), tokens=settings.standin_tokens)
+        ), f"{name} {STAND_IN}"
     print(f"{model.hub_id} · licence: {model.licence}")
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
 
 def four_bits(profile: Profile) -> BitsAndBytesConfig:
-    """NF4 weights, with the scales in 8 bits; products in the profile's own precision."""
+    """NF4 weights with 8-bit scales; matrix products are computed in the profile's precision."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -73,21 +73,21 @@ def four_bits(profile: Profile) -> BitsAndBytesConfig:
 
 
 def chat_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, padded with a token of its own: padding must not look like an end of turn."""
+    """The tokenizer with a separate padding token, so that padding differs from an end of turn."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        reserved = "<|finetune_right_pad_id|>"  # Llama 3 keeps it for this
+        reserved = "<|finetune_right_pad_id|>"  # Llama 3 reserves it for padding
         known = reserved in tokenizer.get_vocab()
         tokenizer.pad_token = reserved if known else tokenizer.eos_token
     return tokenizer
 
 
 def keep_gradients(model: PreTrainedModel) -> None:
-    """Keep four-bit weights as they are on a CPU, whatever the model is asked in between.
+    """On a CPU, stop bitsandbytes from changing the format of the 4-bit weights.
 
-    On a CPU with bf16 instructions bitsandbytes repacks a layer when it first answers in eval mode,
-    for a kernel that rounds to bf16 and has no backward pass. Training after that goes on without
-    an error: the gradient just ends at every four-bit layer.
+    On a CPU with bf16 instructions, bitsandbytes repacks a layer at its first forward pass in eval
+    mode. The kernel for this format rounds to bf16 and has no backward pass. Later training then
+    runs without an error, but no gradient passes through the 4-bit layers.
     """
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
@@ -97,7 +97,7 @@ def keep_gradients(model: PreTrainedModel) -> None:
 def chat_model(
     folder: str, profile: Profile, *, quantised: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A chat model in four bits, and its tokenizer."""
+    """A chat model with 4-bit weights, and its tokenizer."""
     kernels.check_triton()
     tokenizer = chat_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(
@@ -115,7 +115,7 @@ def chat_model(
 
 
 def lora(settings: ChatModels) -> LoraConfig:
-    """An adapter on all seven projections of a layer."""
+    """The configuration of an adapter on all seven projections of every layer."""
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -129,9 +129,9 @@ BASE_NOTE = "base.json"  # which model an adapter belongs to
 
 
 def content_hash(folder: str | Path) -> str:
-    """A short hash of a model's configuration and weights, whatever the folder is called.
+    """A short hash of a model's configuration and weights, which does not depend on the folder.
 
-    The Hub's cache names large files by their SHA-256: those are not read again.
+    The Hub's cache names large files by their SHA-256, so these files are not read again.
     """
     digest = hashlib.sha256()
     for path in [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]:
@@ -143,30 +143,30 @@ def content_hash(folder: str | Path) -> str:
 
 
 def check_base(artifact: Path, base_folder: str | Path) -> None:
-    """Refuse a base of other weights than those that the artifact's adapter was trained on.
+    """Raise an error if the base does not have the weights that the adapter was trained on.
 
-    A stand-in is named alike whatever data it has read, and an adapter on another base loads
-    without an error and writes nonsense.
+    The name is not enough: stand-ins that were trained on different data have the same name. An
+    adapter loads on another base without an error, and then generates nonsense.
     """
     note = json.loads((artifact / BASE_NOTE).read_text(encoding="utf-8"))
     if note.get("content") not in (None, content_hash(base_folder)):
         raise ModelError(
-            f"The adapter in {artifact.name} was trained on a {note['base']} of other weights: use "
-            "the data and settings that it was made with, or run the notebook that makes it again."
+            f"The adapter in {artifact.name} was trained on a {note['base']} with other weights: "
+            "use the data and settings of that training, or run the notebook that makes it again."
         )
 
 
 def save_adapter(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base_name: str
 ) -> None:
-    """The adapter, the tokenizer, and the base: its name and its content, not its path here."""
+    """Save the adapter, the tokenizer, and the name and hash of the base, but not its path."""
     base = Path(model.get_base_model().name_or_path)
     content = content_hash(base) if (base / "config.json").is_file() else None
     for adapter in model.peft_config.values():
         adapter.base_model_name_or_path = base_name
     chosen = {"selected_adapters": ["default"], "save_embedding_layers": False}
     model.save_pretrained(folder / "adapter", **chosen)
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # it names the base's place
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # it contains the base's path
     tokenizer.save_pretrained(folder / "adapter")
     (folder / BASE_NOTE).write_text(
         json.dumps({"base": base_name, "content": content}) + "\n", encoding="utf-8"
@@ -176,7 +176,7 @@ def save_adapter(
 def load_adapter(
     artifact: Path, base_folder: str, profile: Profile, *, trainable: bool = False
 ) -> PeftModel:
-    """The base in four bits with a saved adapter on it."""
+    """The base with 4-bit weights and a saved adapter."""
     check_base(artifact, base_folder)
     base, _ = chat_model(base_folder, profile)
     adapter = str(artifact / "adapter")
@@ -185,7 +185,7 @@ def load_adapter(
 
 @contextmanager
 def speaking_as(model: PeftModel, adapter: str) -> Iterator[None]:
-    """Within the block another adapter of the model is switched on."""
+    """Use another adapter of the model within the block."""
     current = model.active_adapter
     model.set_adapter(adapter)
     try:
@@ -194,7 +194,7 @@ def speaking_as(model: PeftModel, adapter: str) -> Iterator[None]:
         model.set_adapter(current)
 
 
-# --- Notebook 07: the model that is voted on ------------------------------------------------------
+# --- Notebook 07: the model whose answers are voted on --------------------------------------------
 
 
 def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
@@ -207,15 +207,15 @@ def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]
 
 
 def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:
-    """The adapter that `made` finds for the stand-in; a real model answers as it came."""
+    """The adapter that `made` finds for the stand-in; a real model starts without an adapter."""
     hub_id = settings.labelled.hub_id
     return made() if hub_id == STAND_IN else Path(hub_id)
 
 
 def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel:
-    """A policy to train and, as its adapter "reference", what it is at the start.
+    """A policy to train; its second adapter, "reference", keeps the policy's initial state.
 
-    `start` holds an adapter; where it holds none, both begin as the model without any.
+    Both adapters are loaded from `start`. If it has no adapter, both begin as the bare model.
     """
     if (start / "adapter").is_dir():
         model = load_adapter(start, base_folder, profile, trainable=True)
@@ -224,6 +224,6 @@ def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel
         base, _ = chat_model(base_folder, profile)
         settings = replace(profile.chat, lora_alpha=profile.chat.labelled_lora_alpha)
         model = get_peft_model(base, lora(settings))
-        model.add_adapter("reference", lora(settings))  # lora_B is 0: it changes nothing yet
+        model.add_adapter("reference", lora(settings))  # lora_B is 0, so the outputs do not change
     model.set_adapter("default")
     return model

@@ -15,10 +15,10 @@ from utils.models import lengths, logprobs, memory
 from utils.models.adapters import speaking_as
 from utils.models.logprobs import padded
 
-# Llama's template writes today's date into every prompt: a fixed one keeps runs the same. Qwen3's
-# lets the model think aloud before it answers, unless told not to.
+# Llama's template writes today's date into every prompt; a fixed date makes runs reproducible.
+# Qwen3's template lets the model write its reasoning before the answer unless this is switched off.
 TEMPLATE = {"date_string": "26 Jul 2024", "enable_thinking": False}
-REPLY_TOKENS = 16_384  # written and read at a time: each keeps its keys and values in memory
+REPLY_TOKENS = 16_384  # per batch of `reply`: the keys and values of each token use memory
 TEMPLATE_COLUMN = "chat_template_kwargs"  # TRL passes this column on to the template
 
 
@@ -33,7 +33,7 @@ def answered(answer: str) -> list[dict[str, str]]:
 
 
 def sft_rows(pairs: Dataset) -> Dataset:
-    """question, chosen -> prompt, completion as TRL reads them: only the answer is learned."""
+    """question, chosen -> prompt, completion in TRL's format: only the answer is learned."""
     rows = [
         {"prompt": asked(q), "completion": answered(c), TEMPLATE_COLUMN: TEMPLATE}
         for q, c in zip(pairs["question"], pairs["chosen"], strict=True)
@@ -42,7 +42,7 @@ def sft_rows(pairs: Dataset) -> Dataset:
 
 
 def preference_rows(pairs: Dataset) -> Dataset:
-    """question, chosen, rejected -> prompt, chosen, rejected as TRL reads them."""
+    """question, chosen, rejected -> prompt, chosen, rejected in TRL's format."""
     columns = zip(pairs["question"], pairs["chosen"], pairs["rejected"], strict=True)
     rows = [
         {
@@ -57,7 +57,7 @@ def preference_rows(pairs: Dataset) -> Dataset:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """The question in the template, up to where the assistant begins to speak."""
+    """The tokens of the question in the template, up to the start of the assistant's answer."""
     text = tokenizer.apply_chat_template(
         asked(question), add_generation_prompt=True, tokenize=False, **TEMPLATE
     )
@@ -71,9 +71,9 @@ def prompts_within(
     *,
     say: lengths.Say = print,
 ) -> list[list[int]]:
-    """The prompts, each of at most `limit` tokens: of a longer one the question's end is cut.
+    """The prompts, each of at most `limit` tokens; the question of a longer prompt is cut.
 
-    The template stays whole, and one sentence says how many were cut.
+    The template is not cut, and one line reports how many prompts were cut.
     """
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     lengths.say_longer([len(prompt) for prompt in prompts], limit, "prompts", say=say)
@@ -84,7 +84,7 @@ def prompts_within(
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, question: str, limit: int) -> list[int]:
-    """The prompt of as much of the question as leaves it at most `limit` tokens."""
+    """The prompt with the longest beginning of the question that fits into `limit` tokens."""
     ids = tokenizer(question, add_special_tokens=False)["input_ids"]
     kept = len(ids)
     while True:
@@ -93,8 +93,9 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, question: str, limit: int) ->
             return prompt
         if kept == 0:
             raise CourseError(
-                f"The chat template alone takes {len(prompt)} tokens and {limit} are left for the "
-                "prompt: lower max_new_tokens in utils/course/profiles.py, or take another model."
+                f"The chat template alone has {len(prompt)} tokens, but only {limit} are left for "
+                "the prompt: lower max_new_tokens in utils/course/profiles.py, or choose another "
+                "model."
             )
         kept = max(0, kept - (len(prompt) - limit))
 
@@ -117,10 +118,11 @@ def answer_logps(
     answers: Sequence[str | list[int]],
     batch_tokens: int = logprobs.BATCH_TOKENS,
 ) -> tuple[Tensor, Tensor]:
-    """ln π(answer | question), summed over the answer and its end; and its tokens: both (rows,).
+    """ln π(answer | question), summed over the tokens, and the number of tokens: both (rows,).
 
-    An answer is a text, or the tokens that a model has written. A row that is longer than the
-    model can read loses the end of its answer, and before that what its question has beyond half.
+    An answer is a text, or the tokens that a model has generated. The end token is included. If a
+    row is longer than the model's context, the question is cut first, but to no less than half of
+    the context; then the end of the answer is cut.
     """
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     replies = [answer_ids(tokenizer, a) if isinstance(a, str) else a for a in answers]
@@ -139,14 +141,14 @@ def answer_logps(
 def _lengths(
     pairs: Dataset, tokenizer: PreTrainedTokenizerBase, sides: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """How many tokens each row's prompt has, and each of its answers."""
+    """The numbers of tokens of each row's prompt and of each of its answers."""
     prompts = [len(prompt_ids(tokenizer, question)) for question in pairs["question"]]
     answers = [[len(answer_ids(tokenizer, answer)) for answer in pairs[side]] for side in sides]
     return list(zip(prompts, *answers, strict=True))
 
 
 def _within(counted: Sequence[tuple[int, ...]], max_length: int) -> list[int]:
-    """The rows whose prompt fits into `max_length` with every answer; the others are counted."""
+    """The rows whose prompt and longest answer fit into `max_length`; prints how many do not."""
     kept = [
         row for row, (prompt, *sides) in enumerate(counted) if prompt + max(sides) <= max_length
     ]
@@ -167,9 +169,10 @@ def not_longer(
     max_length: int,
     sides: Sequence[str] = ("chosen", "rejected"),
 ) -> Dataset:
-    """The rows whose question and answers fit into `max_length`, in their order.
+    """The rows whose question and answers fit into `max_length`, in their original order.
 
-    An answer that was cut would teach a model never to end: longer rows are left out and counted.
+    A cut answer would teach the model not to end its answers. So longer rows are left out, and
+    their number is printed.
     """
     return pairs.select(_within(_lengths(pairs, tokenizer, sides), max_length))
 
@@ -181,33 +184,33 @@ def fitting(
     batch_size: int,
     seed: int = 0,
 ) -> Dataset:
-    """The rows whose question and answers fit into `max_length`, in an order that pads little.
+    """The rows whose question and answers fit into `max_length`, in an order with little padding.
 
-    TRL cuts an answer that goes beyond and drops a row whose prompt alone fills it, both without
-    a word: here such rows are left out and counted. Rows of like length stand side by side,
-    `batch_size` of them together, and these batches in random order: for a sequential sampler.
+    TRL cuts longer answers, and drops rows whose prompt alone fills `max_length`, both without a
+    message. Here such rows are left out, and their number is printed. Each batch of `batch_size`
+    rows has rows of similar length, and the batches are in random order. Use a sequential sampler.
     """
     counted = _lengths(pairs, tokenizer, ("chosen", "rejected"))
     kept = _within(counted, max_length)
-    order = sorted(range(len(kept)), key=lambda place: sum(counted[kept[place]]))
+    order = sorted(range(len(kept)), key=lambda index: sum(counted[kept[index]]))
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     whole = batches[: len(kept) // batch_size]
     random.Random(seed).shuffle(whole)
-    ordered = [*whole, *batches[len(whole) :]]  # one that is not full stays last
-    return pairs.select([kept[place] for batch in ordered for place in batch])
+    ordered = [*whole, *batches[len(whole) :]]  # an incomplete batch stays last
+    return pairs.select([kept[index] for batch in ordered for index in batch])
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said to one question."""
+    """The model's answer to one question."""
 
     text: str
-    ended: bool  # by its own end token, not by the limit
-    ids: list[int]  # its tokens, the end included
+    ended: bool  # True if the model generated the end token, False if the limit was reached
+    ids: list[int]  # its tokens, including the end token
 
     @property
     def tokens(self) -> int:
-        """How many tokens were written."""
+        """The number of generated tokens."""
         return len(self.ids)
 
 
@@ -222,7 +225,7 @@ def reply(
     seed: int = 0,
     batch_tokens: int = REPLY_TOKENS,
 ) -> list[Reply]:
-    """Answers to the questions: the likeliest token each time, or sampled above temperature 0."""
+    """Answers to the questions: greedy at temperature 0, sampled at a higher temperature."""
     model.eval()
     prompts = prompts_within(tokenizer, questions, lengths.positions(model) - max_new_tokens)
     replies: list[Reply | None] = [None] * len(prompts)
@@ -263,16 +266,16 @@ def sampled_kl(
     reference: str = "reference",
     seed: int = 0,
 ) -> Tensor:
-    """ln π(y) - ln π_ref(y) of an answer y that the policy samples to each question: (rows,).
+    """ln π(y) - ln π_ref(y) of one answer y per question, sampled from the policy: (rows,).
 
-    Their mean estimates KL(π ‖ π_ref) in nats per answer; `reference` names an adapter.
+    The mean estimates KL(π ‖ π_ref) in nats per answer; `reference` is the name of an adapter.
     """
     replies = reply(
         model, tokenizer, questions, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed
     )
-    written = [said.ids for said in replies]
-    room = lengths.positions(model) - max_new_tokens  # the prompts that were answered
-    prompts = prompts_within(tokenizer, questions, room, say=lengths.silent)
+    written = [each.ids for each in replies]
+    limit = lengths.positions(model) - max_new_tokens  # the prompts are cut as in `reply`
+    prompts = prompts_within(tokenizer, questions, limit, say=lengths.silent)
     ours = logprobs.answer_logps(model, prompts, written)
     with speaking_as(model, reference):
         theirs = logprobs.answer_logps(model, prompts, written)

@@ -1,8 +1,8 @@
 """Tiny Llama and Qwen2 chat models, pre-trained for a minute or two on the course's Vietnamese.
 
-Real architectures, tokenizer classes, special tokens and chat templates. They have read the train
-split's questions and answers as plain text, so that they know some words; the template of a chat
-and where an answer ends are left for the lesson to teach.
+They have the real architectures, tokenizer classes, special tokens and chat templates. They are
+pre-trained on the train split's questions and answers as plain text, so they know some words. They
+learn the chat template and the end of an answer only in the lesson.
 """
 
 import json
@@ -35,12 +35,12 @@ SHAPE = {
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "max_position_embeddings": 512,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},  # short texts, fine steps
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},  # small, for short texts
     "tie_word_embeddings": True,
 }
-# Of the pre-training: tokens read, rows of a step, tokens of a row, learning rates of matrices and
-# of everything else. Texts beyond SHORT tokens are read in every fourth pass: so small a model
-# learns little from them.
+# Settings of the pre-training: tokens in total, rows per step, tokens per row, learning rates of
+# matrices and of all other parameters. A text of more than SHORT tokens is used with probability
+# 1/4 in each pass, because a model this small learns little from long texts.
 TOKENS = 520_000
 BLOCKS, LENGTH, MATRIX_RATE, REST_RATE, SHORT = 8, 128, 2e-2, 5e-3, 40
 LLAMA_END = "<|eot_id|>"
@@ -54,7 +54,7 @@ LLAMA_SPECIAL = (
 )
 QWEN_END = "<|im_end|>"
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", QWEN_END)
-# The templates' fixed words as single tokens: cut up they would be more than half of every row.
+# The fixed words of the templates are single tokens; otherwise they would fill over half of a row.
 LLAMA_FIXED = (
     "Cutting Knowledge Date: December 2023\nToday Date: ",
     "26 Jul 2024\n\n",
@@ -69,13 +69,13 @@ QWEN_FIXED = (
     "user\n",
     "assistant\n",
 )
-WORDS = (  # how Llama 3 cuts text before merging
+WORDS = (  # Llama 3's pattern, which splits a text before byte-pair merging
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-Documents = Sequence[tuple[str, str]]  # what was asked, what was answered
+Documents = Sequence[tuple[str, str]]  # question, answer
 
 
 def _texts(documents: Documents) -> list[str]:
@@ -83,12 +83,12 @@ def _texts(documents: Documents) -> list[str]:
 
 
 def _template(name: str) -> str:
-    """A chat template as TRL ships it."""
+    """A chat template from the TRL package."""
     return (resources.files("trl") / "chat_templates" / f"{name}.jinja").read_text("utf-8")
 
 
 def _byte_pairs(texts: Sequence[str], special: Sequence[str]) -> Tokenizer:
-    """Byte-level pairs learned on the texts."""
+    """A byte-level BPE tokenizer trained on the texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -108,7 +108,7 @@ def _byte_pairs(texts: Sequence[str], special: Sequence[str]) -> Tokenizer:
 
 
 def _stream(rows: list[list[int]], tokens: int, generator: random.Random) -> list[int]:
-    """The rows end to end, in another order in each pass, long ones now and then."""
+    """The rows joined into one list, shuffled again in each pass; long rows are often skipped."""
     ids: list[int] = []
     while len(ids) < tokens:
         kept = [row for row in rows if len(row) <= SHORT or generator.random() < 0.25]
@@ -118,9 +118,9 @@ def _stream(rows: list[list[int]], tokens: int, generator: random.Random) -> lis
 
 
 def _pretrain(model: PreTrainedModel, rows: list[list[int]], tokens: int, seed: int) -> None:
-    """Next-token prediction: Muon for the matrices, AdamW for embeddings and gains.
+    """Train next-token prediction: Muon for the matrices, AdamW for embeddings and norms.
 
-    Muon needs about half the tokens that AdamW alone needs for the same perplexity here.
+    Here Muon needs about half as many tokens as AdamW alone for the same perplexity.
     """
     width = LENGTH + 1
     steps = tokens // (LENGTH * BLOCKS)
@@ -134,7 +134,7 @@ def _pretrain(model: PreTrainedModel, rows: list[list[int]], tokens: int, seed: 
     )
 
     def share(step: int) -> float:
-        """Up over the first tenth, then straight down."""
+        """Linear warm-up over the first tenth of the steps, then linear decay."""
         return min((step + 1) / (0.1 * steps), 1.0, max(0.02, (steps - step) / (0.9 * steps)))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, share) for o in optimizers]
@@ -160,7 +160,7 @@ def _build(
     tokens: int,
     seed: int,
 ) -> None:
-    """Make the model, pre-train it on lines of question, answer, end of text; save both."""
+    """Make the model, pre-train it on question, answer and `end`; save model and tokenizer."""
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng():
@@ -169,7 +169,7 @@ def _build(
         first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         last = tokenizer.convert_tokens_to_ids(end)
         rows = []
-        for document in documents:  # the end of a turn is not among what it reads
+        for document in documents:  # as plain text, without the template and its end of turn
             plain = tokenizer("\n".join(document), add_special_tokens=False)["input_ids"]
             rows.append([*first, *plain, last])
         _pretrain(model, rows, tokens, seed)
@@ -256,12 +256,12 @@ def qwen2(documents: Documents, *, tokens: int | None = None, seed: int = 0) -> 
 
 
 def qwen3(documents: Documents, *, tokens: int | None = None, seed: int = 0) -> Path:
-    """A Qwen3, whose template opens an answer with an empty thought when thinking is off."""
+    """A Qwen3; with thinking off, its template begins an answer with an empty thinking block."""
     heads = {"head_dim": SHAPE["hidden_size"] // SHAPE["num_attention_heads"]}
     return _qwen("qwen3", documents, tokens, seed, "qwen3", Qwen3Config, **heads)
 
 
-BUILDERS: dict[str, Callable[..., Path]] = {  # by the names of profiles.CHAT_MODELS
+BUILDERS: dict[str, Callable[..., Path]] = {  # the keys are names in ChatModels.choices
     "llama": llama,
     "qwen": qwen2,
     "qwen3": qwen3,

@@ -1,4 +1,4 @@
-"""Whether TRL's Triton kernels work on this GPU, asked before a training depends on them."""
+"""A check, before any training, whether TRL's Triton kernels work on this GPU."""
 
 import functools
 
@@ -10,7 +10,7 @@ def _agrees() -> bool:
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
     generator = torch.Generator().manual_seed(0)
-    dtype = torch.float16  # what a T4 computes in, and an A100 can
+    dtype = torch.float16  # both a T4 and an A100 compute in it
     states, weight = (torch.randn(rows, 32, generator=generator) for rows in (5, 48))
     states = states.to("cuda", dtype).requires_grad_()
     weight, targets = weight.to("cuda", dtype), torch.arange(5, device="cuda")
@@ -24,9 +24,9 @@ def _agrees() -> bool:
 
 @functools.cache
 def check_triton() -> None:
-    """Where Triton is installed and does not work, TRL computes without it, and a line says so.
+    """If Triton is installed but does not work, switch it off in TRL and print one line about it.
 
-    TRL takes Triton wherever it is installed; a failure would come in the middle of a training.
+    TRL uses Triton whenever it is installed, and would fail in the middle of a training.
     """
     if not torch.cuda.is_available():
         return
@@ -37,7 +37,7 @@ def check_triton() -> None:
         return
     try:
         reason = None if _agrees() else "its numbers are wrong"
-    except Exception as error:  # a compiler's, a driver's or Triton's own, each of another class
+    except Exception as error:  # compiler, driver and Triton raise errors of different classes
         reason = type(error).__name__
     if reason:
         print(f"Triton does not work on this GPU ({reason}): TRL computes without it, more slowly.")

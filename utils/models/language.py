@@ -19,16 +19,16 @@ STAND_IN = "stand-in"
 
 
 def local_or_hub(source: str) -> str:
-    """A folder of the user's own as it is, anything else from the Hub."""
+    """The path of a local folder as it is; any other name is downloaded from the Hub."""
     return source if os.path.isdir(source) else str(hub.fetch(source))
 
 
 def language_model(
     settings: Policy, texts: Sequence[str], device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy before training: GPT-2 from the Hub, or the stand-in that knows no word yet.
+    """The policy before training: GPT-2 from the Hub, or a stand-in with random weights.
 
-    COURSE_POLICY names another causal language model, for instance `gpt2`.
+    The environment variable COURSE_POLICY names another causal language model, such as `gpt2`.
     """
     kernels.check_triton()
     source = os.environ.get("COURSE_POLICY") or settings.model_id

@@ -1,7 +1,7 @@
-"""A text that is longer than a model can read is cut, and one sentence says how many were.
+"""Texts that are longer than a model's context are cut, and one line reports how many.
 
-Every text on its way to a model comes through here: what is cut in silence looks like a model that
-understands nothing, and what is not cut ends a GPT-2 with an index error.
+Every text that goes to a model is cut here. If texts were cut without a message, poor answers could
+not be explained. If they were not cut, GPT-2 would stop with an index error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,25 @@ from transformers import PreTrainedTokenizerBase
 
 from utils.data.text import Say, say_longer
 
-UNLIMITED = 10**9  # T5 has relative positions, so that its texts may have any length
+UNLIMITED = 10**9  # T5 has relative positions, so its texts can have any length
 
 
 def silent(sentence: str) -> None:
-    """Say nothing, because it has been said before."""
+    """Print nothing, because the same line was printed before."""
 
 
 def positions(model: torch.nn.Module) -> int:
-    """How many tokens of prompt and answer together a model was made to read."""
+    """The length of a model's context in tokens, for prompt and answer together."""
     return getattr(model.config, "max_position_embeddings", None) or UNLIMITED
 
 
 def cut(
     rows: Sequence[list[int]], limit: int, what: str, *, end: int | None = None, say: Say = print
 ) -> list[list[int]]:
-    """The rows of tokens with at most `limit` each, and one sentence on how many were longer.
+    """The rows with at most `limit` tokens each; one line reports how many were longer.
 
-    `end` is the token that a cut row keeps at its end: a classifier reads it, and a language model
-    must not learn that a sentence ends where it was cut.
+    If `end` is given, a cut row ends with this token, which a classifier needs. A language model
+    must not learn that a sentence ends at the cut, so it is not given there.
     """
     say_longer([len(row) for row in rows], limit, what, say=say)
     last = [] if end is None else [end]
@@ -40,7 +40,7 @@ def cut(
 def cut_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, what: str
 ) -> list[str]:
-    """The texts, longer ones as beginnings of at most `limit` tokens; counted as in `cut`."""
+    """The texts, cut to at most `limit` tokens each; one line reports how many, as in `cut`."""
     ids = [tokenizer(text)["input_ids"] for text in texts]
     say_longer([len(row) for row in ids], limit, what)
     return [
@@ -52,7 +52,7 @@ def cut_texts(
 def cut_columns(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, limits: Mapping[str, int]
 ) -> Dataset:
-    """The rows with the texts of each named column cut to its limit; counted as in `cut`."""
+    """The rows with the texts of each named column cut to its limit, as in `cut_texts`."""
     texts = {
         name: cut_texts(tokenizer, rows[name], limit, f"texts of column {name}")
         for name, limit in limits.items()
@@ -61,9 +61,9 @@ def cut_columns(
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> str:
-    """The text of the first tokens, at most `limit` of them when it is read again.
+    """The text of the first tokens; encoded again, it has at most `limit` tokens.
 
-    A last letter of which only some bytes are there is left out.
+    If the last letter is incomplete because some of its bytes were cut, it is left out.
     """
     for kept in range(limit, 0, -1):
         text = tokenizer.decode(ids[:kept], skip_special_tokens=True).rstrip("\ufffd")

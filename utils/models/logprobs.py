@@ -1,8 +1,8 @@
-"""ln π(answer | prompt) of any model of the course, computed in one place.
+"""ln π(answer | prompt) for all models of the course.
 
-The logits of a large vocabulary are what fills a GPU's memory: 128,256 numbers in fp32 are half a
-megabyte per token. So only the positions that predict an answer's token meet the output layer, and
-only a block of them at a time.
+The logits of a large vocabulary need most of a GPU's memory: 128,256 numbers in fp32 are half a
+megabyte per token. So the output layer is applied only to the positions that predict a token of an
+answer, one block of them at a time.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from utils.losses import token_logps
 from utils.models import memory
 
-BATCH_TOKENS = 8_192  # of one forward pass, padding included
-BLOCK_NUMBERS = 2**26  # logits at a time: 256 MB in fp32
+BATCH_TOKENS = 8_192  # per forward pass, including padding
+BLOCK_NUMBERS = 2**26  # logits per block: 256 MB in fp32
 
 
 def trunk_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The transformer that makes hidden states, and the layer that makes logits of them."""
+    """The transformer that computes hidden states, and the layer that computes logits from them."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     return bare.get_decoder(), bare.get_output_embeddings()
 
@@ -28,9 +28,9 @@ def trunk_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 def padded(
     rows: Sequence[Sequence[int]], filler: int, *, left: bool = False, width: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Rows of tokens padded to one width, and the mask of what is real: both (rows, width).
+    """Rows of tokens padded to one width, and the mask of real tokens: both (rows, width).
 
-    >>> padded([[7, 0, 1], [1]], filler=0)[1]  # a real 0 counts, the filler does not
+    >>> padded([[7, 0, 1], [1]], filler=0)[1]  # the token 0 is real, the padding 0 is not
     tensor([[ True,  True,  True],
             [ True, False, False]])
     """
@@ -38,12 +38,12 @@ def padded(
     fillers = [[filler] * (width - len(row)) for row in rows]
     joined = [[*f, *r] if left else [*r, *f] for r, f in zip(rows, fillers, strict=True)]
     lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    place = torch.arange(width)
-    return torch.tensor(joined), place >= width - lengths if left else place < lengths
+    column = torch.arange(width)
+    return torch.tensor(joined), column >= width - lengths if left else column < lengths
 
 
 def shift_right(answers: Tensor, start: int) -> Tensor:
-    """What a decoder reads while it predicts `answers`: the start token, then all but the last.
+    """The decoder's input when it predicts `answers`: the start token, then all but the last token.
 
     >>> shift_right(torch.tensor([[5, 6, 1]]), start=0)
     tensor([[0, 5, 6]])
@@ -97,10 +97,10 @@ def answer_logps(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Tensor:
-    """ln π(answer | prompt) of tokens, summed over each answer: (rows,) in fp32 on the CPU.
+    """ln π(answer | prompt) of token lists, summed over each answer: (rows,) in fp32 on the CPU.
 
-    The model computes in its own precision, whatever a training has wrapped around it. Rows of
-    similar length share a batch; a batch that does not fit into the memory is halved.
+    The model computes in its own precision, without a trainer's autocast. Rows of similar length
+    share a batch; a batch that does not fit into memory is halved.
     """
     model.eval()
     score = _encoder_decoder if model.config.is_encoder_decoder else _decoder_only

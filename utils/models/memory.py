@@ -1,4 +1,4 @@
-"""When a GPU's memory runs out: how it is recognised, freed, and how a smaller batch takes over."""
+"""GPU memory: recognise an out-of-memory error, free memory, and continue with smaller batches."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from utils.course.errors import CourseError
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that a GPU's memory does not suffice, torch's or cuBLAS's."""
+    """Whether an error of torch, cuBLAS or cuDNN means that a GPU's memory does not suffice."""
     words = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -18,9 +18,9 @@ def ran_out(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give back the memory of models that nothing refers to any more.
+    """Free the memory of models that are no longer referenced.
 
-    A trainer and its model refer to each other, so only the collector finds them.
+    A trainer and its model refer to each other, so only the garbage collector finds them.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -28,14 +28,14 @@ def release() -> None:
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, each of at most `tokens` tokens with its padding.
+    """Row numbers in batches of similar length, each of at most `tokens` tokens including padding.
 
     >>> batches([5, 1, 1, 4], tokens=8)
     [[1, 2], [3], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     found: list[list[int]] = []
-    for row in order:  # the longest of a batch is the row that comes last
+    for row in order:  # in ascending length: the last row of a batch is the longest
         if found and (len(found[-1]) + 1) * lengths[row] <= tokens:
             found[-1].append(row)
         else:
@@ -62,7 +62,7 @@ def in_batches(
                 if len(rows) == 1:
                     raise CourseError(
                         f"{what}: one row of {lengths[rows[0]]} tokens does not fit into this "
-                        "GPU's memory: free other models, shorten the row, or take a smaller model."
+                        "GPU's memory: free other models, shorten the row, or use a smaller model."
                     ) from error
                 tokens = max(lengths[row] for row in rows) * (len(rows) // 2)
             else:

@@ -1,13 +1,13 @@
-"""Half precision in one place: dtypes, what a trainer must be told, and what a training leaves.
+"""Everything about half precision: dtypes, settings of a trainer, and clean-up after a training.
 
-| profile | weights of chat models | products | what is trained | gradients |
+| profile | weights of chat models | products | trained weights | gradients |
 |---------|------------------------|----------|-----------------|-----------|
 | lab     | NF4, rest fp32         | fp32     | fp32            | fp32      |
 | t4      | NF4, rest fp16         | fp16     | fp32            | scaled    |
 | a100    | NF4, rest bf16         | bf16     | fp32            | fp32      |
 
-Models that are trained whole (PhoBERT, GPT-2, T5) keep fp32 weights; autocast computes their
-products in half precision.
+Models that are trained without an adapter (PhoBERT, GPT-2, T5) keep fp32 weights; autocast computes
+their products in half precision.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from utils.course.profiles import Profile
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# nats per token by which two ways of computing one log-probability may differ, each in this
-# precision: the kernels, the order of sums and the padding differ, the weights do not
+# The largest difference, in nats per token, between two computations of the same log-probability
+# in this precision: their kernels, order of sums and padding may differ, the weights do not.
 NATS_PER_TOKEN = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
 
 
 def precision_arguments(profile: "Profile") -> dict[str, bool]:
-    """What TrainingArguments must be told about the device and precision of a profile."""
+    """The arguments of TrainingArguments for the device and precision of a profile."""
     return {
         "use_cpu": profile.device == "cpu",
         "fp16": profile.precision == "fp16",
@@ -37,7 +37,7 @@ def precision_arguments(profile: "Profile") -> dict[str, bool]:
 
 
 def tolerance(precision: str, tokens: int) -> float:
-    """How far two sums of log-probabilities over `tokens` tokens may lie apart, in nats.
+    """The largest accepted difference, in nats, of two log-probabilities summed over `tokens`.
 
     >>> tolerance("fp32", 100)
     0.01
@@ -46,7 +46,7 @@ def tolerance(precision: str, tokens: int) -> float:
 
 
 def float32_adapters(model: nn.Module) -> None:
-    """Keep what is trained in 32 bits: TRL casts adapters to bf16, which a T4 cannot scale."""
+    """Cast trainable weights to fp32: TRL casts adapters to bf16, and fp16 scaling needs fp32."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -54,7 +54,7 @@ def float32_adapters(model: nn.Module) -> None:
 
 @contextmanager
 def unrounded(model: nn.Module) -> Iterator[None]:
-    """Within the block a trainer may round what is trained; afterwards every digit is back."""
+    """Restore the trainable weights after the block, because a trainer may round them inside."""
     exact = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
     try:
         yield
@@ -65,9 +65,9 @@ def unrounded(model: nn.Module) -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> None:
-    """Take off the autocast that accelerate leaves around a model's forward after training.
+    """Remove the autocast that Accelerate leaves around a model's forward after training.
 
-    With it the model, and every copy of it, would go on computing in half precision.
+    Otherwise the model and all its copies would still compute in half precision.
     """
     for module in model.modules():
         original = module.__dict__.pop("_original_forward", None)

@@ -1,9 +1,9 @@
 """The models that the notebooks saved, and the answers of two of them to one prompt.
 
-1. MODELS: what there is to choose, and the notebook that makes it
-2. Library: each model read once, checked by its manifest
-3. write, answer_logp: an answer token by token, and how likely a model finds it
-4. answer_both: two answers that grow in turn, then their implicit rewards
+1. MODELS: the models that can be chosen, and the notebook that makes each of them.
+2. Library: loads each model once and checks it by its manifest.
+3. write, answer_logp: generate an answer token by token; compute its log-probability.
+4. answer_both: generate two answers in parallel, then compute their implicit rewards.
 """
 
 import json
@@ -35,24 +35,24 @@ from utils.models import adapters, chat, chat_standins, logprobs
 from utils.models.draws import DRAWS, generator
 from utils.models.language import STAND_IN, local_or_hub
 
-# --- 1. What there is to choose ------------------------------------------------------------------
+# --- 1. The models that can be chosen ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that some notebook saves."""
+    """A model that a notebook saves."""
 
-    key: str  # what a vote records
-    label: str  # what the demo shows
+    key: str  # the name that a vote records
+    label: str  # the name that the demo shows
     loader: str  # a key of LOADERS
-    artifact: str  # the notebook's file name, which is the artifact's
-    folder: str  # inside the artifact
-    reference: str = ""  # key of the model it was trained away from; "" when there is none
-    price: str = ""  # where the profile has β, the price of leaving the reference
+    artifact: str  # the artifact's name, which is the notebook's file name without .ipynb
+    folder: str  # the model's folder inside the artifact
+    reference: str = ""  # the key of its reference model; "" if there is none
+    price: str = ""  # the profile's field that holds β, the coefficient of the KL term
 
     @property
     def beta(self) -> float:
-        """β as this machine's profile has it."""
+        """β, the coefficient of the KL term, from this machine's profile."""
         return attrgetter(self.price)(profiles.choose())
 
     @property
@@ -80,30 +80,30 @@ MODELS = (
 
 
 class SavedModelError(CourseError, RuntimeError):
-    """Something that whoever asks can mend, said in Vietnamese and in English."""
+    """An error that the user can correct; the message is in Vietnamese and in English."""
 
     def __init__(self, vietnamese: str, english: str) -> None:
         super().__init__(english)
         self.sentences = vietnamese, english
 
 
-# --- 2. Reading models ---------------------------------------------------------------------------
+# --- 2. Loading models ---------------------------------------------------------------------------
 
 KEPT = 4  # models in memory
-MAX_CHARACTERS, MAX_PROMPT = 4000, 512  # of a prompt, the second in tokens
-MAX_TOKENS = 256  # of an answer
+MAX_CHARACTERS, MAX_PROMPT = 4000, 512  # limits of a prompt, in characters and in tokens
+MAX_TOKENS = 256  # limit of an answer
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def _whole(kind: type, folder: Path) -> Pair:
-    """A folder that `save_pretrained` wrote."""
+    """A complete model from a folder that `save_pretrained` wrote."""
     model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), AutoTokenizer.from_pretrained(folder)
 
 
 def _chat(folder: Path, *, adapted: bool) -> Pair:
-    """A chat model in four bits, as notebook 03 trained on it, with its adapter or without."""
+    """A chat model with 4-bit weights, as in notebook 03, with or without its adapter."""
     profile = profiles.choose()
     note = json.loads((folder.parent / adapters.BASE_NOTE).read_text(encoding="utf-8"))
     kind, _, rest = note["base"].partition(" ")
@@ -130,7 +130,7 @@ LOADERS: dict[str, Callable[[Path], Pair]] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to write."""
+    """A model that is ready to generate answers."""
 
     entry: Entry
     model: PreTrainedModel
@@ -138,7 +138,7 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """How many tokens of prompt and answer it can hold; T5's relative positions never end."""
+        """The limit on prompt and answer together in tokens; T5 itself has no limit."""
         return getattr(self.model.config, "max_position_embeddings", 2 * MAX_PROMPT)
 
     @property
@@ -148,7 +148,7 @@ class Loaded:
         return {self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
 
     def encode(self, prompt: str) -> list[int]:
-        """The prompt as this model was trained to read it."""
+        """The prompt's tokens in the format that this model was trained with."""
         if self.tokenizer.chat_template:
             return chat.prompt_ids(self.tokenizer, prompt)
         ids, end = self.tokenizer(prompt)["input_ids"], self.tokenizer.eos_token_id
@@ -156,18 +156,18 @@ class Loaded:
         return [*ids, end] if unended else ids
 
     def text(self, tokens: list[int]) -> str:
-        """The tokens as text, without a last letter whose bytes have not all come yet."""
+        """The tokens as text; the last letter is left out while some of its bytes are missing."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip()
 
 
 def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
-    """The model from its artifact, every byte checked, on the GPU if there is one."""
+    """Load the model from its artifact after checking every file; use the GPU if there is one."""
     folder, reason = artifacts.find(entry.artifact, place)
     label, number = entry.label, entry.notebook
     if folder is None:
         raise SavedModelError(
             f"Chưa có {label}: hãy chạy notebook {number} trước.",
-            f"{label} is not there ({reason}): run notebook {number} first.",
+            f"{label} is not available ({reason}): run notebook {number} first.",
         )
     try:
         model, tokenizer = LOADERS[entry.loader](folder / entry.folder)
@@ -181,21 +181,21 @@ def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
 
 
 class Library:
-    """The models of one shelf; each is read when first asked for, the latest stay in memory."""
+    """The models of one shelf; each is loaded at its first use, and the latest stay in memory."""
 
     def __init__(self, place: artifacts.Shelf) -> None:
         self.place, self._lock = place, Lock()
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         found = {entry.artifact: None for entry in MODELS}
         found = {name: artifacts.find(name, place)[0] for name in found}
-        self.there = {  # key -> what can be chosen
+        self.there = {  # key -> a model whose artifact exists
             entry.key: entry
             for entry in MODELS
             if found[entry.artifact] and (found[entry.artifact] / entry.folder).is_dir()
         }
 
     def get(self, key: str | None) -> Loaded:
-        """The model called `key`."""
+        """The model with this key."""
         if key not in self.there:
             raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
         with self._lock:
@@ -211,20 +211,20 @@ class Library:
 
 
 def prompt_tokens(loaded: Loaded, prompt: str) -> list[int]:
-    """The prompt's tokens, or a friendly sentence when it is empty or too long."""
+    """The prompt's tokens; an error with a clear message if it is empty or too long."""
     prompt = unicodedata.normalize("NFC", prompt).strip()
     if not prompt:
         raise SavedModelError("Hãy nhập một câu hỏi.", "Type a question.")
     limit, label = min(MAX_PROMPT, loaded.context // 2), loaded.entry.label
     length = f"{len(prompt)} ký tự", f"{len(prompt)} characters"
-    if len(prompt) <= MAX_CHARACTERS:  # a book is not even cut into tokens
+    if len(prompt) <= MAX_CHARACTERS:  # a much longer text is not tokenised at all
         tokens = loaded.encode(prompt)
         if len(tokens) <= limit:
             return tokens
         length = f"{len(tokens)} token", f"{len(tokens)} tokens"
     raise SavedModelError(
         f"Câu hỏi quá dài ({length[0]}; {label} nhận tối đa {limit} token): hãy rút ngắn.",
-        f"The prompt is too long ({length[1]}; {label} takes {limit} tokens): shorten it.",
+        f"The prompt is too long ({length[1]}; {label} accepts {limit} tokens): shorten it.",
     )
 
 
@@ -232,7 +232,7 @@ def prompt_tokens(loaded: Loaded, prompt: str) -> list[int]:
 def write(
     loaded: Loaded, prompt: list[int], draws: list[float], temperature: float
 ) -> Iterator[int]:
-    """The answer's tokens as they come, one a draw in [0, 1), its end token included."""
+    """Yield the answer's tokens, one per random number in `draws`, including the end token."""
     model, ends, cache = loaded.model, loaded.ends, None
     tokens, name, extra = torch.tensor([prompt], device=model.device), "input_ids", {}
     if model.config.is_encoder_decoder:
@@ -260,7 +260,7 @@ def answer_logp(loaded: Loaded, prompt: list[int], answer: list[int]) -> float:
 def implicit_reward(
     library: Library, key: str, prompt: list[int], answer: list[int]
 ) -> float | None:
-    """β (ln π - ln π_ref) of an answer, in nats; None where there is no reference."""
+    """β (ln π - ln π_ref) of an answer, in nats; None if there is no reference."""
     policy = library.get(key)
     if policy.entry.reference not in library.there:
         return None
@@ -274,7 +274,7 @@ def implicit_reward(
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model has written so far."""
+    """The part of an answer that one model has generated so far."""
 
     text: str = ""
     tokens: int = 0
@@ -290,25 +290,25 @@ def answer_both(
     max_tokens: int,
     seed: int,
 ) -> Iterator[tuple[Answer, Answer]]:
-    """Both answers, a token longer each time; the last pair carries the implicit rewards.
+    """Yield both answers after each new token; the last pair includes the implicit rewards.
 
-    The draws depend on the seed and on the model's place, so that a model can meet itself.
+    The random numbers depend on the seed and on the side, so a model can be compared with itself.
     """
     pair = [library.get(key) for key in keys]
     prompts = [prompt_tokens(loaded, prompt) for loaded in pair]
     streams = []
-    for place, (loaded, tokens) in enumerate(zip(pair, prompts, strict=True)):
-        room = min(max_tokens, MAX_TOKENS, loaded.context - len(tokens))
-        draws = torch.rand(room, generator=generator(seed, DRAWS, place))
+    for side, (loaded, tokens) in enumerate(zip(pair, prompts, strict=True)):
+        limit = min(max_tokens, MAX_TOKENS, loaded.context - len(tokens))
+        draws = torch.rand(limit, generator=generator(seed, DRAWS, side))
         streams.append(write(loaded, tokens, draws.tolist(), temperature))
     written: tuple[list[int], list[int]] = [], []
     answers = [Answer(), Answer()]
     for new in zip_longest(*streams):
-        for place, token in enumerate(new):
+        for side, token in enumerate(new):
             if token is not None:
-                written[place].append(token)
-                text = pair[place].text(written[place])
-                answers[place] = Answer(text, len(written[place]))
+                written[side].append(token)
+                text = pair[side].text(written[side])
+                answers[side] = Answer(text, len(written[side]))
         yield answers[0], answers[1]
     asked = zip(keys, prompts, written, strict=True)
     rewards = [implicit_reward(library, *answer) for answer in asked]

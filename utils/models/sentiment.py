@@ -24,9 +24,9 @@ KINDS = ("logit", "capped", "probability")
 def encode(
     tokenizer: object, texts: Sequence[str], max_length: int, *, say: Say = print
 ) -> dict[str, list]:
-    """Token ids of segmented texts: training, evaluation and reward all come through here.
+    """Token ids of the segmented texts; training, evaluation and reward all use this function.
 
-    Texts that are longer than `max_length` are cut, and one sentence says how many.
+    Texts of more than `max_length` tokens are cut, and one line reports how many.
     """
     ids = tokenizer(segment_all(texts))["input_ids"]
     ids = cut(ids, max_length, "sentences", end=tokenizer.eos_token_id, say=say)
@@ -42,7 +42,7 @@ def classify(
     batch_size: int = 128,
     say: Say = print,
 ) -> torch.Tensor:
-    """Logits (texts, 3) on the CPU; texts of like length share a batch."""
+    """Logits (texts, 3) on the CPU; texts of similar length share a batch."""
     encoded = encode(tokenizer, texts, max_length, say=say)["input_ids"]
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
     logits = torch.zeros(len(encoded), len(SENTIMENTS))
@@ -60,7 +60,7 @@ def negative_reward(
 ) -> torch.Tensor:
     """The reward of the course: r = z_negative if the class is negative, else 0.
 
-    `capped` bounds z from above, `probability` pays p(negative) whatever the class.
+    `capped` limits z from above; `probability` uses p(negative) for every class.
 
     >>> negative_reward(torch.tensor([[2.0, 0.1, -1.0], [0.2, 0.1, 3.0]]))
     tensor([2., 0.])
@@ -78,9 +78,9 @@ def negative_reward(
 
 
 class SentimentReward:
-    """`reward(texts) -> tensor`: segments, tokenises and scores with its own tokenizer.
+    """`reward(texts) -> tensor`: segments and tokenises the texts itself, then scores them.
 
-    That it cuts texts is said the first time: a training asks it hundreds of times.
+    The line about cut texts is printed only once, because a training calls it hundreds of times.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SentimentReward:
     def load(
         cls, folder: Path, device: str = "cpu", kind: str = "logit", cap: float | None = None
     ) -> "SentimentReward":
-        """The reward that notebook 01 handed over."""
+        """Load the reward that notebook 01 handed over."""
         from transformers import AutoModelForSequenceClassification, PhobertTokenizer
 
         settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ class SentimentReward:
         return cls(model, tokenizer, max_length=settings["max_length"], kind=kind, cap=cap)
 
     def save(self, folder: Path) -> None:
-        """Weights, tokenizer and the length it was trained with."""
+        """Save the weights, the tokenizer and the maximum length of the training."""
         self.model.save_pretrained(folder / "model")
         self.tokenizer.save_pretrained(folder / "model")
         text = json.dumps({"max_length": self.max_length}) + "\n"
@@ -129,7 +129,7 @@ class SentimentReward:
 
     def _say_once(self, sentence: str) -> None:
         if not self.has_said:
-            print(f"The reward: {sentence} Of later ones nothing is said.")
+            print(f"The reward: {sentence} Later cuts are not reported.")
         self.has_said = True
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
@@ -143,15 +143,13 @@ class SentimentReward:
 def sentiment_classifier(
     settings: RewardModel, texts: Sequence[str], device: str
 ) -> tuple[PreTrainedModel, PhobertTokenizer]:
-    """A fresh three-class head on PhoBERT, or on the stand-in whose words come from `texts`."""
+    """A new 3-class head on PhoBERT, or on a stand-in whose vocabulary is made from `texts`."""
     source = settings.model_id
     if source == STAND_IN:
         source = standins.phobert(texts)
     elif os.environ.get("COURSE_PHOBERT", "").lower() == "v2":
         source = PHOBERT_V2
-        print(
-            f"{PHOBERT_V2} is under AGPL-3.0: who serves it must offer the source of the service."
-        )
+        print(f"{PHOBERT_V2} is under AGPL-3.0: a service that uses it must offer its source code.")
     if settings.model_id != STAND_IN:
         source = hub.fetch(source)
     tokenizer = PhobertTokenizer.from_pretrained(source)
@@ -166,9 +164,9 @@ def sentiment_classifier(
 
 
 class WordDropout:
-    """A transform for `dataset.with_transform`: hides tokens behind <mask>, anew each epoch.
+    """A transform for `dataset.with_transform`: replaces random tokens by <mask>, anew each epoch.
 
-    It draws from Python's own generator, whose state a checkpoint of the Trainer holds.
+    It uses Python's own random generator, whose state is saved in the Trainer's checkpoints.
     """
 
     def __init__(self, tokenizer: PhobertTokenizer, share: float) -> None:
@@ -176,7 +174,7 @@ class WordDropout:
         self.share = share
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        """The same rows with some tokens hidden; <s>, </s> and padding never."""
+        """The same rows with some tokens masked, but never <s>, </s> or padding."""
 
         def hide(token: int) -> int:
             drawn = random.random() < self.share

@@ -1,7 +1,8 @@
 """Tiny models with the real architectures and tokenizer classes, made from the course's texts.
 
-They let the lab profile run the very cells of the real one. Each is built once from the texts
-given, in seconds to a minute, kept under .cache/ with a manifest, and the same every time.
+With them, the lab profile runs the same cells as the profiles with real models. Each stand-in is
+built once from the given texts, in a few seconds to a minute. It is saved under .cache/ with a
+manifest, and the result is the same every time.
 """
 
 import hashlib
@@ -21,28 +22,28 @@ from utils.course import artifacts
 from utils.course.paths import ROOT
 from utils.data.text import segment_all
 
-RECIPE = "1"  # raise it when a stand-in's recipe changes, so that no cached one is used
+RECIPE = "1"  # increase it when a stand-in's recipe changes, so that cached ones are not used
 
 
 def _cached(name: str, texts: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """The stand-in's folder for these texts, built when the cache has none that is whole."""
+    """The folder of the stand-in for these texts; built if the cache has no complete one."""
     corpus = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache") / "standins"
-    place, label = artifacts.Shelf(cache), f"{name}-{corpus}"
+    shelf, label = artifacts.Shelf(cache), f"{name}-{corpus}"
     inputs = {"recipe": RECIPE}
-    folder, _ = artifacts.find(label, place, inputs)
+    folder, _ = artifacts.find(label, shelf, inputs)
     if folder is None:
-        with artifacts.publish(label, place, metrics={}, inputs=inputs) as new:
+        with artifacts.publish(label, shelf, metrics={}, inputs=inputs) as new:
             build(new)
-        folder = place.folder / label
+        folder = shelf.folder / label
     return folder
 
 
 def _learn_merges(words: Counter[str], vocabulary: int) -> list[tuple[str, str]]:
-    """Byte-pair merges over words, the last letter marked </w> as fastBPE does.
+    """Byte-pair merges over words; the last letter of a word is marked with </w>, as in fastBPE.
 
-    The trainer's own `end_of_word_suffix` breaks ties by hash order, another in every process: a
-    letter that ends a word therefore becomes a private letter of its own, and is put back after.
+    The trainer's own `end_of_word_suffix` breaks ties by hash order, which differs between
+    processes. So the last letter of each word is replaced by a private character during training.
     """
     letters = sorted({letter for word in words for letter in word})
     private = {letter: chr(0xF0000 + number) for number, letter in enumerate(letters)}
@@ -80,7 +81,7 @@ def _write_phobert_tokenizer(folder: Path, segmented: Sequence[str], vocabulary:
 
 
 def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) -> torch.Tensor:
-    """Word vectors (vocabulary, size): what keeps company with what, by SVD of positive PMI."""
+    """Word vectors (vocabulary, size) from co-occurrences, by an SVD of their positive PMI."""
     from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
@@ -90,7 +91,7 @@ def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) 
             for distance, right in enumerate(ids[position + 1 : position + 6], start=1):
                 near[left, right] += 1 / distance
                 near[right, left] += 1 / distance
-    if not near:  # texts of one piece each
+    if not near:  # every text has only one token
         return torch.zeros(vocabulary, size)
     rows, columns = np.array(list(near)).T
     weights = np.array(list(near.values()))
@@ -106,9 +107,9 @@ def _word_vectors(encoded: Sequence[Sequence[int]], vocabulary: int, size: int) 
 
 
 def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> Path:
-    """A RoBERTa of PhoBERT's kind, 2 layers x 192; only its word vectors know the texts.
+    """A small RoBERTa like PhoBERT, 2 layers x 192; only its word vectors come from the texts.
 
-    `texts` are unsegmented; tokenizer and vectors see them segmented.
+    `texts` are not segmented; they are segmented here for the tokenizer and the vectors.
     """
 
     def build(folder: Path) -> None:
@@ -123,7 +124,7 @@ def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> P
             num_hidden_layers=2,
             num_attention_heads=6,
             intermediate_size=384,
-            max_position_embeddings=258,  # as PhoBERT
+            max_position_embeddings=258,  # as in PhoBERT
             type_vocab_size=1,
             bos_token_id=0,
             pad_token_id=1,
@@ -144,7 +145,7 @@ def phobert(texts: Sequence[str], *, vocabulary: int = 6000, seed: int = 0) -> P
 
 
 def gpt2(texts: Sequence[str], *, vocabulary: int = 2000, seed: int = 0) -> Path:
-    """A GPT-2 of 3 layers x 128 with random weights; byte-level BPE learned on the texts."""
+    """A GPT-2 of 3 layers x 128 with random weights; its byte-level BPE is trained on the texts."""
 
     def build(folder: Path) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
@@ -177,14 +178,14 @@ def gpt2(texts: Sequence[str], *, vocabulary: int = 2000, seed: int = 0) -> Path
     return _cached(f"gpt2-{vocabulary}-{seed}", texts, build)
 
 
-_TONES = ("", *"\u0300\u0301\u0303\u0309\u0323")  # the five marks of Vietnamese, and none
+_TONES = ("", *"\u0300\u0301\u0303\u0309\u0323")  # no mark, and the five tone marks of Vietnamese
 
 
 def _unigram(texts: Sequence[str], vocabulary: int) -> list[tuple[str, float]]:
-    """T5's pieces with their log-frequencies: special ones first, single letters always there.
+    """T5's pieces with their log-frequencies: special tokens first, and always all single letters.
 
-    The trainer for Unigram adds up in hash order and finds other pieces in every process; here
-    byte-pair merges find them, and only their scores are Unigram's.
+    The Unigram trainer sums in hash order, so it finds different pieces in every process. Here the
+    pieces are found by byte-pair merges, and only their scores are those of Unigram.
     """
     vowels = "aăâeêioôơuưy"
     toned = [normalize("NFC", vowel + tone) for vowel in vowels for tone in _TONES]
@@ -214,7 +215,7 @@ def _unigram(texts: Sequence[str], vocabulary: int) -> list[tuple[str, float]]:
 
 
 def t5(texts: Sequence[str], *, vocabulary: int = 1500, seed: int = 0) -> Path:
-    """A T5 of 2 + 2 layers x 128 with Unigram pieces; only its word vectors know the texts."""
+    """A T5 of 2 + 2 layers x 128 with Unigram pieces; only its word vectors come from the texts."""
 
     def build(folder: Path) -> None:
         from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
@@ -231,7 +232,7 @@ def t5(texts: Sequence[str], *, vocabulary: int = 1500, seed: int = 0) -> Path:
             d_ff=256,
             num_layers=2,
             num_heads=4,
-            decoder_start_token_id=tokenizer.pad_token_id,  # as T5 has it
+            decoder_start_token_id=tokenizer.pad_token_id,  # as in T5
         )
         torch.manual_seed(seed)
         model = T5ForConditionalGeneration(config)
@@ -239,7 +240,7 @@ def t5(texts: Sequence[str], *, vocabulary: int = 1500, seed: int = 0) -> Path:
         vectors = _word_vectors(encoded, len(tokenizer), config.d_model)
         known = vectors.abs().sum(1) > 0
         with torch.no_grad():
-            model.shared.weight[known] = vectors[known]  # of variance 1, as T5 draws its own
+            model.shared.weight[known] = vectors[known]  # their variance is 1, as in T5
         model.save_pretrained(folder)
 
     return _cached(f"t5-{vocabulary}-{seed}", texts, build)

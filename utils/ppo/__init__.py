@@ -1,4 +1,4 @@
-"""PPO in nine numbered steps, and what they stand on: policy, sampling, rewards, processes."""
+"""PPO in nine numbered steps, and the modules it uses: policy, sampling, rewards, processes."""
 
 from utils.door import door
 

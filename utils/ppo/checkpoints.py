@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, continued by that very run only."""
+"""Checkpoints of a run: each is saved completely or not at all; only the same run continues it."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ Parameters = dict[str, nn.Parameter]
 
 
 def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dict[str, object]:
-    """What a checkpoint has in common with every run that may continue it."""
+    """The settings that a run must share with a checkpoint in order to continue from it."""
     settings = dict(config)
     del settings["checkpoint_every"]
-    if not config["anneal"]:  # a longer run then goes on where a shorter one ended
+    if not config["anneal"]:  # a longer run can then continue from a shorter one
         del settings["updates"]
     shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
     for name, value in {"prompts": prompts, "parameters": shapes}.items():
@@ -31,7 +31,7 @@ def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dic
 def save(
     folder: Path, state: dict, parameters: Parameters, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Save weights, optimiser moments and `state` as one more checkpoint; keep the newest two."""
+    """Save weights, optimiser moments and `state` as a new checkpoint; keep the newest two."""
     moments = {
         f"{name}.{key}": value.contiguous()
         for name, parameter in parameters.items()
@@ -48,9 +48,9 @@ def save(
 
 
 def sweep(folder: Path) -> None:
-    """Remove what saves that were killed left behind."""
-    for torn in folder.glob(".update-*"):
-        shutil.rmtree(torn)
+    """Remove the incomplete folders of saves that were interrupted."""
+    for incomplete in folder.glob(".update-*"):
+        shutil.rmtree(incomplete)
 
 
 @torch.no_grad()
@@ -60,17 +60,17 @@ def load(
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
 ) -> dict | None:
-    """Load the newest whole checkpoint into parameters and optimiser; return its state, if any."""
+    """Load the newest complete checkpoint into parameters and optimiser; return its state."""
     for folder in sorted(run_folder.glob("update-*"), reverse=True):
         if fault := folders.fault(folder):
-            warnings.warn(f"Checkpoint {folder.name} is passed over: {fault}.", stacklevel=4)
+            warnings.warn(f"Checkpoint {folder.name} is skipped: {fault}.", stacklevel=4)
             continue
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if (saved := state["settings"].get(name)) != value:
                 raise ValueError(
                     f"The checkpoints in {folder.parent} were made with {name} = {saved!r} and "
-                    f"this run has {value!r}: restore it, or give another checkpoint_dir."
+                    f"this run has {value!r}: restore that value, or give another checkpoint_dir."
                 )
         weights = load_file(folder / "weights.safetensors")
         moments = load_file(folder / "optimizer.safetensors")

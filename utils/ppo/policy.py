@@ -1,8 +1,8 @@
 """The models of PPO: the policy, its reference and its value head.
 
-The reference is a frozen copy, or the policy itself with its adapter switched off. The value head
-reads the hidden states of the policy, or those of a copy of it. Any method that samples from a
-policy can use this class: PPO, best-of-n, an evaluation of RLOO or GRPO.
+The reference is a frozen copy of the policy, or the policy itself with its adapter switched off.
+The value head reads the hidden states of the policy, or those of a copy of its trunk. Any method
+that samples from a policy can use this class: PPO, best-of-n, an evaluation of RLOO or GRPO.
 """
 
 import copy
@@ -38,10 +38,10 @@ class ActorCritic:
         reference: nn.Module | None = None,  # None: a frozen copy, or the adapter switched off
         *,
         max_new_tokens: int,  # longest response
-        temperature: float = 1.0,  # divides the logits, in sampling and in scoring alike
+        temperature: float = 1.0,  # divides the logits, both in sampling and in scoring
         shared_value_head: bool = True,  # values from the policy's trunk; False: from a copy of it
-        precision: str = "fp32",  # of autocast: a key of DTYPES
-        batch_size: int = 64,  # prompts of one sampling pass in `generate` and `evaluate`
+        precision: str = "fp32",  # the precision of autocast: a key of DTYPES
+        batch_size: int = 64,  # prompts per sampling pass in `generate` and `evaluate`
     ) -> None:
         self.policy, self.tokenizer = policy, tokenizer
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -49,16 +49,15 @@ class ActorCritic:
         self.device = next(policy.parameters()).device
         self.end = tokenizer.eos_token_id
         if self.end is None:
-            raise ValueError("The tokenizer has no eos_token to end a response with: set one.")
+            raise ValueError("The tokenizer has no eos_token, which ends a response: set one.")
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
         sampling.fuse_gelu(policy)
         self.trunk, self.head = trunk_and_head(policy)
-        processes.broadcast(
-            parameter.data for parameter in policy.parameters()
-        )  # adapters are random
+        # a new adapter has random weights: every process takes those of the first
+        processes.broadcast(parameter.data for parameter in policy.parameters())
         if reference is policy:
-            raise ValueError("The reference is the policy itself: leave it out, or give a copy.")
+            raise ValueError("The reference is the policy itself: omit it, or give a copy.")
         self.reference = reference
         if reference is None and not hasattr(policy, "disable_adapter"):
             self.reference = copy.deepcopy(policy)
@@ -73,19 +72,19 @@ class ActorCritic:
         self.static: tuple[Callable, StaticCache] | None = None  # see `compile_sampling`
 
     def compile_sampling(self, longest_prompt: int) -> None:
-        """On CUDA, sample with one compiled step per token; elsewhere this does nothing."""
+        """On CUDA, sample with one compiled step per token; on other devices, do nothing."""
         if self.device.type == "cuda":
-            room = longest_prompt + self.max_new_tokens
-            self.static = sampling.compiled_step(self.trunk, room)
+            longest = longest_prompt + self.max_new_tokens
+            self.static = sampling.compiled_step(self.trunk, longest)
 
     def autocast(self) -> torch.autocast:
-        """The models' precision."""
+        """A context in which the models compute in the chosen precision."""
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=enabled)
 
     @contextmanager
     def reference_parts(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """Trunk and head of the reference: the frozen copy, or the policy without its adapter."""
+        """Trunk and head of the reference: a frozen copy, or the policy without its adapter."""
         if self.reference is not None:
             yield trunk_and_head(self.reference)
         else:
@@ -95,7 +94,7 @@ class ActorCritic:
     # --- Scoring responses ---
 
     def logps_and_values(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values of some rows' response tokens: both (tokens,)."""
+        """Log-probabilities and values of the given rows' response tokens: both (tokens,)."""
         with dropout_off(self.policy, self.critic), self.autocast():
             states = sampling.response_states(self.trunk, rollout, rows)
             logps = sampling.response_logps(self.head, states, rollout, rows, self.temperature)
@@ -105,7 +104,7 @@ class ActorCritic:
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout, rows: Tensor) -> Tensor:
-        """The reference's log-probabilities of some rows' response tokens: (tokens,)."""
+        """The reference's log-probabilities of the given rows' response tokens: (tokens,)."""
         with self.reference_parts() as (trunk, head), dropout_off(trunk, head), self.autocast():
             states = sampling.response_states(trunk, rollout, rows)
             return sampling.response_logps(head, states, rollout, rows, self.temperature)
@@ -122,9 +121,9 @@ class ActorCritic:
                 ids.pop()
             if not 0 < len(ids) <= longest - self.max_new_tokens:
                 raise PromptError(
-                    f"The prompt {prompt!r} has {len(ids)} tokens, and with {self.max_new_tokens} "
-                    f"new ones the policy takes 1 to {longest - self.max_new_tokens}: change or "
-                    "drop it."
+                    f"The prompt {prompt!r} has {len(ids)} tokens, but with {self.max_new_tokens} "
+                    f"new tokens the policy accepts 1 to {longest - self.max_new_tokens}: change "
+                    "or remove this prompt."
                 )
             encoded.append(ids)
         if not encoded:
@@ -134,13 +133,13 @@ class ActorCritic:
     def sample(
         self,
         prompts: list[list[int]],
-        draws: Tensor,  # (batch, response), uniform in [0, 1)
-        width: int = 0,  # pad the prompts at least this far
+        draws: Tensor,  # (batch, response), uniform random numbers in [0, 1)
+        width: int = 0,  # pad the prompts to at least this many tokens
         *,
         compiled: bool = False,  # use the compiled step, if there is one
         from_reference: bool = False,
     ) -> Rollout:
-        """One response per prompt; the draws decide every token."""
+        """One response per prompt; the random numbers in `draws` determine every token."""
         static = self.static if compiled else None
         tokens, attention = padded(prompts, self.pad, left=True, width=width)
         tokens, attention, draws = (x.to(self.device) for x in (tokens, attention, draws))
@@ -152,13 +151,13 @@ class ActorCritic:
             except Exception as error:
                 if not static:
                     raise
-                warnings.warn(f"Sampling goes on without torch.compile: {error}", stacklevel=2)
+                warnings.warn(f"Sampling continues without torch.compile: {error}", stacklevel=2)
                 self.static = None
                 responses = sampling.sample_responses(*given)
         return sampling.as_rollout(tokens, attention, responses, self.end, self.pad)
 
     def texts(self, rollout: Rollout, rows: Tensor | slice = slice(None)) -> list[str]:
-        """Prompts with responses, as the reward reads them."""
+        """Each prompt with its response as one text, which is the reward's input."""
         tokens, attention = rollout.tokens[rows].cpu(), rollout.attention[rows].cpu()
         ids = [row[real].tolist() for row, real in zip(tokens, attention, strict=True)]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -166,7 +165,7 @@ class ActorCritic:
     def held_out(
         self, prompts: Sequence[str], seed: int, *, from_reference: bool = False
     ) -> Iterator[Rollout]:
-        """Rollouts of given prompts, a batch at a time, decided by the seed alone."""
+        """Rollouts of the given prompts, batch by batch; only the seed determines the tokens."""
         encoded = self.encode(prompts)
         stream = generator(seed, HELD_OUT)
         draws = torch.rand((len(encoded), self.max_new_tokens), generator=stream)
@@ -178,13 +177,13 @@ class ActorCritic:
     def generate(
         self, prompts: Sequence[str], *, seed: int = 0, from_reference: bool = False
     ) -> list[str]:
-        """One sampled text per prompt, with the prompt in front."""
+        """One sampled text per prompt; each text begins with its prompt."""
         rollouts = self.held_out(prompts, seed, from_reference=from_reference)
         return [text for rollout in rollouts for text in self.texts(rollout)]
 
     @torch.no_grad()
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
-        """One episode per prompt: lists of texts, kl (nats to the reference), lengths, ended."""
+        """One episode per prompt: lists of texts, kl to the reference (nats), lengths, ended."""
         found: dict[str, list] = {"texts": [], "kl": [], "lengths": [], "ended": []}
         for rollout in self.held_out(prompts, seed):
             rows = torch.arange(len(rollout.tokens), device=self.device)

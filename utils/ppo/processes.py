@@ -1,7 +1,7 @@
-"""Processes share each minibatch row by row; gathered, a batch stands in its own order again.
+"""Each process works on some rows of every minibatch.
 
-Which process this is, and how many there are, accelerate's PartialState knows; one alone copies
-and sends nothing.
+After gathering, the rows are in the order of the original batch. Accelerate's PartialState holds
+this process's rank and the number of processes. A single process copies and sends nothing.
 """
 
 import atexit
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def join(device: torch.device, minibatch_size: int) -> int:
-    """This process's rank, once the processes know of one another; 0 if there is only one."""
+    """Connect the processes and return this process's rank, which is 0 for a single process."""
     state = PartialState(cpu=device.type == "cpu")
     if minibatch_size % state.num_processes:
         raise ValueError(
             f"PPOConfig.minibatch_size {minibatch_size} cannot be shared among "
             f"{state.num_processes} processes: make it a multiple of their number."
         )
-    if state.num_processes > 1:  # gloo's threads abort a process that leaves without goodbye
+    if state.num_processes > 1:  # otherwise gloo's threads abort the process when it exits
         atexit.register(state.destroy_process_group)
     return state.process_index
 
@@ -34,7 +34,7 @@ def mine(order: Tensor, minibatch_size: int) -> Tensor:
 
 
 def gather(share: Tensor, minibatch_size: int) -> Tensor:
-    """This process's rows of a batch -> the whole batch, in its own order."""
+    """This process's rows of a batch -> the whole batch, in its original order."""
     processes = PartialState().num_processes
     if processes == 1:
         return share
@@ -53,7 +53,7 @@ def add(tensors: Iterable[Tensor]) -> None:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by the first process's."""
+    """Replace each tensor by that of the first process."""
     if PartialState().num_processes > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

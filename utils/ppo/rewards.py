@@ -1,4 +1,4 @@
-"""Ask any reward for scores; when it fails, say on which text."""
+"""Compute the scores of texts with any reward function; an error names the text that failed."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ Reward = Callable[[list[str]], Sequence[float] | Tensor]
 
 
 class RewardError(CourseError, RuntimeError):
-    """A reward that raised, or returned something else than one finite number per text."""
+    """The reward raised an error, or did not return one finite number per text."""
 
 
 def score_texts(reward: Reward, texts: list[str]) -> Tensor:
-    """One finite number per text (batch,); a batch that fails is halved until the text is found."""
+    """One finite score per text (batch,); a failing batch is halved until the text is found."""
     cause, suspects = None, list(texts)
     try:
         scores = torch.as_tensor(reward(list(texts)), dtype=torch.float32).detach().cpu()
@@ -33,5 +33,5 @@ def score_texts(reward: Reward, texts: list[str]) -> Tensor:
     others = f" and {len(suspects) - 1} others" if len(suspects) > 1 else ""
     raise RewardError(
         f"The reward {problem} on the text {suspects[0]!r}{others}: make it return one finite "
-        "number for every text, the empty one included."
+        "number for every text, including the empty text."
     ) from cause

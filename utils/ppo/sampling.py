@@ -1,7 +1,7 @@
-"""Responses of any causal language model: drawn token by token, then scored in one pass.
+"""Responses of any causal language model: sampled token by token, then scored in one pass.
 
-All that is random follows from a seed and a purpose, so that no random state need be saved and any
-number of processes draws the same responses.
+All random numbers are computed from a seed and a purpose (see `utils.models.draws`). So no random
+state needs saving, and the sampled responses do not depend on the number of processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from utils.models.logprobs import trunk_and_head
 
 @dataclass(frozen=True)
 class Rollout:
-    """Episodes as tokens: prompts padded on the left, responses on the right."""
+    """A batch of episodes: prompts are padded on the left, responses on the right."""
 
     tokens: Tensor  # (batch, prompt + response)
     attention: Tensor  # (batch, prompt + response), False on padding
     mask: Tensor  # (batch, response), True up to and including the end-of-text token
-    ended: Tensor  # (batch,), True if the response ended itself
+    ended: Tensor  # (batch,), True if the response contains the end-of-text token
 
     @property
     def responses(self) -> Tensor:
@@ -37,7 +37,7 @@ class Rollout:
 
 
 def prompt_rows(prompts: int, batch_size: int, seed: int, update: int) -> Tensor:
-    """Which prompts an update uses: shuffled passes over all of them, one after another."""
+    """Indices of an update's prompts; successive updates go through shuffled passes over all."""
     start = update * batch_size
     first, last = start // prompts, (start + batch_size - 1) // prompts
     passes = [
@@ -52,7 +52,7 @@ def prompt_rows(prompts: int, batch_size: int, seed: int, update: int) -> Tensor
 
 @torch.no_grad()
 def check_head(model: nn.Module, prompt: list[int]) -> None:
-    """Refuse a model that does more to its logits than one layer on top of the trunk."""
+    """Raise an error if the model's logits are not those of its output layer on the trunk."""
     trunk, head = trunk_and_head(model)
     tokens = torch.tensor([prompt], device=next(model.parameters()).device)
     with dropout_off(model):
@@ -61,12 +61,12 @@ def check_head(model: nn.Module, prompt: list[int]) -> None:
     if difference > 1e-2:
         raise ValueError(
             f"{type(model).__name__} changes its logits after the output layer, by up to "
-            f"{difference:.2g}, which this sampler does not compute: use another model."
+            f"{difference:.2g}, and this sampler does not compute that: use another model."
         )
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's GELU as one kernel instead of eight: the same function, equal up to rounding."""
+    """Compute GPT-2's GELU in one kernel instead of eight; results are equal up to rounding."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -75,7 +75,7 @@ def fuse_gelu(model: nn.Module) -> None:
 
 @contextmanager
 def dropout_off(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module has the mode that it had."""
+    """Evaluation mode within the block; afterwards each module returns to its former mode."""
     modes = {module: module.training for model in models for module in model.modules()}
     for model in models:
         model.eval()
@@ -90,7 +90,7 @@ def dropout_off(*models: nn.Module) -> Iterator[None]:
 
 
 def compiled_step(trunk: nn.Module, room: int) -> tuple[Callable, StaticCache]:
-    """The trunk as one CUDA graph per token instead of hundreds of launches, with its cache."""
+    """The trunk as one CUDA graph instead of hundreds of launches per token, and its cache."""
     compiled = torch.compile(trunk, mode="reduce-overhead", dynamic=False)
     return compiled, StaticCache(config=trunk.config, max_cache_len=room)
 
@@ -101,17 +101,17 @@ def sample_responses(
     head: nn.Module,
     prompts: Tensor,  # (batch, prompt), padded on the left
     attention: Tensor,  # (batch, prompt)
-    draws: Tensor,  # (batch, response), uniform in [0, 1)
+    draws: Tensor,  # (batch, response), uniform random numbers in [0, 1)
     end: int,
     temperature: float,
     static: tuple[Callable, StaticCache] | None = None,  # compiled trunk and its cache, on CUDA
 ) -> Tensor:
-    """Sampled responses (batch, response); what follows a row's end-of-text token is arbitrary."""
+    """Sampled responses (batch, response); tokens after a row's end-of-text token are arbitrary."""
     batch, length = draws.shape
     responses = torch.full((batch, length), end, device=prompts.device)
     attention = torch.cat([attention, attention.new_ones(batch, length)], 1)
     position_ids = losses.positions(attention)
-    rows = torch.arange(batch, device=prompts.device)  # those still in the batch
+    rows = torch.arange(batch, device=prompts.device)  # the rows that have not been removed
     ended = torch.zeros(batch, dtype=torch.bool, device=prompts.device)
     step, cache, tokens = trunk, DynamicCache(config=trunk.config), prompts
     if static:
@@ -131,9 +131,9 @@ def sample_responses(
         tokens, ended = chosen.unsqueeze(1), ended | (chosen == end)
         if static:
             step = static[0]
-            if t % 8 == 7 and ended.all():  # asking makes the CPU wait for the GPU
+            if t % 8 == 7 and ended.all():  # not at every token: the CPU waits for the GPU here
                 break
-        elif 8 * ended.sum() >= len(rows):  # rows that ended leave: worth a copy of the cache
+        elif 8 * ended.sum() >= len(rows):  # removing 1/8 of the rows repays copying the cache
             going = (~ended).nonzero().squeeze(1)
             if len(going) == 0:
                 break
@@ -146,7 +146,7 @@ def sample_responses(
 def as_rollout(
     prompts: Tensor, attention: Tensor, responses: Tensor, end: int, pad: int
 ) -> Rollout:
-    """Prompts (batch, prompt) and responses (batch, response) in one, padded after each end."""
+    """Join prompts (batch, prompt) and responses (batch, response); pad after each response."""
     mask = losses.up_to_end(responses, end)
     ended = ((responses == end) & mask).any(1)
     responses = responses.masked_fill(~mask, pad)
@@ -158,12 +158,12 @@ def as_rollout(
 
 
 def response_states(trunk: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
-    """The hidden state before each response token of some rows: (tokens, hidden)."""
+    """The hidden state that predicts each response token of the given rows: (tokens, hidden)."""
     mask, attention = rollout.mask[rows], rollout.attention[rows]
     prompt = attention.shape[1] - mask.shape[1]
-    start = int(attention.int().argmax(1).min())  # columns before are nothing but padding
+    start = int(attention.int().argmax(1).min())  # the columns before it hold only padding
     length = int(mask.sum(1).max())
-    window = slice(start, prompt + length - 1)  # the last token predicts nothing
+    window = slice(start, prompt + length - 1)  # no token is predicted from the last one
     hidden = trunk(
         input_ids=rollout.tokens[rows, window],
         attention_mask=attention[:, window],
@@ -176,6 +176,6 @@ def response_states(trunk: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
 def response_logps(
     head: nn.Module, states: Tensor, rollout: Rollout, rows: Tensor, temperature: float
 ) -> Tensor:
-    """Log-probabilities of the response tokens of some rows, from their states: (tokens,)."""
+    """Log-probabilities of the given rows' response tokens, from their hidden states: (tokens,)."""
     tokens = rollout.responses[rows][rollout.mask[rows]]
     return losses.token_logps_(head(states).float(), tokens, temperature)

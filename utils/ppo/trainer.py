@@ -3,19 +3,23 @@
     history = PPOTrainer(policy, tokenizer, reward, prompts, PPOConfig(updates=100)).train()
 
 The reward is any function from texts to numbers, so it may have its own tokenizer and segmentation.
-Nine numbered steps make an update. Each module around them has one job: `losses` has their
-mathematics, `policy` the models, `sampling` draws responses, `rewards` asks the reward, `processes`
-spreads the work over processes, `checkpoints` saves and resumes. The trainer is composed of them
-and knows neither the course's task nor its notebooks: a test imports this room with eight small
-modules of `utils` and nothing else.
+An update has nine numbered steps. Each of the other modules has one task:
+- `losses` has the equations;
+- `policy` holds the models;
+- `sampling` samples and scores responses;
+- `rewards` computes the scores of texts;
+- `processes` divides the work among processes;
+- `checkpoints` saves and resumes.
+The trainer depends neither on the course's task nor on its notebooks: a test imports this package
+with only eight small modules of `utils`.
 
-Simplified, and why:
-- dropout off: sampling and learning must see the same policy, or the ratio is not 1;
-- log-probabilities from a scoring pass, not from the sampler: it repeats learning's forward passes
-  row for row, so the first ratio is exactly 1, in any precision;
-- the score lands on the last token of the response, the one that ended it;
-- all that is random follows from the seed and the update's number: no random state to save, and any
-  number of processes draws the same episodes.
+What is simplified, and why:
+- Dropout is off. Sampling and learning must use the same policy; otherwise the ratio is not 1.
+- Log-probabilities come from a scoring pass, not from the sampler. This pass repeats the forward
+  passes of learning row by row, so the first ratio is exactly 1 in any precision.
+- The score is added to the reward of the last token of the response.
+- All random numbers are computed from the seed and the number of the update. So no random state
+  needs saving, and the episodes do not depend on the number of processes.
 """
 
 import time
@@ -41,40 +45,40 @@ ExtraMetrics = Callable[["Experience"], Mapping[str, float]]
 
 
 class TrainingStopped(CourseError, RuntimeError):
-    """A run that cannot go on; the message says what to change, and checkpoints are kept."""
+    """The run cannot continue; the message tells what to change, and checkpoints are kept."""
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Every setting of a run; episodes are counted over all processes."""
+    """The settings of a run; numbers of episodes are totals over all processes."""
 
-    updates: int = 100  # batches of episodes, each sampled afresh and then learned from
+    updates: int = 100  # batches of episodes; each is sampled, then used for learning
     batch_size: int = 256  # episodes per update
     minibatch_size: int = 64  # episodes per optimiser step
     epochs: int = 2  # passes over each batch
     learning_rate: float = 5e-4  # of AdamW; about 1e-5 for a full-size policy
-    anneal: bool = False  # the learning rate falls linearly to 0: late noise costs KL for nothing
-    max_grad_norm: float = 1.0  # longer gradients are scaled down to this length
+    anneal: bool = False  # decrease the learning rate linearly to 0, so late noise adds less KL
+    max_grad_norm: float = 1.0  # gradients with a larger norm are scaled down to this norm
     max_new_tokens: int = 20  # longest response
-    temperature: float = 1.0  # divides the logits, in sampling and in scoring alike
-    missing_eos_penalty: float = 0.0  # taken off the score of a response that did not end itself
-    reward_cap: float | None = None  # scores are clipped to ± this, so that nonsense cannot pay
-    kl_coef: float = 0.3  # β: reward that one nat of KL to the reference costs
+    temperature: float = 1.0  # divides the logits, both in sampling and in scoring
+    missing_eos_penalty: float = 0.0  # subtracted from the score if there is no end-of-text token
+    reward_cap: float | None = None  # clip scores to ± this, so that extreme ones gain no more
+    kl_coef: float = 0.3  # β, the coefficient of the KL term, in reward per nat
     kl_estimator: Literal["k1", "k3"] = "k1"  # ln p/q, or q/p - 1 - ln q/p, never negative
-    target_kl: float | None = None  # nats per episode that kl_coef adapts to reach; None: fixed
-    kl_horizon: int = 10_000  # episodes over which an adaptive kl_coef reacts
-    kl_limit: float = 100.0  # nats per episode that stop the run
+    target_kl: float | None = None  # nats per episode; kl_coef adapts to reach it; None: fixed
+    kl_horizon: int = 10_000  # episodes; an adaptive kl_coef changes more slowly if it is larger
+    kl_limit: float = 100.0  # nats per episode; the run stops above this
     gamma: float = 1.0  # discount per token
-    lam: float = 1.0  # λ of GAE: 1 has no bias, less trusts the values more
+    lam: float = 1.0  # λ of GAE: 1 has no bias; a smaller λ relies more on the values
     whiten_rewards: bool = False  # scale per-token rewards to unit variance
     whiten_advantages: bool = True  # scale advantages to zero mean and unit variance
-    clip_range: float = 0.2  # how far a ratio may move from 1 and still be followed
-    value_clip_range: float | None = 0.2  # the same for values, in units of reward; None: any
+    clip_range: float = 0.2  # ratios are clipped to 1 ± this
+    value_clip_range: float | None = 0.2  # values are clipped to old ± this; None: no clipping
     value_coef: float = 0.1  # weight of the value loss
     shared_value_head: bool = True  # values from the policy's trunk; False: from a copy of it
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast; fp16 scales its gradients
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast; fp16 scales the loss
     checkpoint_every: int = 10  # updates between checkpoints
-    seed: int = 0  # of all that is random
+    seed: int = 0  # all random numbers are computed from it
 
     def __post_init__(self) -> None:
         whole = ("updates", "batch_size", "minibatch_size", "epochs", "max_new_tokens")
@@ -83,7 +87,7 @@ class PPOConfig:
                 raise ValueError(f"PPOConfig.{name} is {getattr(self, name)}: make it positive.")
         if self.batch_size % self.minibatch_size:
             raise ValueError(
-                f"PPOConfig.batch_size {self.batch_size} is no multiple of minibatch_size "
+                f"PPOConfig.batch_size {self.batch_size} is not a multiple of minibatch_size "
                 f"{self.minibatch_size}: change one of the two."
             )
         for name, known in (("precision", DTYPES), ("kl_estimator", ("k1", "k3"))):
@@ -95,20 +99,20 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class Experience:
-    """A rollout with all that learning needs, each (batch, response) but for the scores."""
+    """A rollout and the tensors that learning needs: (batch, response), except the scores."""
 
     rollout: Rollout
-    scores: Tensor  # (batch,) the reward of each text, before cap and penalty
-    logps: Tensor  # of the policy that sampled
+    scores: Tensor  # (batch,), the reward of each text before cap and penalty
+    logps: Tensor  # of the policy that sampled the responses
     reference_logps: Tensor
     values: Tensor
-    rewards: Tensor  # minus β times the KL at every token, plus the score at the last one
+    rewards: Tensor  # minus β times the KL at every token, plus the score at the last token
     advantages: Tensor
     returns: Tensor
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
-    """β after a batch: it rises while the KL is above its target."""
+    """β after a batch: it rises if the KL is above its target, and falls if it is below."""
     if config.target_kl is None:
         return kl_coef
     error = min(max(kl / config.target_kl - 1, -0.2), 0.2)
@@ -116,19 +120,19 @@ def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
 
 
 class PPOTrainer:
-    """Trains `policy` in place; under `accelerate launch` each process takes its part."""
+    """Trains `policy` in place; under `accelerate launch` the processes share each minibatch."""
 
     def __init__(
         self,
         policy: nn.Module,  # any causal language model of transformers, with or without PEFT
-        tokenizer: object,  # the policy's; the reward brings its own
-        reward: Reward,  # prompts with responses, as text -> one number each
+        tokenizer: object,  # the policy's; the reward uses its own
+        reward: Reward,  # texts (prompt with response) -> one number per text
         prompts: Sequence[str] | Sequence[list[int]],
         config: PPOConfig,
         *,
         reference: nn.Module | None = None,  # default: a frozen copy, or the adapter switched off
-        checkpoint_dir: str | Path | None = None,  # where to save, and to continue from
-        extra_metrics: ExtraMetrics | None = None,  # adds figures of each batch to the metrics
+        checkpoint_dir: str | Path | None = None,  # save here, and continue from here
+        extra_metrics: ExtraMetrics | None = None,  # computes more metrics of each batch
         on_update: Callable[[dict], None] | None = None,  # receives each update's metrics
         progress: bool = True,  # show a progress bar
     ) -> None:
@@ -159,7 +163,7 @@ class PPOTrainer:
         if config.precision == "fp16" and dtypes != {torch.float32}:
             raise ValueError(
                 f"precision='fp16' found trainable parameters of {dtypes - {torch.float32}}, which "
-                "its gradient scaler cannot handle: cast them with `.float()` first."
+                "the gradient scaler cannot handle: cast them with `.float()` first."
             )
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
@@ -170,7 +174,7 @@ class PPOTrainer:
         self.models.compile_sampling(max(map(len, self.prompts)))
 
     def train(self) -> list[dict[str, float]]:
-        """Run the updates after the newest whole checkpoint; return the metrics of all updates."""
+        """Run the updates after the newest complete checkpoint; return all updates' metrics."""
         self.resume()
         hidden = not self.progress or self.rank > 0
         with progress_bar("PPO", self.config.updates, "update", hidden=hidden) as bar:
@@ -191,7 +195,7 @@ class PPOTrainer:
         return self.history
 
     def rollout(self) -> Rollout:
-        """This update's prompts with one sampled response each, from all processes."""
+        """The prompts of this update with one sampled response each, from all processes."""
         # 1. Rollout
         config, update = self.config, self.updates_done
         numbers = sampling.prompt_rows(len(self.prompts), config.batch_size, config.seed, update)
@@ -205,18 +209,18 @@ class PPOTrainer:
 
     @torch.no_grad()
     def experience(self, rollout: Rollout) -> Experience:
-        """Rewards, log-probabilities, values, advantages and returns of a rollout."""
+        """Compute scores, log-probabilities, values, advantages and returns of a rollout."""
         config, mask, size = self.config, rollout.mask, self.config.minibatch_size
         minibatches = processes.mine(torch.arange(len(mask), device=self.device), size)
         mine = minibatches.flatten()
 
-        # 2. Reward: texts in, one number each out
+        # 2. Reward: one score per text
         scores = score_texts(self.reward, self.models.texts(rollout, mine)).to(self.device)
         scores = processes.gather(scores, size)
         cap = float("inf") if config.reward_cap is None else config.reward_cap
-        paid = scores.clamp(-cap, cap) - config.missing_eos_penalty * ~rollout.ended
+        adjusted = scores.clamp(-cap, cap) - config.missing_eos_penalty * ~rollout.ended
 
-        # 3. KL against the reference, scored in the minibatches of the first epoch
+        # 3. KL to the reference, computed in the same minibatches as the first epoch
         scored = [self.models.logps_and_values(rollout, rows) for rows in minibatches]
         reference = [self.models.reference_logps(rollout, rows) for rows in minibatches]
         logps, values, reference_logps = (
@@ -225,15 +229,15 @@ class PPOTrainer:
         )
         kl = losses.kl_estimate(logps, reference_logps, config.kl_estimator)
 
-        # 4. Per-token rewards: minus β times the KL everywhere, the score at the end
-        rewards = losses.per_token_rewards(kl, paid, mask, self.kl_coef)
+        # 4. Per-token rewards: minus β times the KL at every token, plus the score at the last
+        rewards = losses.per_token_rewards(kl, adjusted, mask, self.kl_coef)
         if config.whiten_rewards:
             rewards = losses.masked_whiten(rewards, mask, shift_mean=False)
 
         # 5. Generalised advantage estimation
         advantages, returns = losses.gae(rewards, values, gamma=config.gamma, lam=config.lam)
 
-        # 6. Whitening over the tokens that count
+        # 6. Whitening over the response tokens
         if config.whiten_advantages:
             advantages = losses.masked_whiten(advantages, mask)
         return Experience(
@@ -241,13 +245,11 @@ class PPOTrainer:
         )
 
     def update(self, experience: Experience) -> dict[str, float]:
-        """Learn from one batch for a few epochs, with clipping; return the update's metrics."""
+        """Learn from one batch for `epochs` passes, with clipping; return the update's metrics."""
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
-            why = (
-                f"the KL to the reference is {metrics['kl']:.3g} nats per episode, beyond kl_limit"
-            )
+            why = f"the KL to the reference is {metrics['kl']:.3g} nats per episode, above kl_limit"
             remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
             raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
         left = 1 - self.updates_done / config.updates if config.anneal else 1.0
@@ -256,7 +258,7 @@ class PPOTrainer:
         names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
         sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
-            order = torch.arange(config.batch_size)  # the first pass repeats the scoring passes
+            order = torch.arange(config.batch_size)  # epoch 0: the minibatches of the scoring pass
             if epoch:
                 stream = generator(config.seed, SHUFFLES, self.updates_done, epoch)
                 order = torch.randperm(config.batch_size, generator=stream)
@@ -268,7 +270,7 @@ class PPOTrainer:
                 old_values, returns = batch.values[rows][mask], batch.returns[rows][mask]
                 logps, values = self.models.logps_and_values(batch.rollout, rows)  # (tokens,) each
 
-                # 7. Clipped policy loss, averaged over the minibatch's tokens in all processes
+                # 7. Clipped policy loss: the mean over the minibatch's tokens in all processes
                 policy_losses = losses.clipped_policy_loss(
                     logps, old_logps, advantages, config.clip_range
                 )
@@ -280,7 +282,7 @@ class PPOTrainer:
                 )
                 value_loss = value_losses.sum() / tokens
 
-                # 9. Step
+                # 9. Optimiser step
                 norms.append(self.step(policy_loss + config.value_coef * value_loss))
                 log_ratio = (logps - old_logps).detach()
                 clipped = ((log_ratio.exp() - 1).abs() > config.clip_range).sum() / tokens
@@ -291,12 +293,12 @@ class PPOTrainer:
         self.updates_done += 1
         self.kl_coef = adapted_kl_coef(self.kl_coef, metrics["kl"], config)
         lengths = torch.stack(norms)
-        applied = lengths[lengths.isfinite()]  # the scaler of fp16 skips steps that overflow
+        applied = lengths[lengths.isfinite()]  # fp16's gradient scaler skips steps that overflow
         grad_norm = applied.mean().item() if len(applied) else 0.0
         return metrics | dict(zip(names, averages, strict=True)) | {"grad_norm": grad_norm}
 
     def step(self, loss: Tensor) -> Tensor:
-        """One optimiser step on the gradients of all processes; the gradient's norm."""
+        """One optimiser step on the summed gradients of all processes; return their norm."""
         if not loss.isfinite():
             raise self.stopped(f"the loss is {loss.item():g}", "lower learning_rate")
         self.optimizer.zero_grad()
@@ -309,7 +311,7 @@ class PPOTrainer:
         return norm
 
     def describe(self, experience: Experience) -> dict[str, float]:
-        """Averages over an update's episodes."""
+        """The metrics of a batch before learning; most are means over its episodes."""
         rollout, mask = experience.rollout, experience.rollout.mask
         kl = (experience.logps - experience.reference_logps).sum(1)  # (batch,)
         columns = {
@@ -318,7 +320,7 @@ class PPOTrainer:
             "length": mask.sum(1),
             "eos_rate": rollout.ended,
         }
-        # the average of -ln p over sampled tokens estimates the entropy, in nats per token
+        # the mean of -ln p over sampled tokens estimates the entropy, in nats per token
         entropy = -experience.logps.sum() / mask.sum()
         returns, values = experience.returns[mask], experience.values[mask]
         unexplained = (returns - values).var() / returns.var().clamp_min(1e-12)
@@ -327,12 +329,12 @@ class PPOTrainer:
             "episodes": (self.updates_done + 1) * self.config.batch_size,
             **{name: column.float().mean().item() for name, column in columns.items()},
             "entropy": entropy.item(),
-            "explained_variance": 1 - unexplained.item(),  # of the returns, by the values
+            "explained_variance": 1 - unexplained.item(),  # how well values predict returns
             "kl_coef": self.kl_coef,
         }
 
     def stopped(self, why: str, remedy: str) -> TrainingStopped:
-        """The error that ends a run."""
+        """The error that stops a run."""
         where = f"PPO stopped in update {self.updates_done + 1}"
         kept = (
             f" and give another checkpoint_dir ({self.checkpoint_dir} is kept)"
@@ -349,11 +351,11 @@ class PPOTrainer:
     # --- Checkpoints ---
 
     def settings(self) -> dict[str, object]:
-        """What a checkpoint has in common with every run that may continue it."""
+        """The settings that a run must share with a checkpoint in order to continue from it."""
         return checkpoints.run_settings(asdict(self.config), self.prompts, self.parameters)
 
     def save(self) -> None:
-        """Every `checkpoint_every` updates and at the end, from the first process."""
+        """Save every `checkpoint_every` updates and at the end; only the first process does."""
         last = self.updates_done == self.config.updates
         due = last or self.updates_done % self.config.checkpoint_every == 0
         if self.checkpoint_dir and self.rank == 0 and due:
@@ -367,7 +369,7 @@ class PPOTrainer:
             checkpoints.save(self.checkpoint_dir, state, self.parameters, self.optimizer)
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint of this very run, if there is one."""
+        """Continue from the newest complete checkpoint of the same run, if there is one."""
         if not self.checkpoint_dir or self.updates_done:
             return
         if self.rank == 0:
