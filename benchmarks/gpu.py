@@ -338,19 +338,26 @@ STAGES = {"A": parity, "B": cells, "C": speed}
 # --- The command ---------------------------------------------------------------------------------
 
 
+def plain(name: str) -> str:
+    """A package's name as requirements.lock spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def missing() -> list[str]:
     """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = (line.split(";")[0].strip() for line in lines if "==" in line)
-    locked = {pin.split("==")[0]: pin for pin in pins}
+    locked = {plain(pin.split("==")[0]): pin for pin in pins}
+    wheels = [plain(name) for name in WHEELS.split()]
     try:
         from utils.course.colab import installed_versions, requirements, satisfied
     except ModuleNotFoundError:  # without packaging no version can be compared
-        return [locked[name] for name in WHEELS.split()]
-    here, ranges = installed_versions(WHEELS.split()), requirements()
+        return [locked[name] for name in wheels]
+    here = installed_versions(wheels)
+    ranges = {plain(name): wanted for name, wanted in requirements().items()}
     return [
         locked[name]
-        for name in WHEELS.split()
+        for name in wheels
         if name not in here or (name in ranges and not satisfied(here[name], ranges[name]))
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from utils.course.errors import CourseError
 from utils.finetune import training
 from utils.finetune.training import fit, last_checkpoint

@@ -19,8 +19,8 @@ from transformers import (
 )
 from trl import SFTConfig
 
-from tests import chat_worker as worker
 from tests.gpu.emulated_cuda import state
+from tests.helpers import chat_worker as worker
 from utils import models
 from utils.course import profiles
 from utils.course.errors import CourseError

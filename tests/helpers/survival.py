@@ -29,8 +29,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from tests import test_seq2seq_dpo as t5
 from tests.conftest import TEXTS
+from tests.finetune import test_seq2seq_dpo as t5
 from tests.helpers import chat_worker, tiny_ppo
 from tests.helpers.chat_worker import BATCH, SAVE, STEPS
 from utils import models

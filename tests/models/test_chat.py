@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from utils import models
 from utils.models.chat import (
     TEMPLATE,

@@ -13,7 +13,7 @@ from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from utils import models
 from utils.course.artifacts import Shelf, find
 from utils.course.session import CONTINUE_WISH, Course

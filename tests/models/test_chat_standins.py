@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from utils.course.paths import ROOT
 from utils.models import chat_standins
 
 PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from utils.models import chat_standins; from utils import models
 import torch
 torch.set_num_threads(1)

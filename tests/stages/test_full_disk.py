@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from tests import chat_worker as worker
+from tests.helpers import chat_worker as worker
 from tests.helpers import tiny_ppo
 from utils.course.artifacts import Shelf, publish
 from utils.course.errors import CourseError
