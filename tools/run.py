@@ -64,7 +64,7 @@ def clean() -> None:
 
 
 LINT = (python("-m", "ruff", "check", "."), python("-m", "ruff", "format", "--check", "."))
-WORKERS = ("-n", "2", "--dist", "loadgroup", "-rs")
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-rs")
 STANDINS = python("tools/build_standins.py")  # before the notebooks, so that none waits for it
 NOTEBOOKS = python(
     "-m", "pytest", "--nbmake", "--nbmake-timeout=900", "notebooks", COURSE_PROFILE="lab"

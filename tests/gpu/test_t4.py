@@ -1,0 +1,53 @@
+"""Every notebook on an emulated T4, against the loopback Hub.
+
+Identifiers, revisions, dtypes and loading code are those of the real profile; only what the Hub
+serves is small: models of one layer and a few hundred rows per split. The T4s are Colab's: each
+notebook has a machine of its own, and they share nothing but Google Drive.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.machines import FEEDBACK, NAMES, PAIRS, cells, finished, machine
+from tests.gpu.test_inside import HERE
+from tests.hub import shelves
+from utils.course import notebooks
+
+NEEDS = {  # what a notebook must have taken from the Hub
+    "01": {"vinai/phobert-base", FEEDBACK},
+    "02": {"NlpHUST/gpt2-vietnamese"},
+    # there is no token here, so the ungated copies serve
+    "03": {shelves.CHAT.choices["llama"].copy, PAIRS},
+    "06": {"bkai-foundation-models/vietnamese-bi-encoder"},
+    "07": {shelves.CHAT.labelled.copy},
+    "08": {"google-t5/t5-small", "openai-community/gpt2", "HumanLLMs/Human-Like-DPO-Dataset"},
+}
+KEPT_MB = 30  # a tiny model and its optimizer, not one per experiment
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("drive")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, tmp_path):
+    own = machine(hub, "t4", tmp_path, SIMULATED_DRIVE=str(drive))
+    own["PYTHONPATH"] = os.pathsep.join([str(HERE / "colab"), own["PYTHONPATH"]])
+    run = notebooks.execute(name, environment=own, form={"KEEP_ON_DRIVE": True}, timeout=900)
+    kept = drive / "MyDrive" / "preference-tuning-artifacts"
+    finished(run, kept, "t4")
+    made_here = {path.name for path in (kept / "t4").iterdir() if path.name[0].isdigit()}
+    earlier = set(NAMES[: NAMES.index(name) + 1])
+    assert {made.removesuffix(".former") for made in made_here} <= earlier  # nothing made twice
+    assert not (tmp_path / "artifacts").exists()
+    for repository in NEEDS.get(name[:2], ()):
+        cache = Path(own["HF_HOME"], "hub")
+        assert list(cache.glob(f"*--{repository.replace('/', '--')}/.verified/*.json")), repository
+    used = cells(own)
+    if name.startswith("07"):  # its last cell loads the saved model: the trained one goes before
+        assert used[-1]["kept"] < 1.5 * used[-2]["kept"]
+    assert used[-1]["kept"] < KEPT_MB * 2**20, max(used, key=lambda cell: cell["kept"])
+    print(f"{name}: {run.seconds:.0f} s, peak {max(c['peak'] for c in used) / 2**20:.1f} MB")
