@@ -69,10 +69,11 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     store = open_store(f"sqlite:///{tmp_path}/votes.sqlite")
     page.goto(lab)
     page.wait_for_selector(".jp-Notebook .jp-Cell >> nth=1")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')  # the kernel runs
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     panel = page.locator(".course-panel")
-    panel.wait_for(timeout=60_000)
+    panel.wait_for(timeout=120_000)
     question, answers = panel.locator(".course-question"), panel.locator(".course-answer div")
     buttons = panel.locator("button.course-button")
 
