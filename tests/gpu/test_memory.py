@@ -146,11 +146,11 @@ def report() -> dict:
     return json.loads((ROOT / "benchmarks" / "memory.json").read_text(encoding="utf-8"))
 
 
-def test_every_stage_that_is_said_to_fit_is_below_its_limit():
+def test_every_stage_fits_below_the_limit_of_its_card():
     assert report()["rows"]
     for row in report()["rows"]:
         limit = report()["limits"][row["profile"]]
-        assert row["fits"] == (row["peak_gb"] + report()["overhead_gb"] <= limit), row
+        assert row["peak_gb"] + report()["overhead_gb"] <= limit and row["fits"], row
     fakes = {(row["profile"], row["notebook"]) for row in report()["rows"]}
     assert fakes == {(p, f"0{n}") for p in ("t4", "a100") for n in range(1, 9)}
 
