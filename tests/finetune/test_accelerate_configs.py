@@ -4,10 +4,8 @@ As a program (`python tests/finetune/test_accelerate_configs.py KIND OUT.json`) 
 chat model by sft or dpo with four rows per step, however many processes share them.
 """
 
-import gc
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,12 +19,15 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.helpers import tiny_ppo
+from tests.helpers.launching import finished, launched
 from utils.course.paths import ROOT
+from utils.finetune.launch import leave
 
 FOLDER = ROOT / "configs" / "accelerate"
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 ALL = pytest.mark.parametrize("name", CONFIGS)
-WORKER, ROWS = Path(__file__), 4  # rows a step
+WORKER, ROWS = Path(__file__), 4  # rows per step
+SECONDS = 400  # that a program may take
 
 
 def main(kind: str, out: Path) -> None:
@@ -56,12 +57,10 @@ def main(kind: str, out: Path) -> None:
         weights = sum(parameter.double().abs().sum().item() for parameter in learned)
         found = {"losses": losses, "weights": weights, "processes": PartialState().num_processes}
         out.write_text(json.dumps(found))
-    # The wrapper's reducer must not hold the last reference to the group: it would wait for a
-    # thread of gloo that waits for Python's lock. And gloo aborts a process that leaves without
-    # a goodbye.
+    # The reducer in the trainer's wrapper must not hold the last reference to the group: it would
+    # wait for a thread of gloo that waits for Python's lock.
     del trainer, model, learned
-    gc.collect()
-    PartialState().destroy_process_group()
+    leave()
 
 
 # --- What Accelerate reads -----------------------------------------------------------------------
@@ -132,22 +131,8 @@ def test_two_nodes_share_the_processes_and_find_each_other():
 # --- Two processes and one -----------------------------------------------------------------------
 
 
-def start(out: Path | str, program: list, *options: str, **environment: str) -> subprocess.Popen:
-    """A program under `accelerate launch`, without options alone; without a GPU it takes gloo."""
-    launcher = ["-m", "accelerate.commands.launch", *options] if options else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, program), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said[-3000:]
-    return said
+def run(program: list, *options: str) -> str:
+    return finished(launched(program, *options), SECONDS)
 
 
 def options_of(name: str, *more: str) -> list[str]:
@@ -157,9 +142,9 @@ def options_of(name: str, *more: str) -> list[str]:
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
     """Notebooks 03 and 04: 4-bit base, adapter, TRL's trainer; losses and weights of each step."""
-    finish(start(tmp_path / "one.json", [WORKER, kind]))
+    run([WORKER, kind, tmp_path / "one.json"])
     options = options_of("ddp", "--num_processes", "2", "--main_process_port", "0")
-    finish(start(tmp_path / "two.json", [WORKER, kind], *options))
+    run([WORKER, kind, tmp_path / "two.json"], *options)
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) == 6
@@ -170,20 +155,19 @@ def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
 
 def test_ppo_on_two_machines_equals_one(tmp_path):
     """Notebook 02, with a launcher for each of two machines; here both are this one."""
-    finish(start(tmp_path / "one.json", [tiny_ppo.__file__]))
+    run([tiny_ppo.__file__, tmp_path / "one.json"])
     from accelerate.utils.other import get_free_port
 
     place = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(get_free_port())]
     machines = [
-        start(
-            tmp_path / "two.json",
-            [tiny_ppo.__file__],
+        launched(
+            [tiny_ppo.__file__, tmp_path / "two.json"],
             *options_of("two_nodes", "--num_processes", "2", "--machine_rank", rank, *place),
         )
         for rank in ("0", "1")
     ]
     for machine in machines:
-        finish(machine)
+        finished(machine, SECONDS)
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     for alone, together in zip(one["history"], two["history"], strict=True):

@@ -51,6 +51,25 @@ def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
     assert (alone - wrong).abs().max() > 1e-2  # what the hook is for
 
 
+class Judge:
+    """Finds every text negative."""
+
+    def predict(self, found):
+        return np.zeros(len(found))
+
+
+def lengths(found):
+    return [float(len(text)) for text in found]
+
+
+def group_run(method, model, tokenizer, prompts, run, folder) -> Frontier:
+    """TRL's method on a copy of the model, with the lengths of the texts as their reward."""
+    models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
+    frontier = Frontier(Judge(), prompts)
+    train_group_method(method, models, lengths, prompts, run, LAB, str(folder), frontier)
+    return frontier
+
+
 @pytest.mark.parametrize("method", ["RLOO", "GRPO"])
 def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_path, monkeypatch):
     """TRL loads its reference by itself: it must be the adapted policy, not the untrained one."""
@@ -65,16 +84,7 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
 
     monkeypatch.setattr(frontier_module, "_with_positions", record)
 
-    class Judge:
-        def predict(self, found):
-            return np.zeros(len(found))
-
-    def lengths(found):
-        return [float(len(text)) for text in found]
-
-    models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
-    frontier = Frontier(Judge(), prompts)
-    train_group_method(method, models, lengths, prompts, run, LAB, str(tmp_path), frontier)
+    frontier = group_run(method, model, tokenizer, prompts, run, tmp_path)
     assert len(called) == 2  # policy and reference
     wanted = model.state_dict()
     for each in called.values():
@@ -91,14 +101,5 @@ def test_group_methods_train_on_fewer_prompts_than_a_step_takes(adapted, method,
     run = replace(LAB.group, steps=2, batch_size=32, generations=4)  # 8 prompts per step
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
 
-    class Judge:
-        def predict(self, found):
-            return np.zeros(len(found))
-
-    def lengths(found):
-        return [float(len(text)) for text in found]
-
-    models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
-    frontier = Frontier(Judge(), prompts)
-    train_group_method(method, models, lengths, prompts, run, LAB, str(tmp_path), frontier)
+    frontier = group_run(method, model, tokenizer, prompts, run, tmp_path)
     assert [point.step for point in frontier.points] == [1, 2]

@@ -1,30 +1,25 @@
 """Two processes under `accelerate launch` do what one process does with the same global batch."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import tiny_ppo
+from tests.helpers.launching import finished, launched
 
 WORKER = Path(tiny_ppo.__file__)
 
 
-def launch(out: Path, *launcher: str) -> dict:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(WORKER), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def launch(out: Path, *options: str) -> dict:
+    finished(launched([WORKER, out], *options), 300)
     return json.loads(out.read_text())
 
 
 def test_two_cpu_processes_equal_one(tmp_path):
     one = launch(tmp_path / "one.json")
     # --multi_gpu is how accelerate starts several local processes; without a GPU they use gloo
-    accelerate = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+    accelerate = "--multi_gpu --num_processes 2 --num_machines 1"
     options = "--mixed_precision no --dynamo_backend no --main_process_port 0"
     two = launch(tmp_path / "two.json", *accelerate.split(), *options.split())
     assert (one["processes"], two["processes"]) == (1, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from utils.course import colab
 from utils.course.paths import ROOT
@@ -21,9 +22,6 @@ import bootstrap
 import lock
 import run
 
-TEST_ALL = pytest.mark.skipif(
-    os.environ.get("COURSE_TEST_ALL") != "1", reason="a long test: make test-all runs it"
-)
 WORKFLOW = ROOT / ".github" / "workflows" / "test.yml"
 NEEDS_SHELL = pytest.mark.skipif(
     os.name == "nt", reason="it stands in for Python by a shell script"
@@ -333,10 +331,6 @@ SYSTEMS = {  # the values that markers are compared with
 }
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("python", lock.PYTHONS)
 def test_every_platform_has_each_package_once(system, python):
@@ -350,7 +344,7 @@ def test_every_platform_has_each_package_once(system, python):
     }
     chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(place)]
     assert len(chosen) == len(set(chosen))
-    assert {canonical(name) for name in colab.requirements()} <= set(chosen)
+    assert {canonicalize_name(name) for name in colab.requirements()} <= set(chosen)
     only = {"pywinpty": "win32", "appnope": "darwin"}
     for package, home in only.items():
         assert (package in chosen) == (system == home)
@@ -359,7 +353,7 @@ def test_every_platform_has_each_package_once(system, python):
     assert not [package for package in chosen if lock.CUDA.match(f"{package}==")]
 
 
-@TEST_ALL
+@pytest.mark.long
 @pytest.mark.parametrize("platform", lock.PLATFORMS)
 @pytest.mark.parametrize("python", lock.PYTHONS)
 def test_the_lock_resolves_with_wheels_alone(platform, python, tmp_path):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.helpers import chat_worker
+from tests.helpers.launching import finished, launched
 from utils import models
 from utils.course import artifacts, notebooks, profiles, session
 from utils.course.errors import CourseError
@@ -34,10 +35,6 @@ from utils.models import chat_standins
 CONFIGS = ROOT / "configs" / "accelerate"
 KILL = "KILL_AT"
 SFT = "03_llama_sft_vi_alpaca"
-slow = pytest.mark.skipif(
-    os.environ.get("COURSE_TEST_ALL") != "1",
-    reason="launches more stages on two processes, for minutes: COURSE_TEST_ALL=1 runs it",
-)
 
 
 def small() -> None:
@@ -85,22 +82,13 @@ def die_after(step: int) -> None:
 
 
 def start(stage: str, out: Path, *options: str, **environment: str) -> subprocess.Popen:
-    """The launcher, under `accelerate launch` with these options, without them alone."""
-    launcher = ["-m", "accelerate.commands.launch", *options] if options else []
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", profiles.PROFILE_WISH: "lab"}
-    return subprocess.Popen(
-        [sys.executable, *launcher, __file__, stage, "--output", str(out)],
-        env=os.environ | own | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    """The launcher of a stage, under `accelerate launch` with these options, else by itself."""
+    lab = {profiles.PROFILE_WISH: "lab"} | environment
+    return launched([__file__, stage, "--output", out], *options, **lab)
 
 
-def finished(process: subprocess.Popen) -> str:
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said[-3000:]
-    return said
+def finish(process: subprocess.Popen) -> str:
+    return finished(process, 600)
 
 
 def two_processes(name: str, *more: str) -> list[str]:
@@ -325,7 +313,7 @@ def test_a_run_that_was_cut_off_under_fsdp_goes_on_under_fsdp(folder, tmp_path):
 def alone(tmp_path_factory) -> Path:
     """Notebook 03's stage, trained and handed over by one process."""
     out = tmp_path_factory.mktemp("alone")
-    finished(start("03", out))
+    finish(start("03", out))
     return out
 
 
@@ -342,7 +330,7 @@ def cut_off(tmp_path_factory) -> Path:
 
 def test_a_killed_fsdp_run_goes_on_and_equals_one_process(alone, cut_off):
     """Adapter, embeddings and optimizer in two halves; one process reads what they saved."""
-    said = finished(start("03", cut_off, *two_processes("fsdp")))
+    said = finish(start("03", cut_off, *two_processes("fsdp")))
     assert "continuing from checkpoint 2" in said
     assert "Excluding from FSDP2 sharding" in said  # the 4-bit weights, so the rest is spread
     same(steps(alone, "03"), steps(cut_off, "03"))
@@ -375,12 +363,12 @@ def test_two_machines_with_a_launcher_each_equal_one_process(alone, tmp_path):
         for rank in ("0", "1")
     ]
     for machine in machines:
-        finished(machine)
+        finish(machine)
     same(steps(alone, "03"), steps(tmp_path, "03"))
     loads_as_in_the_notebook(tmp_path, alone)
 
 
-@slow
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["04", "05"])
 def test_a_later_stage_starts_from_what_was_handed_over(alone, tmp_path, stage):
     """DPO and ORPO by DDP and by FSDP."""
@@ -388,32 +376,32 @@ def test_a_later_stage_starts_from_what_was_handed_over(alone, tmp_path, stage):
     for name in ("alone", "ddp", "fsdp"):
         outs[name] = tmp_path / name
         shutil.copytree(alone / "lab" / SFT, outs[name] / "lab" / SFT)
-        finished(start(stage, outs[name], *(two_processes(name) if name != "alone" else ())))
+        finish(start(stage, outs[name], *(two_processes(name) if name != "alone" else ())))
         assert next((outs[name] / "lab").glob(f"{stage}_*/adapter"))
     same(steps(outs["ddp"], stage), steps(outs["fsdp"], stage))
     if stage == "04":  # ORPO's SFT loss is a mean over the tokens of each process
         same(steps(outs["alone"], stage), steps(outs["ddp"], stage))
 
 
-@slow
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["08-t5", "08-gpt2"])
 def test_notebook_08s_models_train_on_two_processes(tmp_path, stage):
-    said = finished(start(stage, tmp_path, *two_processes("ddp")))
+    said = finish(start(stage, tmp_path, *two_processes("ddp")))
     assert f"Stage {stage} is trained" in said
     assert said.count("this training is already complete") == 2  # SFT and DPO, found by one process
 
 
-@slow
+@pytest.mark.long
 def test_reward_model_on_two_processes_then_ppo_on_two_equals_one(tmp_path):
     """Stage 02 asks for what stage 01 has handed over.
 
     Both runs go on from one adapted GPT-2: each process draws dropout of its own for that.
     """
-    finished(start("01", tmp_path / "alone", *two_processes("ddp")))
-    finished(start("02", tmp_path / "alone"))
+    finish(start("01", tmp_path / "alone", *two_processes("ddp")))
+    finish(start("02", tmp_path / "alone"))
     shutil.copytree(tmp_path / "alone", tmp_path / "ddp")
     shutil.rmtree(next((tmp_path / "ddp" / "lab").glob(".02*")) / "ppo")
-    finished(start("02", tmp_path / "ddp", *two_processes("ddp")))
+    finish(start("02", tmp_path / "ddp", *two_processes("ddp")))
     histories = []
     for out in (tmp_path / "alone", tmp_path / "ddp"):
         assert next((out / "lab").glob("02_*/policy"))

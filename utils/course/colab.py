@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -44,12 +45,8 @@ def locked(text: str) -> dict[str, str]:
     >>> locked("# tools\\nruff==0.17.5\\npywinpty==3.1.2 ; os_name == 'no such system'\\n")
     {'ruff': '0.17.5'}
     """
-    try:
-        packaging = importlib.import_module("packaging.requirements")
-    except ImportError:  # this machine has only Python and pip
-        packaging = importlib.import_module("pip._vendor.packaging.requirements")
     lines = (line.split("#")[0].strip() for line in text.splitlines())
-    wanted = [packaging.Requirement(line) for line in lines if line]
+    wanted = [Requirement(line) for line in lines if line]
     return {
         each.name: str(each.specifier).removeprefix("==")
         for each in wanted

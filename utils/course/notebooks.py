@@ -219,8 +219,8 @@ def clean(notebook: object) -> None:
             if plain := output.get("data", {}).get("text/plain"):
                 output["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", plain)
             if table := output.get("data", {}).get("text/html"):
-                named = re.sub(r"\bT_[0-9a-f]{5}\b", f"T_{count}", table)
-                output["data"]["text/html"] = re.sub(r"\bT_[0-9a-f]{5}_", f"T_{count}_", named)
+                named = re.sub(r"\bT_[0-9a-f]{5}(?=_|\b)", f"T_{count}", table)
+                output["data"]["text/html"] = named
             stream = output.output_type == "stream"
             if stream and merged and merged[-1].get("name") == output.name:
                 merged[-1]["text"] += output["text"]
