@@ -37,7 +37,6 @@ There, in this order, with a limit of ten minutes per command:
     python benchmarks/gpu.py A B C --quick --out QUICK    # two minutes: is anything missing?
     python benchmarks/gpu.py A
     python benchmarks/gpu.py B --notebooks 03 04
-    python benchmarks/gpu.py B --notebooks 07             # 8 billion weights: a call of its own
     python benchmarks/gpu.py C
     python benchmarks/gpu.py B                            # what is left; repeat until all is done
 

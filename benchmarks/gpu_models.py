@@ -27,7 +27,6 @@ KINDS = {  # a configuration's name -> the stand-in whose tokenizer it takes
     "GPT-2": "gpt2",
     "T5-small": "t5",
     "Llama-3.2-1B": "llama",
-    "Llama-3.1-8B": "llama",
 }
 TINY = {  # to see that the program runs
     "phobert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from benchmarks import gpu
 from tests.gpu.test_inside import emulated
-from utils.course import colab
+from utils.course import colab, profiles
 from utils.course.paths import ROOT
 
 
@@ -227,3 +227,6 @@ def test_every_notebook_of_stage_b_has_its_models():
         assert order.index(before) < order.index(notebook)
     models = {model for needed in gpu_notebooks.NEEDS.values() for model in needed}
     assert models == set(gpu_notebooks.NAMES) == set(gpu_models.KINDS)
+    chat = profiles.quick(profiles.TABLE["t4"]).chat  # the profile that stage B runs
+    (labelled,) = gpu_notebooks.NEEDS["07"]
+    assert chat.labelled.hub_id in gpu_notebooks.NAMES[labelled]
