@@ -19,7 +19,8 @@ from utils.finetune.training import adapt_language_model
 from utils.judge.metrics import perplexity
 from utils.models import chat
 from utils.models.language import language_model
-from utils.models.lengths import beginning, cut, cut_columns, cut_texts, positions
+from utils.models.lengths import beginning, cut, cut_columns, cut_texts
+from utils.models.logprobs import positions
 from utils.models.sentiment import SentimentReward, classify, encode, sentiment_classifier
 
 LAB = TABLE["lab"]

@@ -138,8 +138,8 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """The limit on prompt and answer together in tokens; T5 itself has no limit."""
-        return getattr(self.model.config, "max_position_embeddings", 2 * MAX_PROMPT)
+        """The length of the model's context in tokens, for prompt and answer together."""
+        return logprobs.positions(self.model)
 
     @property
     def ends(self) -> set[int]:
