@@ -150,8 +150,8 @@ def interleaved(
     cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
     reached = {}
     for turn in range(rounds):
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]
+        for offset in range(len(names)):
+            name = names[(turn + offset) % len(names)]
             train = runs[name]()
             begin, worked = time.perf_counter(), time.process_time()
             score = train()

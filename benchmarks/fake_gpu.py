@@ -256,8 +256,8 @@ def simulated(profile: Profile) -> Iterator[GPU]:
         (chunked_logprob, "_addmm_fp32", add_product),
     ]
     with ExitStack() as stack:
-        for place, name, rule in rules:
-            stack.enter_context(mock.patch.object(place, name, rule, create=True))
+        for owner, name, rule in rules:
+            stack.enter_context(mock.patch.object(owner, name, rule, create=True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(gpu)
         yield gpu

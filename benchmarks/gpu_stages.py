@@ -251,11 +251,11 @@ def pair_logps(
     two, one = tokens(2 * count, prompt + answer), tokens(count, joined)
     seen = torch.ones(count, 1, joined, joined, dtype=torch.bool)
     row = {"input_ids": one, "position_ids": one, "attention_mask": seen, "labels": one}
-    places = tokens(2 * count, prompt + answer - 1)
+    columns = tokens(2 * count, prompt + answer - 1)
     gpu.learned = 2 * count * answer
 
     def logps(model: nn.Module) -> Tensor:
-        with mock.patch.object(shared_prompt, "joined", lambda *_: (row, places)):
+        with mock.patch.object(shared_prompt, "joined", lambda *_: (row, columns)):
             return shared_prompt.PromptOnce(model)(two, two, two, fused_lm_head=True).log_probs
 
     return logps, f"{count} x {joined}"

@@ -340,8 +340,8 @@ def measure(size: Size, device: str) -> dict[str, object]:
     peaks = []
     for turn in range(size.rounds):
         peaks.append(matmul_peak(device))
-        for place in range(len(METHODS)):
-            name = METHODS[(turn + place) % len(METHODS)]
+        for offset in range(len(METHODS)):
+            name = METHODS[(turn + offset) % len(METHODS)]
             seconds[name].append(timed(runs[name], size.updates, device))
     episodes = size.batch * size.updates
     found: dict[str, object] = {"name": size.name, **vars(size)}

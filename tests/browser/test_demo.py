@@ -26,13 +26,13 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(texts, store, tmp_path_factory):
     """The demo over two tiny GPT-2, served by this process."""
-    place = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
-    with artifacts.publish("02_gpt2_ppo_negative_feedback", place, metrics={}) as folder:
+    shelf = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
+    with artifacts.publish("02_gpt2_ppo_negative_feedback", shelf, metrics={}) as folder:
         for seed, name in enumerate(("reference", "policy")):
             source = standins.gpt2(texts, vocabulary=400, seed=seed)
             AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder / name)
             AutoTokenizer.from_pretrained(source).save_pretrained(folder / name)
-    page = demo.build(place, store)
+    page = demo.build(shelf, store)
     yield demo.launch(page)
     page.close(verbose=False)
 

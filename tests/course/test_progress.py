@@ -38,13 +38,13 @@ def drawn(monkeypatch):
 
 
 def test_a_headless_run_shows_none(monkeypatch):
-    monkeypatch.setenv(progress.WISH, "0")
+    monkeypatch.setenv(progress.PROGRESS_VARIABLE, "0")
     assert not progress.live()
     assert progress.bar("texts", 3).disable
 
 
 def test_a_terminal_or_an_open_notebook_shows_them(monkeypatch):
-    monkeypatch.delenv(progress.WISH, raising=False)
+    monkeypatch.delenv(progress.PROGRESS_VARIABLE, raising=False)
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     assert progress.live()
     shown = progress.bar("texts", 3)

@@ -111,7 +111,7 @@ def test_bad_files_get_one_sentence(folder, break_it, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_wish_that_is_no_folder(monkeypatch):
+def test_a_source_that_is_no_folder(monkeypatch):
     monkeypatch.setenv("COURSE_FEEDBACK_DATA", "no/such/folder")
     with pytest.raises(DataError, match="is not a folder"):
         load_feedback(quiet=True)

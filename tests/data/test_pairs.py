@@ -78,7 +78,7 @@ def test_hub_has_the_schema_and_odd_rows_are_said(folder, monkeypatch, capsys):
     assert "1 row kept, although an earlier row of the split asks the same (train, row 3)." in said
 
 
-def test_offline_decides_where_nothing_is_wished(monkeypatch):
+def test_offline_decides_if_no_source_is_set(monkeypatch):
     monkeypatch.delenv("COURSE_PREFERENCE_DATA", raising=False)
     monkeypatch.setattr(pairs, "load_hub_dataset", lambda identifier: {}["no Hub here"])
     assert len(load_preferences(offline=True, quiet=True)["test"]) >= 300

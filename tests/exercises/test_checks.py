@@ -21,10 +21,10 @@ def test_right_solutions_pass(name, capsys):
     assert capsys.readouterr().out == f"{name}: right.\n"
 
 
-@pytest.mark.parametrize(("name", "attempt", "said"), WRONG)
-def test_typical_mistakes_are_named(name, attempt, said, capsys):
+@pytest.mark.parametrize(("name", "attempt", "message"), WRONG)
+def test_typical_mistakes_are_named(name, attempt, message, capsys):
     assert not check(name, attempt)
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", RIGHT)

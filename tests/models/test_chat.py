@@ -29,7 +29,7 @@ def name(request):
 @pytest.fixture(scope="module")
 def folder(name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(models.CHAT_WISH, name)
+        patch.setenv(models.CHAT_VARIABLE, name)
         return worker.stand_in()
 
 
@@ -164,7 +164,7 @@ def test_rows_of_like_length_stand_together_and_batches_in_any_order(tokenizer, 
         answers = [len(answer_ids(tokenizer, pair[side])) for side in ("chosen", "rejected")]
         return len(prompt_ids(tokenizer, pair["question"])) + max(answers)
 
-    def places(rows):
+    def padded_sizes(rows):
         lengths = [longest(row) for row in rows]
         return [max(lengths[i : i + 4]) * len(lengths[i : i + 4]) for i in range(0, len(rows), 4)]
 
@@ -173,9 +173,9 @@ def test_rows_of_like_length_stand_together_and_batches_in_any_order(tokenizer, 
     other = fitting(mixed, tokenizer, 512, 4, seed=3)
     assert sorted(ordered["question"]) == sorted(mixed["question"]) == sorted(other["question"])
     assert ordered["question"] == again["question"] != other["question"]
-    best = sum(places(sorted(mixed, key=longest)))
-    assert best <= sum(places(ordered)) <= 1.02 * best < sum(places(mixed))
-    assert places(ordered) != sorted(places(ordered))  # short ones are not all at the start
+    best = sum(padded_sizes(sorted(mixed, key=longest)))
+    assert best <= sum(padded_sizes(ordered)) <= 1.02 * best < sum(padded_sizes(mixed))
+    assert padded_sizes(ordered) != sorted(padded_sizes(ordered))
 
 
 # --- Log-probabilities ---------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_outputs_are_from_one_clean_run(path):
 def test_the_table_of_lessons_names_every_notebook_and_no_other():
     assert [path.stem[:2] for path in PATHS] == list(LESSONS)
     assert len(PATHS) == len(list(NOTEBOOKS.glob("*.ipynb")))
-    assert len({lesson.place for lesson in LESSONS.values()}) == len(LESSONS)
+    assert len({lesson.position for lesson in LESSONS.values()}) == len(LESSONS)
 
 
 @NUMBERED

@@ -335,14 +335,14 @@ SYSTEMS = {  # the values that markers are compared with
 @pytest.mark.parametrize("python", lock.PYTHONS)
 def test_every_platform_has_each_package_once(system, python):
     name, machine = SYSTEMS[system]
-    place = {
+    environment = {
         "sys_platform": system,
         "os_name": name,
         "platform_machine": machine,
         "python_version": python,
         "python_full_version": f"{python}.9",
     }
-    chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(place)]
+    chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(environment)]
     assert len(chosen) == len(set(chosen))
     assert {canonicalize_name(name) for name in colab.requirements()} <= set(chosen)
     only = {"pywinpty": "win32", "appnope": "darwin"}

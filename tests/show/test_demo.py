@@ -64,28 +64,28 @@ def chat_base(source, folder):
 
 
 @pytest.fixture(scope="module")
-def place(texts, tmp_path_factory):
+def shelf(texts, tmp_path_factory):
     """A shelf with the models of 02, an adapter of 03, and the T5 half of 08."""
-    place = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
+    shelf = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
     sources = [standins.gpt2(texts, vocabulary=400, seed=seed) for seed in (0, 1)]
-    with artifacts.publish("02_gpt2_ppo_negative_feedback", place, metrics={}) as folder:
+    with artifacts.publish("02_gpt2_ppo_negative_feedback", shelf, metrics={}) as folder:
         save(AutoModelForCausalLM, sources[0], folder / "reference", sharpen=4)
         save(AutoModelForCausalLM, sources[1], folder / "policy", sharpen=4)
-    with artifacts.publish("03_llama_sft_vi_alpaca", place, metrics={}) as folder:
-        base, tokenizer = chat_base(sources[0], place.folder.parent / "base")
+    with artifacts.publish("03_llama_sft_vi_alpaca", shelf, metrics={}) as folder:
+        base, tokenizer = chat_base(sources[0], shelf.folder.parent / "base")
         adapter = LoraConfig(r=2, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
         adapted = get_peft_model(base, adapter)
-        models.save_adapter(adapted, tokenizer, folder, str(place.folder.parent / "base"))
-    with artifacts.publish("08_dpo_t5_gpt2_and_demo", place, metrics={}) as folder:
+        models.save_adapter(adapted, tokenizer, folder, str(shelf.folder.parent / "base"))
+    with artifacts.publish("08_dpo_t5_gpt2_and_demo", shelf, metrics={}) as folder:
         for seed, name in enumerate(("t5_sft", "t5_dpo")):
             source = standins.t5(texts, vocabulary=300, seed=seed)
             save(AutoModelForSeq2SeqLM, source, folder / name, sharpen=0.2)
-    return place
+    return shelf
 
 
 @pytest.fixture(scope="module")
-def library(place):
-    return Library(place)
+def library(shelf):
+    return Library(shelf)
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def both(library, keys=("gpt2-base", "gpt2-ppo"), prompt=PROMPT, **settings):
 # --- What is offered -----------------------------------------------------------------------------
 
 
-def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(place, store):
-    config = demo.build(place, store).get_config_file()
+def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf, store):
+    config = demo.build(shelf, store).get_config_file()
     there = {"gpt2-base", "gpt2-ppo", "llama-base", "llama-sft", "t5-sft", "t5-dpo"}
     dropdowns = [c["props"] for c in config["components"] if c["type"] == "dropdown"]
     assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [there, there]
@@ -132,9 +132,9 @@ def test_a_model_that_is_not_there_is_refused_by_the_server_too(library, key):
         library.get(key)
 
 
-def test_an_altered_artifact_is_not_offered_nor_loaded(place, tmp_path):
+def test_an_altered_artifact_is_not_offered_nor_loaded(shelf, tmp_path):
     copy = artifacts.Shelf(tmp_path / "lab")
-    artifacts._copy(place.folder / MODELS[0].artifact, copy.folder / MODELS[0].artifact)
+    artifacts._copy(shelf.folder / MODELS[0].artifact, copy.folder / MODELS[0].artifact)
     before = Library(copy)
     weights = copy.folder / MODELS[0].artifact / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
@@ -145,18 +145,18 @@ def test_an_altered_artifact_is_not_offered_nor_loaded(place, tmp_path):
 
 
 def test_a_folder_that_is_no_model_gives_one_sentence(tmp_path):
-    place = artifacts.Shelf(tmp_path)
-    with artifacts.publish(MODELS[0].artifact, place, metrics={}) as folder:
+    shelf = artifacts.Shelf(tmp_path)
+    with artifacts.publish(MODELS[0].artifact, shelf, metrics={}) as folder:
         (folder / "reference").mkdir()
         (folder / "reference" / "config.json").write_text("{}")
     with pytest.raises(SavedModelError, match="cannot be loaded") as caught:
-        Library(place).get("gpt2-base")
+        Library(shelf).get("gpt2-base")
     assert all("\n" not in sentence and len(sentence) < 150 for sentence in caught.value.sentences)
 
 
-def test_only_the_latest_models_stay_in_memory(place, monkeypatch):
+def test_only_the_latest_models_stay_in_memory(shelf, monkeypatch):
     monkeypatch.setattr(saved, "KEPT", 2)
-    library = Library(place)
+    library = Library(shelf)
     first = library.get("gpt2-base")
     library.get("t5-sft")
     assert library.get("gpt2-base") is first
@@ -164,10 +164,10 @@ def test_only_the_latest_models_stay_in_memory(place, monkeypatch):
     assert list(library._loaded) == ["gpt2-base", "t5-dpo"]
 
 
-def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(place, library):
+def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(shelf, library):
     base, adapted = library.get("llama-base"), library.get("llama-sft")
     ids = torch.tensor([adapted.encode(PROMPT)])
-    trained, _ = models.chat_model(str(place.folder.parent / "base"), profiles.choose())
+    trained, _ = models.chat_model(str(shelf.folder.parent / "base"), profiles.choose())
     with torch.inference_mode():
         of_base, of_adapted = base.model(ids).logits, adapted.model(ids).logits
         with adapted.model.disable_adapter():
@@ -180,9 +180,9 @@ def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(place, li
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "qwen3", "sailor"])
-def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path, monkeypatch, kind):
+def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(shelf, tmp_path, monkeypatch, kind):
     copy, documents = artifacts.Shelf(tmp_path / "lab"), []
-    source = place.folder / "03_llama_sft_vi_alpaca"
+    source = shelf.folder / "03_llama_sft_vi_alpaca"
     with artifacts.publish(source.name, copy, metrics={}) as folder:
         shutil.copytree(source / "adapter", folder / "adapter")
         note = {"base": f"{kind} {models.STAND_IN}"}
@@ -190,7 +190,7 @@ def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path,
 
     def built(texts, tokens):
         documents.extend(texts)
-        return place.folder.parent / "base"
+        return shelf.folder.parent / "base"
 
     monkeypatch.setitem(saved.chat_standins.BUILDERS, kind, built)
     monkeypatch.setenv("COURSE_MODEL", "other")  # what the adapter says counts
@@ -284,8 +284,8 @@ def test_the_implicit_reward_is_that_of_a_loop_by_hand(library, pair):
     assert abs(reward) > 1e-2  # the two models do differ
 
 
-def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_reference(place):
-    library = Library(place)
+def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_reference(shelf):
+    library = Library(shelf)
     base, ppo = both(library)
     assert base.reward is None and ppo.reward is not None
     swapped = both(library, ("gpt2-ppo", "gpt2-base"))
@@ -416,11 +416,11 @@ def test_no_word_of_a_model_or_visitor_goes_into_html(library):
 
 
 @pytest.fixture(scope="module")
-def served(place, tmp_path_factory):
+def served(shelf, tmp_path_factory):
     """The running page: its address, its store, the numbers of its events."""
     folder = tmp_path_factory.mktemp("votes")
     store = preferences.open_store(f"sqlite:///{folder / 'votes.sqlite'}")
-    page = demo.build(place, store)
+    page = demo.build(shelf, store)
     with pytest.MonkeyPatch.context() as patch:  # what gradio would otherwise obey
         patch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
         patch.setenv("GRADIO_SHARE", "True")
@@ -541,8 +541,8 @@ def test_all_but_the_page_s_own_paths_are_closed(served, path):
         assert answer.status_code in (403, 404, 405), f"{method} {path}: {answer.status_code}"
 
 
-def test_other_machines_get_in_when_asked(place, store):
-    page = demo.build(place, store)
+def test_other_machines_get_in_when_asked(shelf, store):
+    page = demo.build(shelf, store)
     demo.launch(page, host="0.0.0.0")
     try:
         address = f"http://127.0.0.1:{page.server_port}/"

@@ -7,7 +7,7 @@ __getattr__, __all__ = door(
     {
         "adapters": [
             "BASE_NOTE",
-            "CHAT_WISH",
+            "CHAT_VARIABLE",
             "ModelError",
             "PROJECTIONS",
             "base_documents",

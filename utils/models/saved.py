@@ -160,9 +160,9 @@ class Loaded:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip()
 
 
-def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
+def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
     """Load the model from its artifact after checking every file; use the GPU if there is one."""
-    folder, reason = artifacts.find(entry.artifact, place)
+    folder, reason = artifacts.find(entry.artifact, shelf)
     label, number = entry.label, entry.notebook
     if folder is None:
         raise SavedModelError(
@@ -183,11 +183,11 @@ def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
 class Library:
     """The models of one shelf; each is loaded at its first use, and the latest stay in memory."""
 
-    def __init__(self, place: artifacts.Shelf) -> None:
-        self.place, self._lock = place, Lock()
+    def __init__(self, shelf: artifacts.Shelf) -> None:
+        self.shelf, self._lock = shelf, Lock()
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         found = {entry.artifact: None for entry in MODELS}
-        found = {name: artifacts.find(name, place)[0] for name in found}
+        found = {name: artifacts.find(name, shelf)[0] for name in found}
         self.there = {  # key -> a model whose artifact exists
             entry.key: entry
             for entry in MODELS
@@ -200,7 +200,7 @@ class Library:
             raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load(self.there[key], self.place)
+                self._loaded[key] = load(self.there[key], self.shelf)
             self._loaded.move_to_end(key)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)

@@ -196,16 +196,16 @@ def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | No
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 
 
-def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
-    """The page for the models that are on the shelf `place` when the page is built."""
-    library, store = Library(place), store or open_store()
+def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
+    """The page for the models that are on `shelf` when the page is built."""
+    library, store = Library(shelf), store or open_store()
     choices = [(entry.label, key) for key, entry in library.there.items()]
     keys = [*library.there] or [None]
     title, slider = "So sánh hai mô hình", partial(gr.Slider, buttons=[], min_width=180)
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.HTML(
             f'<div class="heading"><h1>{title}</h1><small>Two models, one prompt, one vote · '
-            f"artifacts/{html.escape(place.folder.name)}</small></div>"
+            f"artifacts/{html.escape(shelf.folder.name)}</small></div>"
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=285):
