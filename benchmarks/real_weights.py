@@ -56,7 +56,7 @@ from datasets import Dataset
 
 from benchmarks import common
 from benchmarks.common import ROOT, TABLE, Profile, models, torch
-from utils.judge.comparison import duels, likeness_judge
+from utils.judge.comparison import duels, similarity_judge
 from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps
 from utils.models import chat
@@ -507,9 +507,9 @@ def human_figures(
     found |= kl_figures(policy, tokenizer, asked, begun.frozen, HUMAN_TOKENS)
     if start:
         found["chosen_gain_nats_per_token"] = interval(now.per_token() - start.scores.per_token())
-        fight = duels(test["question"], texts, start.texts, test["chosen"], likeness_judge())
+        fight = duels(test["question"], texts, start.texts, test["chosen"], similarity_judge())
         lead = np.sign(natural(texts) - natural(start.texts))
-        found["win_rate_likeness"] = interval(fight.results)
+        found["win_rate_similarity"] = interval(fight.results)
         found["win_rate_style"] = interval((lead + 1) / 2)
         changed = [a != b for a, b in zip(texts, start.texts, strict=True)]
         found["changed_answers"] = round(float(np.mean(changed)), 4)

@@ -222,10 +222,10 @@ def test_the_checks_can_fail(lesson):
 def test_a_trl_without_orpo_is_said_and_does_not_stop(lesson, monkeypatch, capsys):
     (source,) = [source for source in sources() if "def orpo_loss" in source]
     monkeypatch.setitem(sys.modules, "trl.experimental.orpo", None)
-    there = dict(lesson) | {"CHECKED": [], "CAUGHT": []}
+    names = dict(lesson) | {"CHECKED": [], "CAUGHT": []}
     for name in ("same", "catch"):
-        there[name] = lambda *case, name=name: print(name, case[-1] if name == "same" else "")
-    exec(compile(source, "notebook 00", "exec"), there)
+        names[name] = lambda *case, name=name: print(name, case[-1] if name == "same" else "")
+    exec(compile(source, "notebook 00", "exec"), names)
     said = capsys.readouterr().out
     assert "not present in this TRL" in said and "same ORPO · torch logit" in said
 

@@ -103,9 +103,9 @@ def both(library, keys=("gpt2-base", "gpt2-ppo"), prompt=PROMPT, **settings):
 
 def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf, store):
     config = demo.build(shelf, store).get_config_file()
-    there = {"gpt2-base", "gpt2-ppo", "llama-base", "llama-sft", "t5-sft", "t5-dpo"}
+    made = {"gpt2-base", "gpt2-ppo", "llama-base", "llama-sft", "t5-sft", "t5-dpo"}
     dropdowns = [c["props"] for c in config["components"] if c["type"] == "dropdown"]
-    assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [there, there]
+    assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [made, made]
     pages = [c["props"].get("value", "") for c in config["components"] if c["type"] == "html"]
     missing = next(page for page in pages if "Chưa có" in page)
     boxes = re.findall(r"<div>(.*?)</div>", missing)
@@ -116,14 +116,15 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf
         "08",
     ]
     for entry in MODELS:
-        assert (f">{entry.label}<" in missing) == (entry.key not in there)
+        assert (f">{entry.label}<" in missing) == (entry.key not in made)
 
 
-def test_every_model_names_a_reference_and_a_price_that_exist():
+def test_every_model_names_a_reference_and_a_beta_that_exist():
     keys = [entry.key for entry in MODELS]
     assert len(set(keys)) == len(keys)
     for entry in MODELS:
-        assert (entry.reference in keys and entry.beta > 0) if entry.reference else not entry.price
+        assert bool(entry.reference) == bool(entry.beta_field)
+        assert not entry.reference or (entry.reference in keys and entry.beta > 0)
 
 
 @pytest.mark.parametrize("key", ["llama-dpo", "gpt2-dpo", "nonsense", None])
@@ -138,8 +139,8 @@ def test_an_altered_artifact_is_not_offered_nor_loaded(shelf, tmp_path):
     before = Library(copy)
     weights = copy.folder / MODELS[0].artifact / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert set(before.there) == {"gpt2-base", "gpt2-ppo"}
-    assert Library(copy).there == {}
+    assert set(before.available) == {"gpt2-base", "gpt2-ppo"}
+    assert Library(copy).available == {}
     with pytest.raises(SavedModelError, match=r"altered.*run notebook 02 first"):
         before.get("gpt2-ppo")
 
@@ -290,7 +291,7 @@ def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_referen
     assert base.reward is None and ppo.reward is not None
     swapped = both(library, ("gpt2-ppo", "gpt2-base"))
     assert swapped[0].reward is not None and swapped[1].reward is None
-    del library.there["gpt2-base"]
+    del library.available["gpt2-base"]
     assert both(library, ("gpt2-ppo", "gpt2-ppo"))[0].reward is None
 
 

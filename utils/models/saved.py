@@ -48,12 +48,12 @@ class Entry:
     artifact: str  # the artifact's name, which is the notebook's file name without .ipynb
     folder: str  # the model's folder inside the artifact
     reference: str = ""  # the key of its reference model; "" if there is none
-    price: str = ""  # the profile's field that holds β, the coefficient of the KL term
+    beta_field: str = ""  # the profile's field that holds β, the coefficient of the KL term
 
     @property
     def beta(self) -> float:
         """β, the coefficient of the KL term, from this machine's profile."""
-        return attrgetter(self.price)(profiles.choose())
+        return attrgetter(self.beta_field)(profiles.choose())
 
     @property
     def notebook(self) -> str:
@@ -188,7 +188,7 @@ class Library:
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         found = {entry.artifact: None for entry in MODELS}
         found = {name: artifacts.find(name, shelf)[0] for name in found}
-        self.there = {  # key -> a model whose artifact exists
+        self.available = {  # key -> a model whose artifact exists
             entry.key: entry
             for entry in MODELS
             if found[entry.artifact] and (found[entry.artifact] / entry.folder).is_dir()
@@ -196,11 +196,11 @@ class Library:
 
     def get(self, key: str | None) -> Loaded:
         """The model with this key."""
-        if key not in self.there:
+        if key not in self.available:
             raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load(self.there[key], self.shelf)
+                self._loaded[key] = load(self.available[key], self.shelf)
             self._loaded.move_to_end(key)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
@@ -262,7 +262,7 @@ def implicit_reward(
 ) -> float | None:
     """β (ln π - ln π_ref) of an answer, in nats; None if there is no reference."""
     policy = library.get(key)
-    if policy.entry.reference not in library.there:
+    if policy.entry.reference not in library.available:
         return None
     reference = library.get(policy.entry.reference)
     ratio = answer_logp(policy, prompt, answer) - answer_logp(reference, prompt, answer)

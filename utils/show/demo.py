@@ -134,7 +134,7 @@ def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
 
 def _missing(library: Library) -> str:
     """The models that cannot be chosen yet, in grey, each with the notebook that makes it."""
-    missing = [entry for entry in MODELS if entry.key not in library.there]
+    missing = [entry for entry in MODELS if entry.key not in library.available]
     boxes = ""
     for number in sorted({entry.notebook for entry in missing}):
         labels = [html.escape(entry.label) for entry in missing if entry.notebook == number]
@@ -174,7 +174,7 @@ def _compare(
     except SavedModelError as error:
         yield "", "", "", "", _said(*error.sentences, mood="bad"), *waiting
         return
-    entries = library.there[keys[order[0]]], library.there[keys[order[1]]]
+    entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
     notes = [_note(*shown, blind) for shown in zip(entries, answers, strict=True)]
     invitation = _said("Câu trả lời nào hay hơn?", "Which answer is better?")
     done = Round(prompt.strip(), entries, answers, int(seed))
@@ -199,8 +199,8 @@ def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | No
 def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
     """The page for the models that are on `shelf` when the page is built."""
     library, store = Library(shelf), store or open_store()
-    choices = [(entry.label, key) for key, entry in library.there.items()]
-    keys = [*library.there] or [None]
+    choices = [(entry.label, key) for key, entry in library.available.items()]
+    keys = [*library.available] or [None]
     title, slider = "So sánh hai mô hình", partial(gr.Slider, buttons=[], min_width=180)
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.HTML(

@@ -380,7 +380,7 @@ def _share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
+def accuracy_over_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     """The preference accuracy over KL, one point per run."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
     axes.scatter([0], [start], color=NEUTRAL, label="SFT")
