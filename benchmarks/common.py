@@ -61,7 +61,7 @@ def lab(rows: int, held_out: int) -> tuple[str, object, object]:
 
 
 def word_tokenizer(vocabulary: int) -> object:
-    """One word per token, so that lengths are what they are said to be."""
+    """One word per token, so that a text has exactly as many tokens as words."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers import models as kinds
     from transformers import PreTrainedTokenizerFast

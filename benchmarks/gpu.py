@@ -220,7 +220,7 @@ class Report:
         return " · ".join([f"{len(self.items)} items", *shown])
 
 
-def said(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """The last line of an error, and where it was raised."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -273,7 +273,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
         report.forget(name)
         raise
     except Exception as error:
-        found = {"error": said(error)}
+        found = {"error": described(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = round(time.perf_counter() - began, 2)

@@ -299,8 +299,8 @@ def evaluation(gpu: GPU, profile: Profile, name: str, length: int, padded: bool 
     gpu.resident = states_of(model)
     prompt = min(PROMPT, length // 2)
     gpu.learned, gpu.answer = rows * (length - prompt), not padded
-    asked, said = [[1] * prompt] * rows, [[1] * (length - prompt)] * rows
-    gpu.once(lambda: logprobs.answer_logps(model, asked, said))
+    asked, replied = [[1] * prompt] * rows, [[1] * (length - prompt)] * rows
+    gpu.once(lambda: logprobs.answer_logps(model, asked, replied))
     return f"{rows} x {length}"
 
 
@@ -340,7 +340,7 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
     gpu.resident = [first, small_t5(), states_of(first), gpt2(), gpt2(), states_of(gpt2())]
     model.config.decoder_start_token_id = 0
     prepare(model, "fp32")
-    ids, said, both = tokens(count, prompt), tokens(count, answer), tokens(2 * count, answer)
+    ids, labels, both = tokens(count, prompt), tokens(count, answer), tokens(2 * count, answer)
     batch = {"prompts": ids, "prompt_mask": ids, "answers": both, "answer_mask": both.bool()}
 
     def dpo() -> Tensor:
@@ -348,7 +348,7 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
         return losses.dpo_loss(chosen, rejected, chosen.detach(), rejected.detach())
 
     if part == "sft":
-        train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=said).loss)
+        train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=labels).loss)
         return f"{count} x ({prompt} + {answer})"
     seq2seq_dpo.disable_dropout(model)
     if part == "dpo":

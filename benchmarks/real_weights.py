@@ -495,14 +495,14 @@ def human_figures(
     """Every figure of a model on the held-out human_like pairs."""
     test = human_pairs("test").select(range(bench.sizes.held_out))
     now = score(policy, tokenizer, test)
-    said = chat.reply(policy, tokenizer, test["question"], max_new_tokens=HUMAN_TOKENS)
-    texts = [reply.text for reply in said]
+    replies = chat.reply(policy, tokenizer, test["question"], max_new_tokens=HUMAN_TOKENS)
+    texts = [reply.text for reply in replies]
     keep_scores(folder, now, texts)
     begun = start or Start(now, texts, nullcontext)
     row, asked = bench.profile, test["question"][: bench.sizes.kl_questions]
     natural, accuracy = style_judge()
     found = preference_figures(now, begun.scores, row.dpo.beta, row.orpo.weight)
-    found |= {"likeliest": answer_figures(said), "natural_style": interval(natural(texts))}
+    found |= {"likeliest": answer_figures(replies), "natural_style": interval(natural(texts))}
     found |= {"judge_right_on_held_out_pairs": accuracy}
     found |= kl_figures(policy, tokenizer, asked, begun.frozen, HUMAN_TOKENS)
     if start:

@@ -33,7 +33,7 @@ def test_a_saved_artifact_is_whole_and_has_metrics(shelf):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda f: (f / "model" / "weights.safetensors").write_text("weigh"), "5 bytes instead"),
         (lambda f: (f / "model" / "weights.safetensors").write_text("wEights"), "was altered"),
@@ -43,10 +43,10 @@ def test_a_saved_artifact_is_whole_and_has_metrics(shelf):
         (lambda f: (f / "manifest.json").write_text('{"files": {'), "manifest is damaged"),
     ],
 )
-def test_damage_is_detected_and_rebuilt_never_loaded(shelf, monkeypatch, damage, said):
+def test_damage_is_detected_and_rebuilt_never_loaded(shelf, monkeypatch, damage, message):
     damage(save(shelf))
     folder, reason = find(NAME, shelf)
-    assert folder is None and said in reason
+    assert folder is None and message in reason
     monkeypatch.setattr(artifacts, "_run_notebook", lambda *_: save(shelf, "anew"))
     rebuilt = require(NAME, shelf)
     assert (rebuilt / "model" / "weights.safetensors").read_text() == "anew"

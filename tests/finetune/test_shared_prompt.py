@@ -47,11 +47,11 @@ def batch(lengths: list[tuple[int, int, int]] = LENGTHS, extra: int = 0) -> dict
     real, answer = torch.zeros_like(ids), torch.zeros_like(ids)
     for pair, (prompt, *answers) in enumerate(lengths):
         asked = torch.randint(1, 40, (prompt,), generator=draw)
-        for row, said in zip((pair, pair + len(lengths)), answers, strict=True):
+        for row, length in zip((pair, pair + len(lengths)), answers, strict=True):
             ids[row, :prompt] = asked
-            ids[row, prompt : prompt + said] = torch.randint(1, 40, (said,), generator=draw)
-            real[row, : prompt + said] = 1
-            answer[row, prompt : prompt + said] = 1
+            ids[row, prompt : prompt + length] = torch.randint(1, 40, (length,), generator=draw)
+            real[row, : prompt + length] = 1
+            answer[row, prompt : prompt + length] = 1
     return {"input_ids": ids, "attention_mask": real, "completion_mask": answer}
 
 

@@ -28,11 +28,11 @@ def grams(text, n):
 def chrf_by_hand(answer, reference):
     """The mean precision p and recall r over the lengths of n-gram that both have, and their F."""
     lengths = [n for n in range(1, 7) if grams(answer, n) and grams(reference, n)]
-    said, wanted = ([grams(text, n) for n in lengths] for text in (answer, reference))
-    shared = [(one & other).total() for one, other in zip(said, wanted, strict=True)]
+    found, wanted = ([grams(text, n) for n in lengths] for text in (answer, reference))
+    shared = [(one & other).total() for one, other in zip(found, wanted, strict=True)]
     p, r = (
         sum(s / grams.total() for s, grams in zip(shared, all_of_them, strict=True))
-        for all_of_them in (said, wanted)
+        for all_of_them in (found, wanted)
     )
     p, r = p / max(len(lengths), 1), r / max(len(lengths), 1)
     return 5 * p * r / (4 * p + r) if p + r else 0.0

@@ -277,7 +277,7 @@ def test_a_run_that_fails_changes_neither(course):
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("second", "first")
 
 
-def test_where_a_run_starts_is_chosen_and_said(course, monkeypatch, tmp_path):
+def test_where_a_run_starts_is_chosen_and_reported(course, monkeypatch, tmp_path):
     monkeypatch.delenv(CONTINUE_VARIABLE, raising=False)
     first = tmp_path / "03_llama_sft_vi_alpaca"
     inputs = {"data": "a"}

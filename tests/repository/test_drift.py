@@ -352,7 +352,7 @@ def wheel(library: str, wanted: str) -> Path:
         timeout=300,
     )
     if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        last = (run.stderr.strip().splitlines() or ["pip printed no reason"])[-1]
         pytest.skip(f"{library}{wanted} could not be fetched, so drift is not looked at: {last}")
     return folder / re.search(rf"{library}-[\w.]+-py3-none-any\.whl", run.stdout).group()
 

@@ -244,7 +244,7 @@ PIP, OWN_UV = "python -m pip", "python -m uv pip"
 
 
 @pytest.mark.parametrize(
-    ("system", "driver", "uv", "calls", "said"),
+    ("system", "driver", "uv", "calls", "printed"),
     [
         ("linux", False, None, [(PIP, ""), (OWN_UV, "cpu")], bootstrap.CUDA_FREE),
         ("linux", False, "uv", [("uv pip", "cpu")], bootstrap.CUDA_FREE),
@@ -254,11 +254,11 @@ PIP, OWN_UV = "python -m pip", "python -m uv pip"
         ("darwin", False, "uv", [("uv pip", "")], ""),
     ],
 )
-def test_the_build_of_torch_and_the_installer(machine, capsys, system, driver, uv, calls, said):
+def test_the_build_of_torch_and_the_installer(machine, capsys, system, driver, uv, calls, printed):
     machine.has(system, driver, uv)
     bootstrap.install()
     assert machine.calls == calls
-    assert capsys.readouterr().out.strip() == said
+    assert capsys.readouterr().out.strip() == printed
 
 
 def test_without_the_cpu_build_set_up_goes_on_and_says_what_comes(machine, capsys):

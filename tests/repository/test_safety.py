@@ -429,7 +429,7 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
 def test_the_demo_shows_models_and_visitors_as_text():
     demo = pytest.importorskip("utils.show.demo")
-    assert_harmless(demo._said(ATTACK, ATTACK))
+    assert_harmless(demo._status(ATTACK, ATTACK))
     entry = demo.MODELS[0]
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
     from dataclasses import replace
@@ -564,7 +564,7 @@ def test_known_vulnerabilities_are_named(answering):
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "reason"),
     [
         ("echo 'ConnectionError: no route' >&2; exit 1", "no route"),
         (
@@ -576,12 +576,12 @@ def test_known_vulnerabilities_are_named(answering):
     ],
 )
 def test_without_a_network_the_audit_reports_and_does_not_fail(
-    answering, monkeypatch, script, said
+    answering, monkeypatch, script, reason
 ):
     monkeypatch.setattr(audit, "TIMEOUT", 1)
     answering(script)
     findings, scope = audit.vulnerabilities()
-    assert findings == [] and scope.startswith("not looked up") and said in scope
+    assert findings == [] and scope.startswith("not looked up") and reason in scope
 
 
 def test_without_uv_the_audit_says_so(monkeypatch, capsys):

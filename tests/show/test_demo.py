@@ -308,7 +308,9 @@ def test_a_letter_of_several_tokens_is_shown_when_it_is_whole(library):
 
 def compared(library, prompt=PROMPT, keys=("gpt2-base", "gpt2-ppo"), blind=False, tokens=8):
     *_, last = demo._compare(library, *keys, prompt, 1.0, tokens, 3, blind)
-    return dict(zip(("a", "b", "note_a", "note_b", "said", "done"), last, strict=False), rest=last)
+    return dict(
+        zip(("a", "b", "note_a", "note_b", "status", "done"), last, strict=False), rest=last
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,18 +325,18 @@ def compared(library, prompt=PROMPT, keys=("gpt2-base", "gpt2-ppo"), blind=False
 )
 def test_an_empty_or_endless_prompt_gets_a_sentence(library, prompt, sentence):
     shown = compared(library, prompt)
-    assert re.search(sentence, shown["said"]) and 'class="said bad"' in shown["said"]
+    assert re.search(sentence, shown["status"]) and 'class="status-line bad"' in shown["status"]
     assert shown["a"] == shown["b"] == "" and shown["done"] is None
     assert all(not button["interactive"] for button in shown["rest"][6:])
 
 
 def test_a_book_is_refused_before_it_is_cut_into_tokens(library, monkeypatch):
     monkeypatch.setattr(saved.Loaded, "encode", lambda *_: pytest.fail("tokenised"))
-    assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["said"]
+    assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["status"]
 
 
 def test_no_model_chosen_gets_a_sentence(library):
-    assert "Hãy chọn hai mô hình." in compared(library, keys=(None, None))["said"]
+    assert "Hãy chọn hai mô hình." in compared(library, keys=(None, None))["status"]
 
 
 def test_a_prompt_at_the_limit_still_gets_an_answer(library):
@@ -351,7 +353,7 @@ def test_a_prompt_at_the_limit_still_gets_an_answer(library):
 def test_names_and_rewards_are_hidden_until_the_vote(library, store):
     blind = compared(library, blind=True)
     for entry in blind["done"].entries:
-        assert entry.label not in str((blind["note_a"], blind["note_b"], blind["said"]))
+        assert entry.label not in str((blind["note_a"], blind["note_b"], blind["status"]))
     assert "nat" not in blind["note_a"] + blind["note_b"]
     notes = demo._vote(store, "a", blind["done"], "An")[:2]
     for note, entry in zip(notes, blind["done"].entries, strict=True):
@@ -397,8 +399,8 @@ def test_a_vote_that_cannot_be_kept_is_said_and_can_be_repeated(library, store, 
         raise preferences.VoteError("The votes cannot be reached: <b>see</b>.")
 
     monkeypatch.setattr(store, "add", broken)
-    *_, said, _, first, _, _ = demo._vote(store, "a", compared(library)["done"], "An")
-    assert "Chưa lưu được phiếu bầu" in said and "&lt;b&gt;" in said
+    *_, status, _, first, _, _ = demo._vote(store, "a", compared(library)["done"], "An")
+    assert "Chưa lưu được phiếu bầu" in status and "&lt;b&gt;" in status
     assert first["interactive"]
 
 
@@ -407,10 +409,10 @@ def test_no_word_of_a_model_or_visitor_goes_into_html(library):
     entry = replace(MODELS[1], label=word)
     note = demo._note(entry, Answer(word, 1, 0.5), hidden=False)
     assert "<script" not in note and "alert(1)&lt;/script&gt;" in note
-    assert "<script" not in demo._said(word, word)
+    assert "<script" not in demo._status(word, word)
     shown = compared(library, f"{PROMPT} {word}", keys=("t5-sft", "t5-sft"))
     assert word in shown["done"].question
-    assert "<script" not in shown["note_a"] + shown["note_b"] + shown["said"]
+    assert "<script" not in shown["note_a"] + shown["note_b"] + shown["status"]
 
 
 # --- Whom it lets in -----------------------------------------------------------------------------
@@ -453,17 +455,17 @@ def test_twenty_visitors_at_once_get_their_own_answers_and_votes(served, library
         with httpx.Client(base_url=address, **TALK) as client:
             asked = ["gpt2-base", "gpt2-ppo", f"{PROMPT} {number}", 1.0, 8, number, False]
             shown = event(client, compare, session, asked)
-            said = event(client, vote_a, session, [None, f"visitor {number}"])[2]
-        return shown[:2], said
+            status = event(client, vote_a, session, [None, f"visitor {number}"])[2]
+        return shown[:2], status
 
     with ThreadPoolExecutor(20) as pool:
         visits = list(pool.map(visit, range(20)))
     votes = {vote.annotator: vote for vote in store.votes() if vote.source == "demo"}
     assert len(votes) == len(store.votes()) == 20
-    for number, (texts, said) in enumerate(visits):
+    for number, (texts, status) in enumerate(visits):
         alone = both(library, prompt=f"{PROMPT} {number}", max_tokens=8, seed=number)
         assert texts == [answer.text for answer in alone]
-        assert "Đã lưu phiếu bầu" in said
+        assert "Đã lưu phiếu bầu" in status
         vote = votes[f"visitor {number}"]
         kept = [preferences.storable(text) for text in texts]
         assert [vote.answer_a, vote.answer_b, vote.seed, vote.choice] == [*kept, number, "a"]

@@ -322,17 +322,17 @@ def cut_off(tmp_path_factory) -> Path:
     """The same, spread over two processes by FSDP, until the first one was killed."""
     out = tmp_path_factory.mktemp("fsdp")
     killed = start("03", out, *two_processes("fsdp"), **{KILL: "3"})
-    said, _ = killed.communicate(timeout=300)
-    assert killed.returncode != 0, said[-3000:]
+    printed, _ = killed.communicate(timeout=300)
+    assert killed.returncode != 0, printed[-3000:]
     assert not (out / "lab" / SFT).exists()
     return out
 
 
 def test_a_killed_fsdp_run_goes_on_and_equals_one_process(alone, cut_off):
     """Adapter, embeddings and optimizer in two halves; one process reads what they saved."""
-    said = finish(start("03", cut_off, *two_processes("fsdp")))
-    assert "continuing from checkpoint 2" in said
-    assert "Excluding from FSDP2 sharding" in said  # the 4-bit weights, so the rest is spread
+    printed = finish(start("03", cut_off, *two_processes("fsdp")))
+    assert "continuing from checkpoint 2" in printed
+    assert "Excluding from FSDP2 sharding" in printed  # the 4-bit weights, so the rest is spread
     same(steps(alone, "03"), steps(cut_off, "03"))
     loads_as_in_the_notebook(cut_off, alone)
 
@@ -386,9 +386,10 @@ def test_a_later_stage_starts_from_what_was_handed_over(alone, tmp_path, stage):
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["08-t5", "08-gpt2"])
 def test_notebook_08s_models_train_on_two_processes(tmp_path, stage):
-    said = finish(start(stage, tmp_path, *two_processes("ddp")))
-    assert f"Stage {stage} is trained" in said
-    assert said.count("this training is already complete") == 2  # SFT and DPO, found by one process
+    printed = finish(start(stage, tmp_path, *two_processes("ddp")))
+    assert f"Stage {stage} is trained" in printed
+    # SFT and DPO, found by one process
+    assert printed.count("this training is already complete") == 2
 
 
 @pytest.mark.long

@@ -139,12 +139,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
 
 
 def calibration(
-    said: np.ndarray, was: np.ndarray, counts: np.ndarray, error: float, title: str
+    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, error: float, title: str
 ) -> Axes:
     """The share of right answers over the confidence; the diagonal is perfect calibration."""
     _, axes = plt.subplots(figsize=(4.2, 3.4))
     axes.plot([0, 1], [0, 1], color=QUIET, zorder=0)
-    axes.scatter(said, was, s=20 + 300 * counts / counts.sum(), color=ACCENT)
+    axes.scatter(confidence, accuracy, s=20 + 300 * counts / counts.sum(), color=ACCENT)
     axes.set_xlim(0.3, 1.02)
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("confidence of the predicted class")
