@@ -61,7 +61,7 @@ def lab(rows: int, held_out: int) -> tuple[str, object, object]:
 
 
 def word_tokenizer(vocabulary: int) -> object:
-    """One word per token, so that lengths are what they are said to be."""
+    """One word per token, so that a text has exactly as many tokens as words."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers import models as kinds
     from transformers import PreTrainedTokenizerFast
@@ -150,8 +150,8 @@ def interleaved(
     cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
     reached = {}
     for turn in range(rounds):
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]
+        for offset in range(len(names)):
+            name = names[(turn + offset) % len(names)]
             train = runs[name]()
             begin, worked = time.perf_counter(), time.process_time()
             score = train()

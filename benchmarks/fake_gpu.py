@@ -86,7 +86,7 @@ class GPU(TorchDispatchMode):
         self.busy = 0.0  # seconds of the GPU
         self.learned = 0  # rows that the next boolean index keeps: fake masks have no numbers
         self.answer = False  # to every question about numbers, such as "is nothing padded?"
-        self.there: list[object] = []  # what lies on the GPU beside what is looked at
+        self.resident: list[object] = []  # what lies on the GPU beside what is looked at
 
     def start(self) -> None:
         """The peak and the costs count from here on, beside what lies there already."""
@@ -123,7 +123,7 @@ class GPU(TorchDispatchMode):
         self.busy += max(flops / speed, moved / self.card.bandwidth)
         self.operations += 1
 
-    def price(self, func: object, args: tuple, out: object, tensors: list[Tensor]) -> None:
+    def add_cost(self, func: object, args: tuple, out: object, tensors: list[Tensor]) -> None:
         """Add an operation's costs; views and empty tensors cost nothing."""
         name = func._schema.name.partition("::")[2]
         if func.is_view or name in FREE:
@@ -162,7 +162,7 @@ class GPU(TorchDispatchMode):
         for tensor in made:
             self.hold(tensor)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self.price(func, args, out, [*given, *made])
+        self.add_cost(func, args, out, [*given, *made])
         return out
 
 
@@ -256,8 +256,8 @@ def simulated(profile: Profile) -> Iterator[GPU]:
         (chunked_logprob, "_addmm_fp32", add_product),
     ]
     with ExitStack() as stack:
-        for place, name, rule in rules:
-            stack.enter_context(mock.patch.object(place, name, rule, create=True))
+        for owner, name, rule in rules:
+            stack.enter_context(mock.patch.object(owner, name, rule, create=True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(gpu)
         yield gpu

@@ -109,8 +109,8 @@ def commit() -> str:
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     if done is not None and done.returncode == 0:
         return done.stdout.strip()
-    if wish := os.environ.get("COURSE_COMMIT"):
-        return wish
+    if given := os.environ.get("COURSE_COMMIT"):
+        return given
     digest = hashlib.sha256()
     for path in sorted([*ROOT.glob("utils/**/*.py"), *ROOT.glob("benchmarks/*.py")]):
         digest.update(path.read_bytes())
@@ -219,7 +219,7 @@ class Report:
         return " · ".join([f"{len(self.items)} items", *shown])
 
 
-def said(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """The last line of an error, and where it was raised."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -272,7 +272,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
         report.forget(name)
         raise
     except Exception as error:
-        found = {"error": said(error)}
+        found = {"error": described(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = round(time.perf_counter() - began, 2)

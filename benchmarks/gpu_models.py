@@ -103,14 +103,14 @@ def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str
     torch.manual_seed(0)
     config.dtype = dtype
     config.save_pretrained(folder)
-    places: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     files: list[Path] = []
 
     def write() -> None:
         files.append(folder / f"model-{len(files) + 1:05}.safetensors")
         save_file(shard, files[-1], metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, files[-1].name))
+        file_of.update(dict.fromkeys(shard, files[-1].name))
         shard.clear()
 
     for name, tensor in weights(config, dtype, device):
@@ -121,7 +121,7 @@ def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str
     if len(files) == 1:
         files[0].rename(folder / "model.safetensors")
     else:
-        index = {"metadata": {}, "weight_map": places}
+        index = {"metadata": {}, "weight_map": file_of}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

@@ -72,11 +72,11 @@ def build(model: str, folder: Path, texts: Sequence[str], quick: bool) -> dict[s
     """The model's folder, with random weights."""
     from benchmarks import gpu_models
 
-    place = folder / "models" / model
-    place.parent.mkdir(parents=True, exist_ok=True)
-    gpu_models.build(model, texts, place, tiny=quick, device="cuda")
+    target = folder / "models" / model
+    target.parent.mkdir(parents=True, exist_ok=True)
+    gpu_models.build(model, texts, target, tiny=quick, device="cuda")
     memory.release()
-    return {"gigabytes": sum(path.stat().st_size for path in place.iterdir()) / 1e9}
+    return {"gigabytes": sum(path.stat().st_size for path in target.iterdir()) / 1e9}
 
 
 def serve(model: str, folder: Path, hub: server.Hub) -> None:

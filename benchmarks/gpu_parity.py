@@ -280,9 +280,9 @@ def shared_prompt(size: Size, precision: str) -> dict[str, object]:
     rejected.reverse()
     pairs = [*zip(prompts, chosen, strict=True), *zip(prompts, rejected, strict=True)]
     ids, real = logprobs.padded([prompt + answer for prompt, answer in pairs], PAD)
-    place = torch.arange(ids.shape[1])
+    column = torch.arange(ids.shape[1])
     asked = torch.tensor([len(prompt) for prompt, _ in pairs])[:, None]
-    labels = ids.masked_fill(~real | (place < asked), -100).to("cuda")
+    labels = ids.masked_fill(~real | (column < asked), -100).to("cuda")
     inputs = {"input_ids": ids.to("cuda"), "attention_mask": real.long().to("cuda")}
     learned = labels[:, 1:] != -100
 

@@ -106,11 +106,11 @@ def sft_speed(shape: str, precision: str, quick: bool) -> dict[str, object]:
 
         return patch("utils.finetune.packing.PackedSFTTrainer", SFTTrainer)
 
-    def packed_by(place: Callable[[], AbstractContextManager]) -> Run:
+    def packed_by(context: Callable[[], AbstractContextManager]) -> Run:
         train = sft.prepared("ours", task)
 
         def run() -> Callable[[], dict[str, float]]:
-            with place():
+            with context():
                 return train()
 
         return run

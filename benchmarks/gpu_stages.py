@@ -1,7 +1,7 @@
 """Every stage of the course that fills a GPU, at its real size, for `benchmarks/memory.py`.
 
 Each stage is a function that runs inside `fake_gpu.simulated`: it builds the models as the notebook
-does, holds in `gpu.there` what the notebook keeps on the GPU beside them, runs the stage, and
+does, holds in `gpu.resident` what the notebook keeps on the GPU beside them, runs the stage, and
 returns its shape. Rows are as long as the profile allows, unless lengths are given.
 """
 
@@ -110,7 +110,7 @@ def reward_step(gpu: GPU, profile: Profile, length: int) -> str:
 def classification(gpu: GPU, profile: Profile, length: int, trained: bool) -> str:
     """128 sentences: 01's evaluation under autocast beside AdamW's states, or a reward in fp32."""
     model = phobert()
-    gpu.there = states_of(model) if trained else []
+    gpu.resident = states_of(model) if trained else []
     prepare(model, profile.precision if trained else "fp32")
     ids = tokens(128, length)
     gpu.once(lambda: model.eval()(input_ids=ids, attention_mask=ids))
@@ -133,7 +133,7 @@ def adaptation(gpu: GPU, profile: Profile, rows: int, length: int, training: boo
     if training:
         train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=ids).loss)
     else:
-        gpu.there = states_of(model)
+        gpu.resident = states_of(model)
         gpu.once(lambda: model.eval()(input_ids=ids, attention_mask=ids, labels=ids))
     return f"{rows} x {length}"
 
@@ -144,15 +144,15 @@ MAIN, GROUPS, HACKED = "main run", "RLOO and GRPO", "run without the KL"
 def session(when: str) -> list[object]:
     """What notebook 02 keeps on the GPU beside a run: the models of its cells' variables."""
     base, student, noisy = gpt2(), gpt2(), gpt2()
-    there = [phobert(), base, states_of(base), noisy]  # `adapting` holds the states
-    there += [student, states_of(student), states_of(student)[::2]]  # and its gradients
+    resident = [phobert(), base, states_of(base), noisy]  # `adapting` holds the states
+    resident += [student, states_of(student), states_of(student)[::2]]  # and its gradients
     if when != MAIN:
         policy = gpt2()
-        there += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]  # and its reference
-        there.append(gpt2())  # the contender before: TRL's head makes its policy a cycle
+        resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]  # and its reference
+        resident.append(gpt2())  # the contender before: TRL's head makes its policy a cycle
     if when == HACKED:
-        there.append(gpt2())  # the reference of the last contender, which is a variable still
-    return there
+        resident.append(gpt2())  # the reference of the last contender, which is a variable still
+    return resident
 
 
 def whole_states(trunk: nn.Module, rollout: sampling.Rollout, rows: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
     """02: "sampling" with the static cache, "scoring" or "learning" of a minibatch."""
     run, words = profile.ppo, SimpleNamespace(eos_token_id=0, pad_token_id=0)
     new, rows = run.max_new_tokens, run.minibatch_size
-    gpu.there, (policy, reference) = session(when), (gpt2(), gpt2())
+    gpu.resident, (policy, reference) = session(when), (gpt2(), gpt2())
     sampling.fuse_gelu(reference)
     pair = ActorCritic(
         policy, words, reference, max_new_tokens=new, temperature=1.0, shared_value_head=True,
@@ -181,7 +181,7 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
     pair.static = (pair.trunk, cache)
     sample = functools.partial(pair.sample, *given, compiled=True)
     if part == "sampling":
-        gpu.there += states_of(learner)
+        gpu.resident += states_of(learner)
         gpu.once(sample)
         return f"{run.batch_size} x ({TWO_WORDS} + {new})"
     rollout, some, gpu.learned = sample(), torch.arange(rows), rows * new
@@ -195,7 +195,7 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
         if part == "learning":
             train(gpu, learner, loss)
         else:
-            gpu.there += states_of(learner)
+            gpu.resident += states_of(learner)
             gpu.once(lambda: (loss(), pair.reference_logps(rollout, some)))
     return f"{rows} x ({TWO_WORDS} + {new})"
 
@@ -203,7 +203,7 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
 def group_step(gpu: GPU, profile: Profile) -> str:
     """02: a step of TRL's RLOO or GRPO, all completions in one pass."""
     rows, new, model = profile.group.batch_size, profile.ppo.max_new_tokens, gpt2()
-    gpu.there = [session(GROUPS), gpt2(), gpt2()]  # the contender's reference, and TRL's own
+    gpu.resident = [session(GROUPS), gpt2(), gpt2()]  # the contender's reference, and TRL's own
     sampling.fuse_gelu(model)
     fused_head(model)
     prepare(model, profile.precision)
@@ -219,7 +219,7 @@ def group_step(gpu: GPU, profile: Profile) -> str:
 
 def loaded(gpu: GPU, profile: Profile, name: str) -> str:
     """A chat model that lies on the GPU while another one works, as in sweeps and side runs."""
-    gpu.there = [chat_model(profile, name)]
+    gpu.resident = [chat_model(profile, name)]
     gpu.start()
     return name
 
@@ -251,11 +251,11 @@ def pair_logps(
     two, one = tokens(2 * count, prompt + answer), tokens(count, joined)
     seen = torch.ones(count, 1, joined, joined, dtype=torch.bool)
     row = {"input_ids": one, "position_ids": one, "attention_mask": seen, "labels": one}
-    places = tokens(2 * count, prompt + answer - 1)
+    columns = tokens(2 * count, prompt + answer - 1)
     gpu.learned = 2 * count * answer
 
     def logps(model: nn.Module) -> Tensor:
-        with mock.patch.object(shared_prompt, "joined", lambda *_: (row, places)):
+        with mock.patch.object(shared_prompt, "joined", lambda *_: (row, columns)):
             return shared_prompt.PromptOnce(model)(two, two, two, fused_lm_head=True).log_probs
 
     return logps, f"{count} x {joined}"
@@ -296,11 +296,11 @@ def reference_pass(
 def evaluation(gpu: GPU, profile: Profile, name: str, length: int, padded: bool = True) -> str:
     """03 to 05, 07: a batch of `logprobs.answer_logps` after a training."""
     model, rows = chat_model(profile, name, "reference"), logprobs.BATCH_TOKENS // length
-    gpu.there = states_of(model)
+    gpu.resident = states_of(model)
     prompt = min(PROMPT, length // 2)
     gpu.learned, gpu.answer = rows * (length - prompt), not padded
-    asked, said = [[1] * prompt] * rows, [[1] * (length - prompt)] * rows
-    gpu.once(lambda: logprobs.answer_logps(model, asked, said))
+    asked, replied = [[1] * prompt] * rows, [[1] * (length - prompt)] * rows
+    gpu.once(lambda: logprobs.answer_logps(model, asked, replied))
     return f"{rows} x {length}"
 
 
@@ -320,7 +320,7 @@ def next_token(model: nn.Module, rows: int, known: int, read: int) -> None:
 def generation(gpu: GPU, profile: Profile, name: str, prompt: int = SHORT_PROMPT) -> str:
     """03 to 05, 07: a batch of `chat.reply`: its prompts, and its last token, which is counted."""
     model, new = chat_model(profile, name, "reference").eval(), profile.chat.max_new_tokens
-    gpu.there = states_of(model)
+    gpu.resident = states_of(model)
     rows = chat.REPLY_TOKENS // (prompt + new)
     gpu.once(lambda: next_token(model, rows, 0, prompt))
     first = gpu.peak
@@ -337,10 +337,10 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
     run, first, model = profile.small_dpo, small_t5(), small_t5()
     prompt, answer = lengths or (run.max_prompt_length, run.max_answer_length)
     count = 32 if part == "evaluation" else run.batch_size
-    gpu.there = [first, small_t5(), states_of(first), gpt2(), gpt2(), states_of(gpt2())]
+    gpu.resident = [first, small_t5(), states_of(first), gpt2(), gpt2(), states_of(gpt2())]
     model.config.decoder_start_token_id = 0
     prepare(model, "fp32")
-    ids, said, both = tokens(count, prompt), tokens(count, answer), tokens(2 * count, answer)
+    ids, labels, both = tokens(count, prompt), tokens(count, answer), tokens(2 * count, answer)
     batch = {"prompts": ids, "prompt_mask": ids, "answers": both, "answer_mask": both.bool()}
 
     def dpo() -> Tensor:
@@ -348,13 +348,13 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
         return losses.dpo_loss(chosen, rejected, chosen.detach(), rejected.detach())
 
     if part == "sft":
-        train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=said).loss)
+        train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=labels).loss)
         return f"{count} x ({prompt} + {answer})"
     seq2seq_dpo.disable_dropout(model)
     if part == "dpo":
         train(gpu, model, dpo)
     else:
-        gpu.there += states_of(model)
+        gpu.resident += states_of(model)
         gpu.once(dpo)
     return f"{count} x ({prompt} + 2 · {answer})"
 
@@ -364,8 +364,14 @@ def small_gpt2(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -
     run, model, reference = profile.small_dpo, gpt2(), gpt2()
     prompt, answer = lengths or (run.max_prompt_length, run.max_answer_length)
     rows = {"sft": run.batch_size, "dpo": 2 * run.batch_size, "evaluation": 64}[part]
-    gpu.there = [small_t5(), small_t5(), small_t5(), states_of(small_t5()), states_of(small_t5())]
-    gpu.there += [gpt2(), gpt2(), states_of(gpt2())]
+    gpu.resident = [
+        small_t5(),
+        small_t5(),
+        small_t5(),
+        states_of(small_t5()),
+        states_of(small_t5()),
+    ]
+    gpu.resident += [gpt2(), gpt2(), states_of(gpt2())]
     for each in (model, reference):
         fused_head(each)
         prepare(each, profile.precision)
@@ -382,7 +388,7 @@ def small_gpt2(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -
         return losses.dpo_loss(*found.log_probs.sum(1).chunk(2), *before)
 
     if part == "evaluation":
-        gpu.there += states_of(model)
+        gpu.resident += states_of(model)
         gpu.once(loss)
     else:
         train(gpu, model, loss)

@@ -93,7 +93,7 @@ def simulate(profile: str, stage: Callable[..., str], *given: object) -> Found:
     with simulated(TABLE[profile]) as gpu:
         shape = stage(gpu, TABLE[profile], *given)
         found = Found(shape, gpu.peak / GB, gpu.seconds())
-        gpu.there = []
+        gpu.resident = []
     return found
 
 

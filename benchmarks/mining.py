@@ -90,11 +90,11 @@ def measure(size: Size) -> dict[str, object]:
         found.append(runs[0][1])
         memory = peak_mb()
         rates.append(matmul_rate(size.peak_side))
-    indices, likenesses = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    indices, similarities = (np.concatenate(columns) for columns in zip(*found, strict=True))
     some = slice(0, size.naive_rows)
     naive_runs = [timed(lambda: row_by_row(asked[some], answered, k)) for _ in range(size.rounds)]
     naive_seconds, (same, theirs) = min(naive_runs, key=lambda run: run[0])
-    np.testing.assert_allclose(likenesses[some], theirs, atol=1e-6)
+    np.testing.assert_allclose(similarities[some], theirs, atol=1e-6)
     controls = Controls(candidates=k)
     texts = [f"câu {row}" + " nữa" * (row % 40) for row in range(size.rows)]
     mined = [

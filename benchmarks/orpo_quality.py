@@ -81,7 +81,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
 
 
 def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
-    """Preference accuracy, likeness of answers, KL to the base."""
+    """Preference accuracy, similarity of answers to the chosen ones, KL to the base."""
     import torch
 
     from utils.judge.comparison import chrf
@@ -89,7 +89,7 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
 
     logps = [chat.answer_logps(policy, tokenizer, test["question"], test[side])[0].numpy()
              for side in ("chosen", "rejected")]  # fmt: skip
-    said = chat.reply(policy, tokenizer, test["question"], max_new_tokens=limit)
+    replies = chat.reply(policy, tokenizer, test["question"], max_new_tokens=limit)
     drawn = chat.reply(
         policy, tokenizer, test["question"][:100], max_new_tokens=limit, temperature=1.0
     )
@@ -97,10 +97,10 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
     ours, _ = chat.answer_logps(policy, tokenizer, asked, texts)
     with torch.no_grad(), policy.disable_adapter():
         base, _ = chat.answer_logps(policy, tokenizer, asked, texts)
-    likeness = [chrf(r.text, wanted) for r, wanted in zip(said, test["chosen"], strict=True)]
+    similarity = [chrf(r.text, wanted) for r, wanted in zip(replies, test["chosen"], strict=True)]
     return {
         "preference_accuracy": float(np.mean(logps[0] > logps[1])),
-        "chrf": float(np.mean(likeness)),
+        "chrf": float(np.mean(similarity)),
         "kl": float((ours - base).mean()),
     }
 

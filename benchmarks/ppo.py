@@ -69,7 +69,7 @@ def fetch_trl() -> Path:
             command = [*pip, "--target", f"{new}/trl", f"trl=={TRL}"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["pip said nothing"]
+                lines = done.stderr.strip().splitlines() or ["pip printed no reason"]
                 raise RuntimeError(f"pip could not install trl=={TRL} aside ({lines[-1]})")
             with contextlib.suppress(OSError):  # another process was first
                 os.replace(f"{new}/trl", folder)
@@ -340,8 +340,8 @@ def measure(size: Size, device: str) -> dict[str, object]:
     peaks = []
     for turn in range(size.rounds):
         peaks.append(matmul_peak(device))
-        for place in range(len(METHODS)):
-            name = METHODS[(turn + place) % len(METHODS)]
+        for offset in range(len(METHODS)):
+            name = METHODS[(turn + offset) % len(METHODS)]
             seconds[name].append(timed(runs[name], size.updates, device))
     episodes = size.batch * size.updates
     found: dict[str, object] = {"name": size.name, **vars(size)}

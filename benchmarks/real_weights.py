@@ -56,7 +56,7 @@ from datasets import Dataset
 
 from benchmarks import common
 from benchmarks.common import ROOT, TABLE, Profile, models, torch
-from utils.judge.comparison import duels, likeness_judge
+from utils.judge.comparison import duels, similarity_judge
 from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps
 from utils.models import chat
@@ -445,7 +445,7 @@ class Bench:
     out: Path
     results: dict
 
-    def place(self, arm: str, settings: dict) -> Path:
+    def folder_of(self, arm: str, settings: dict) -> Path:
         """The folder of a run's adapter, scores and answers."""
         values = json.dumps({**settings, "sizes": asdict(self.sizes)}, sort_keys=True)
         return CACHE / "runs" / f"{arm}-{hashlib.sha256(values.encode()).hexdigest()[:10]}"
@@ -454,8 +454,8 @@ class Bench:
         """Write the JSON with this run in it, in place of an older one with the same settings."""
         runs = self.results.setdefault("runs", [])
         old = find(self.results, arm, settings)
-        place = runs.index(old) if old else len(runs)
-        runs[place : place + 1] = [{"arm": arm, "settings": settings, **figures}]
+        index = runs.index(old) if old else len(runs)
+        runs[index : index + 1] = [{"arm": arm, "settings": settings, **figures}]
         part = self.out.with_suffix(".part")
         part.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n", "utf-8")
         part.replace(self.out)
@@ -490,26 +490,26 @@ def shown(questions: Sequence[str], before: Sequence[str], after: Sequence[str])
 
 
 def human_figures(
-    bench: Bench, policy: object, tokenizer: object, place: Path, start: Start | None
+    bench: Bench, policy: object, tokenizer: object, folder: Path, start: Start | None
 ) -> dict:
     """Every figure of a model on the held-out human_like pairs."""
     test = human_pairs("test").select(range(bench.sizes.held_out))
     now = score(policy, tokenizer, test)
-    said = chat.reply(policy, tokenizer, test["question"], max_new_tokens=HUMAN_TOKENS)
-    texts = [reply.text for reply in said]
-    keep_scores(place, now, texts)
+    replies = chat.reply(policy, tokenizer, test["question"], max_new_tokens=HUMAN_TOKENS)
+    texts = [reply.text for reply in replies]
+    keep_scores(folder, now, texts)
     begun = start or Start(now, texts, nullcontext)
     row, asked = bench.profile, test["question"][: bench.sizes.kl_questions]
     natural, accuracy = style_judge()
     found = preference_figures(now, begun.scores, row.dpo.beta, row.orpo.weight)
-    found |= {"likeliest": answer_figures(said), "natural_style": interval(natural(texts))}
+    found |= {"likeliest": answer_figures(replies), "natural_style": interval(natural(texts))}
     found |= {"judge_right_on_held_out_pairs": accuracy}
     found |= kl_figures(policy, tokenizer, asked, begun.frozen, HUMAN_TOKENS)
     if start:
         found["chosen_gain_nats_per_token"] = interval(now.per_token() - start.scores.per_token())
-        fight = duels(test["question"], texts, start.texts, test["chosen"], likeness_judge())
+        fight = duels(test["question"], texts, start.texts, test["chosen"], similarity_judge())
         lead = np.sign(natural(texts) - natural(start.texts))
-        found["win_rate_likeness"] = interval(fight.results)
+        found["win_rate_similarity"] = interval(fight.results)
         found["win_rate_style"] = interval((lead + 1) / 2)
         changed = [a != b for a, b in zip(texts, start.texts, strict=True)]
         found["changed_answers"] = round(float(np.mean(changed)), 4)
@@ -519,14 +519,14 @@ def human_figures(
 def base_arm(bench: Bench, settings: dict) -> dict:
     """The model as it came, with an adapter that changes nothing yet."""
     policy, tokenizer = policy_of(bench.folder, bench.profile, alpha=1)
-    return human_figures(bench, policy, tokenizer, bench.place("base", settings), None)
+    return human_figures(bench, policy, tokenizer, bench.folder_of("base", settings), None)
 
 
 def human_arm(bench: Bench, settings: dict, arm: str) -> dict:
     """Train sft, dpo or orpo on human_like pairs and measure it against its start."""
     before, its = ("sft", settings["sft"]) if arm == "dpo" else ("base", {})
     ensure(bench, before, its)
-    saved = bench.place(before, its)
+    saved = bench.folder_of(before, its)
     if arm == "dpo":
         policy, tokenizer = with_adapter(bench.folder, bench.profile, saved)
     else:
@@ -539,7 +539,7 @@ def human_arm(bench: Bench, settings: dict, arm: str) -> dict:
         return models.speaking_as(policy, "reference") if arm == "dpo" else policy.disable_adapter()
 
     start = Start(*kept_scores(saved), frozen)
-    return figures | human_figures(bench, policy, tokenizer, bench.place(arm, settings), start)
+    return figures | human_figures(bench, policy, tokenizer, bench.folder_of(arm, settings), start)
 
 
 def trained(
@@ -556,7 +556,7 @@ def trained(
     shared = arguments(bench.profile, settings, batch)
     trainer = train(arm, policy, tokenizer, rows, shared, settings)
     seconds = time.perf_counter() - begin
-    models.save_adapter(policy, tokenizer, bench.place(arm, settings), "SmolLM2-135M-Instruct")
+    models.save_adapter(policy, tokenizer, bench.folder_of(arm, settings), "SmolLM2-135M-Instruct")
     return {
         "pairs": len(rows),
         "global_batch": batch,
@@ -712,9 +712,9 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
 
 def ensure(bench: Bench, arm: str, settings: dict) -> None:
     """Run an arm, unless the JSON has it and what a later arm needs of it is still there."""
-    place = bench.place(arm, settings)
+    folder = bench.folder_of(arm, settings)
     needed = arm in ("base", "sft")  # later arms start here
-    if find(bench.results, arm, settings) and (place.exists() or not needed):
+    if find(bench.results, arm, settings) and (folder.exists() or not needed):
         print(f"{arm}: in {bench.out.name} already")
         return
     print(f"{arm}: {settings}", flush=True)

@@ -119,8 +119,8 @@ def cuda_task(shape: str, profile: object, rows: int, folder: str) -> dict:
 
     vocabulary = common.SHAPES[shape][5]
     asked = common.random_words(rows, 60, 0.5, vocabulary, 0)
-    said = common.random_words(rows, 120, 0.9, vocabulary, 1)
-    texts = [{"prompt": q + " ", "completion": a} for q, a in zip(asked, said, strict=True)]
+    answered = common.random_words(rows, 120, 0.9, vocabulary, 1)
+    texts = [{"prompt": q + " ", "completion": a} for q, a in zip(asked, answered, strict=True)]
     task = {
         "profile": profile,
         "scratch": folder,

@@ -32,10 +32,10 @@ def test_a_tiny_run_measures_what_the_committed_one_did(committed):
 def test_the_row_by_row_loop_is_the_sorted_whole():
     queries, documents = benchmark.unit_rows(6, 8, 0), benchmark.unit_rows(40, 8, 1)
     assert np.allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-6)
-    indices, likenesses = benchmark.row_by_row(queries, documents, 5)
+    indices, similarities = benchmark.row_by_row(queries, documents, 5)
     whole = queries.astype(np.float64) @ documents.T.astype(np.float64)
     assert np.array_equal(indices, np.argsort(-whole, axis=1)[:, :5])
-    assert np.allclose(likenesses, -np.sort(-whole, axis=1)[:, :5], atol=1e-6)
+    assert np.allclose(similarities, -np.sort(-whole, axis=1)[:, :5], atol=1e-6)
 
 
 def test_the_committed_run_is_of_todays_settings(committed):

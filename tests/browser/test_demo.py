@@ -26,13 +26,13 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(texts, store, tmp_path_factory):
     """The demo over two tiny GPT-2, served by this process."""
-    place = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
-    with artifacts.publish("02_gpt2_ppo_negative_feedback", place, metrics={}) as folder:
+    shelf = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
+    with artifacts.publish("02_gpt2_ppo_negative_feedback", shelf, metrics={}) as folder:
         for seed, name in enumerate(("reference", "policy")):
             source = standins.gpt2(texts, vocabulary=400, seed=seed)
             AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder / name)
             AutoTokenizer.from_pretrained(source).save_pretrained(folder / name)
-    page = demo.build(place, store)
+    page = demo.build(shelf, store)
     yield demo.launch(page)
     page.close(verbose=False)
 
@@ -87,7 +87,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     expect(visit.locator("#vote-a")).to_be_disabled()
 
     ask(visit, QUESTION)
-    expect(visit.locator("#said")).to_contain_text("Câu trả lời nào hay hơn?")
+    expect(visit.locator("#status")).to_contain_text("Câu trả lời nào hay hơn?")
     shown = [visit.locator(f"#answer-{side} textarea").input_value() for side in "ab"]
     assert all(text.startswith(ATTACK) and len(text) > len(ATTACK) for text in shown)
     assert "ẩn" in visit.locator("#note-a").inner_text()
@@ -95,7 +95,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     screenshot(visit, "demo-before-the-vote")
 
     visit.locator("#vote-b").click()
-    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu")
+    expect(visit.locator("#status")).to_contain_text("Đã lưu phiếu bầu")
     (vote,) = store.votes()
     assert (vote.question, vote.choice, vote.source) == (QUESTION, "b", "demo")
     assert vote.annotator == "Lan <b>đậm</b>"
@@ -116,9 +116,9 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
 
 def test_a_prompt_that_is_empty_or_endless_gets_a_sentence(visit):
     ask(visit, "   ")
-    expect(visit.locator("#said")).to_contain_text("Hãy nhập một câu hỏi.")
+    expect(visit.locator("#status")).to_contain_text("Hãy nhập một câu hỏi.")
     ask(visit, "rất dài " * 300)
-    expect(visit.locator("#said")).to_contain_text("Câu hỏi quá dài")
+    expect(visit.locator("#status")).to_contain_text("Câu hỏi quá dài")
     expect(visit.locator("#vote-a")).to_be_disabled()
     screenshot(visit, "demo-too-long")
     ask(visit, "phòng học")
@@ -134,6 +134,6 @@ def test_it_can_be_used_by_keyboard_on_a_narrow_dark_screen(visit):
     expect(visit.locator("#vote-tie")).to_be_enabled()
     visit.locator("#vote-tie").focus()
     visit.keyboard.press("Enter")
-    expect(visit.locator("#said")).to_contain_text("Đã lưu phiếu bầu")
+    expect(visit.locator("#status")).to_contain_text("Đã lưu phiếu bầu")
     assert visit.evaluate("document.documentElement.scrollWidth") <= 420
     screenshot(visit, "demo-narrow-dark")

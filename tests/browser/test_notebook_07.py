@@ -136,8 +136,8 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     after_the_panel.locator(".jp-InputPrompt").click()
     content = run(page, "Run Selected Cell and All Below", notebook)
     assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
-    said = "".join(out.text for out in outputs(content) if out.output_type == "stream")
-    assert f"{VOTES} votes of people\n" in said
+    printed = "".join(out.text for out in outputs(content) if out.output_type == "stream")
+    assert f"{VOTES} votes of people\n" in printed
     screenshot(page, "notebook-07-handed-over")
 
     metrics = json.loads((artifacts / NAME / "metrics.json").read_text(encoding="utf-8"))

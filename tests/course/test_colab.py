@@ -334,7 +334,7 @@ REFUSALS = {
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
     """A repository with today's working tree under the tag that the notebooks clone."""
-    place = tmp_path_factory.mktemp("published")
+    repository = tmp_path_factory.mktemp("published")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "utils", "notebooks", "data", "*.t*"],
         cwd=ROOT,
@@ -343,13 +343,13 @@ def published(tmp_path_factory) -> Path:
         check=True,
     ).stdout.splitlines()
     for name in filter(lambda name: (ROOT / name).is_file(), listed):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, place / name)
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, repository / name)
     tag = re.search(r'tag = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")).group(1)
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"], ["tag", tag]):
-        subprocess.run(["git", *command], cwd=place, check=True)
-    return place
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    return repository
 
 
 class Colab:

@@ -6,7 +6,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from utils.course.errors import TRACEBACK_WISH, CourseError
+from utils.course.errors import TRACEBACK_VARIABLE, CourseError
 from utils.course.paths import ROOT
 
 
@@ -45,7 +45,7 @@ def test_an_error_of_the_course_is_its_sentence(shown):
 
 
 def test_the_frames_come_back_on_request(shown, monkeypatch):
-    monkeypatch.setenv(TRACEBACK_WISH, "1")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     lines = shown(SpoonError("There is no spoon: bring one."))
     assert any("KeyError: 'cause'" in line for line in lines)
     assert lines[-1].endswith("SpoonError: There is no spoon: bring one.")

@@ -7,7 +7,7 @@ from utils.course import profiles
 
 
 def machine(monkeypatch, capability, **environment):
-    for name in (profiles.PROFILE_WISH, profiles.CPU_WISH):
+    for name in (profiles.PROFILE_VARIABLE, profiles.CPU_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -29,12 +29,12 @@ def test_hardware_chooses(monkeypatch, capability, name, precision):
     assert (profile.name, profile.precision) == (name, precision)
 
 
-def test_wish_overrides(monkeypatch):
+def test_the_environment_variable_overrides_the_hardware(monkeypatch):
     machine(monkeypatch, (9, 0), COURSE_PROFILE="lab")
     assert profiles.choose().device == "cpu"
 
 
-def test_impossible_wishes_are_refused_in_a_sentence(monkeypatch):
+def test_an_impossible_profile_is_refused_in_a_sentence(monkeypatch):
     machine(monkeypatch, None, COURSE_PROFILE="t4")
     with pytest.raises(profiles.ProfileError, match="COURSE_ALLOW_CPU=1"):
         profiles.choose()
@@ -67,7 +67,7 @@ def test_orpo_reads_as_many_chosen_answers_as_sft_and_dpo_together(profile):
 
 @pytest.mark.parametrize(("gpus", "named"), [(2, "CUDA_VISIBLE_DEVICES=0"), (1, None)])
 def test_several_gpus_are_refused_with_the_way_out(gpus, named, monkeypatch):
-    monkeypatch.delenv(profiles.PROFILE_WISH, raising=False)
+    monkeypatch.delenv(profiles.PROFILE_VARIABLE, raising=False)
     monkeypatch.setattr(profiles, "_capability", lambda: (7, 5))
     monkeypatch.setattr(profiles, "_gpus", lambda: gpus)
     if named:

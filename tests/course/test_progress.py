@@ -15,14 +15,14 @@ def drawn(monkeypatch):
 
     class Noted:
         def __init__(self, desc, total, disable, **_):
-            self.what, self.total, self.n, self.hidden, self.said = desc, total, 0, disable, {}
+            self.what, self.total, self.n, self.hidden, self.figures = desc, total, 0, disable, {}
             made.append(self)
 
         def update(self, count=1):
             self.n += count
 
         def set_postfix(self, **figures):
-            self.said |= figures
+            self.figures |= figures
 
         def close(self):
             self.closed = True
@@ -38,13 +38,13 @@ def drawn(monkeypatch):
 
 
 def test_a_headless_run_shows_none(monkeypatch):
-    monkeypatch.setenv(progress.WISH, "0")
+    monkeypatch.setenv(progress.PROGRESS_VARIABLE, "0")
     assert not progress.live()
     assert progress.bar("texts", 3).disable
 
 
 def test_a_terminal_or_an_open_notebook_shows_them(monkeypatch):
-    monkeypatch.delenv(progress.WISH, raising=False)
+    monkeypatch.delenv(progress.PROGRESS_VARIABLE, raising=False)
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     assert progress.live()
     shown = progress.bar("texts", 3)
@@ -74,5 +74,5 @@ def test_a_training_and_its_evaluations_have_bars_with_the_loss(drawn, tmp_path)
     training.run(Trainer(model, arguments, train_dataset=rows, eval_dataset=rows))
     trained, *evaluated = drawn
     assert (trained.what, trained.total, trained.n) == ("training", 6, 6) and trained.closed
-    assert float(trained.said["loss"]) > 0
+    assert float(trained.figures["loss"]) > 0
     assert [(bar.what, bar.total, bar.n) for bar in evaluated] == [("evaluation", 2, 2)] * 2

@@ -58,7 +58,7 @@ def test_hub_has_the_schema_of_the_sample(monkeypatch, folder):
     assert loaded["train"][0]["sentence"] == "Thầy hay"
 
 
-def test_missing_validation_is_split_off_train_and_said(folder, capsys):
+def test_missing_validation_is_split_off_train_and_reported(folder, capsys):
     (folder / "validation.csv").unlink()
     loaded = load_feedback()
     assert len(loaded["validation"]) == 1
@@ -67,7 +67,7 @@ def test_missing_validation_is_split_off_train_and_said(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "message"),
     [
         (
             lambda f: write(f, "train", [("hay", 2, 0)], header="text,sentiment,topic"),
@@ -98,34 +98,34 @@ def test_missing_validation_is_split_off_train_and_said(folder, capsys):
         (lambda f: (f / "train.csv").write_text(""), r"train\.csv, line 1: column sentence"),
     ],
 )
-def test_bad_files_get_one_sentence(folder, break_it, said):
+def test_bad_files_get_one_sentence(folder, break_it, message):
     text = "dạy được".encode("cp1258", errors="replace")  # Windows' Vietnamese code page
     assert text
-    if "byte" in said:
+    if "byte" in message:
         raw = b"sentence,sentiment,topic\nhay,2,0\nd\xf2y \xb2,2,0\n"
         (folder / "train.csv").write_bytes(raw)
     else:
         break_it(folder)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_feedback(quiet=True)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wish_that_is_no_folder(monkeypatch):
+def test_a_source_that_is_no_folder(monkeypatch):
     monkeypatch.setenv("COURSE_FEEDBACK_DATA", "no/such/folder")
     with pytest.raises(DataError, match="is not a folder"):
         load_feedback(quiet=True)
 
 
-def test_bom_crlf_and_nfd_are_mended_counted_and_said(folder, capsys):
+def test_bom_crlf_and_nfd_are_mended_counted_and_reported(folder, capsys):
     nfd = unicodedata.normalize("NFD", "giảng dạy tốt")
     write(folder, "test", [(nfd, 2, 0), ("dở", 0, 0)], end="\r\n", encoding="utf-8-sig")
     loaded = load_feedback()
     assert loaded["test"]["sentence"][0] == "giảng dạy tốt"
-    said = capsys.readouterr().out
-    assert "A byte-order mark was removed from test.csv." in said
-    assert "Windows line ends were converted in test.csv." in said
-    assert "1 rows were in NFD" in said
+    printed = capsys.readouterr().out
+    assert "A byte-order mark was removed from test.csv." in printed
+    assert "Windows line ends were converted in test.csv." in printed
+    assert "1 rows were in NFD" in printed
 
 
 def test_a_leak_is_warned_with_the_count(folder, capsys):

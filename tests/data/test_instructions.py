@@ -39,9 +39,9 @@ def test_question_and_answer_alone_are_enough(own, capsys):
         {"id": "1", "question": "Mèo kêu sao?", "answer": "Mèo kêu meo meo."},
         {"id": "7", "question": "Chó kêu sao?", "answer": "Chó sủa gâu gâu."},
     ]
-    said = capsys.readouterr().out
-    assert "1 row left out, because a side is empty (train.jsonl, line 4)" in said
-    assert "A byte-order mark was removed" in said
+    printed = capsys.readouterr().out
+    assert "1 row left out, because a side is empty (train.jsonl, line 4)" in printed
+    assert "A byte-order mark was removed" in printed
 
 
 def test_pairs_of_the_users_own_are_read_as_pairs(own):
@@ -57,7 +57,7 @@ def test_pairs_of_the_users_own_are_read_as_pairs(own):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"question": "a"', r"train\.jsonl, line 1, character \d+: broken JSON"),
         ('["a", "b"]', "line 1: the value is list instead of an object"),
@@ -67,7 +67,7 @@ def test_pairs_of_the_users_own_are_read_as_pairs(own):
         ('{"question": "a", "answer": ""}', "no row with a question and an answer"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_sentence(own, line, said):
+def test_what_cannot_be_read_is_reported_in_a_sentence(own, line, message):
     own(line)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_instructions()

@@ -225,14 +225,14 @@ def test_the_report_counts_what_it_names():
         {"question": "Hai cộng ba?", "chosen": "Năm.", "rejected": "năm"},
         {"question": "Ba cộng ba?", "chosen": "Sáu.", "rejected": "Tám."},
     ]
-    said = report(pairs)
-    assert said["pairs"] == 4
-    assert said["repeated_questions"] == 1
-    assert said["chosen_equals_rejected"] == 1
-    assert said["most_used_rejected"] == 1
-    assert said["longer_wins"] == (1 + 0 + 1 + 0.5) / 4
-    assert said["easy"] + said["medium"] + said["hard"] == pytest.approx(1)
-    assert said["question_rejected_p5"] <= said["question_rejected_p50"]
+    figures = report(pairs)
+    assert figures["pairs"] == 4
+    assert figures["repeated_questions"] == 1
+    assert figures["chosen_equals_rejected"] == 1
+    assert figures["most_used_rejected"] == 1
+    assert figures["longer_wins"] == (1 + 0 + 1 + 0.5) / 4
+    assert figures["easy"] + figures["medium"] + figures["hard"] == pytest.approx(1)
+    assert figures["question_rejected_p5"] <= figures["question_rejected_p50"]
     with pytest.raises(MiningError, match="There are no pairs"):
         report([])
 

@@ -49,7 +49,7 @@ def test_own_folder_has_the_schema_of_the_sample(folder, monkeypatch, capsys):
     assert len(own["train"]) == 20
 
 
-def test_hub_has_the_schema_and_odd_rows_are_said(folder, monkeypatch, capsys):
+def test_hub_has_the_schema_and_odd_rows_are_reported(folder, monkeypatch, capsys):
     asked = []
     rows = {
         "id": ["alpaca-1", "alpaca-1", "alpaca-3", "alpaca-4"],
@@ -71,14 +71,15 @@ def test_hub_has_the_schema_and_odd_rows_are_said(folder, monkeypatch, capsys):
     assert loaded["train"].features == PREFERENCES.features
     assert loaded["train"]["chosen"][0] == "a b\n  c"
     assert loaded["train"]["id"][:] == ["alpaca-1", "alpaca-3"]
-    said = capsys.readouterr().out
-    assert "Read from the Hub: thainq107/Vi-Alpaca-Preference." in said
-    assert "1 row left out, because chosen and rejected are the same (train, row 2)." in said
-    assert "1 row left out, because a side is empty (train, row 4)." in said
-    assert "1 row kept, although an earlier row of the split asks the same (train, row 3)." in said
+    printed = capsys.readouterr().out
+    assert "Read from the Hub: thainq107/Vi-Alpaca-Preference." in printed
+    assert "1 row left out, because chosen and rejected are the same (train, row 2)." in printed
+    assert "1 row left out, because a side is empty (train, row 4)." in printed
+    kept = "1 row kept, although an earlier row of the split asks the same (train, row 3)."
+    assert kept in printed
 
 
-def test_offline_decides_where_nothing_is_wished(monkeypatch):
+def test_offline_decides_if_no_source_is_set(monkeypatch):
     monkeypatch.delenv("COURSE_PREFERENCE_DATA", raising=False)
     monkeypatch.setattr(pairs, "load_hub_dataset", lambda identifier: {}["no Hub here"])
     assert len(load_preferences(offline=True, quiet=True)["test"]) >= 300
@@ -86,7 +87,7 @@ def test_offline_decides_where_nothing_is_wished(monkeypatch):
         load_preferences(offline=False, quiet=True)
 
 
-def test_missing_test_is_split_off_train_and_said(folder, capsys):
+def test_missing_test_is_split_off_train_and_reported(folder, capsys):
     (folder / "test.jsonl").unlink()
     loaded = load_preferences()
     assert (len(loaded["train"]), len(loaded["test"])) == (18, 2)
@@ -95,7 +96,7 @@ def test_missing_test_is_split_off_train_and_said(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             '{"id": "1", "question": "a",}\n',
@@ -118,9 +119,9 @@ def test_missing_test_is_split_off_train_and_said(folder, capsys):
         ),
     ],
 )
-def test_bad_files_get_one_sentence(folder, text, said):
+def test_bad_files_get_one_sentence(folder, text, message):
     (folder / "train.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_preferences(quiet=True)
     assert "\n" not in str(caught.value)
 
@@ -160,8 +161,8 @@ def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(
     loaded = load_preferences()
     assert len(loaded["train"]) == 7
     assert loaded["train"]["id"][-3:] == ["train-8", "r8", "r9"]
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         "1 rows of train had no id and were numbered.",
         "2 rows left out, because a side is empty (train.jsonl, line 2, train.jsonl, line 3).",
         "1 row left out, because chosen and rejected are the same (train.jsonl, line 4).",
@@ -178,16 +179,16 @@ def test_signs_beside_numbers_tell_questions_apart(folder, capsys):
     assert capsys.readouterr().out == "Nothing to mend in the data.\n"
 
 
-def test_bom_crlf_and_nfd_are_mended_counted_and_said(folder, capsys):
+def test_bom_crlf_and_nfd_are_mended_counted_and_reported(folder, capsys):
     nfd = unicodedata.normalize("NFD", "giảng dạy tốt")
     write(folder, "test", [row(1, question=nfd), row(2, chosen="a\r\nb")], "\r\n", "utf-8-sig")
     loaded = load_preferences()
     assert loaded["test"]["question"][0] == "giảng dạy tốt"
     assert loaded["test"]["chosen"][1] == "a\nb"
-    said = capsys.readouterr().out
-    assert "A byte-order mark was removed from test.jsonl." in said
-    assert "Windows line ends were converted in test.jsonl." in said
-    assert "1 rows were in NFD" in said
+    printed = capsys.readouterr().out
+    assert "A byte-order mark was removed from test.jsonl." in printed
+    assert "Windows line ends were converted in test.jsonl." in printed
+    assert "1 rows were in NFD" in printed
 
 
 def test_a_leak_is_warned_with_the_count(folder, capsys):

@@ -200,9 +200,9 @@ OPERATIONS = [
 
 @pytest.mark.parametrize(("pattern", "holds"), OPERATIONS)
 def test_what_the_answers_say_about_numbers_is_true(families, pattern, holds):
-    said = [m.groups() for row in families for m in re.finditer(pattern, row.answer)]
-    assert len(said) >= 10
-    wrong = [numbers for numbers in said if not holds(*(int(n or 0) for n in numbers))]
+    sums = [m.groups() for row in families for m in re.finditer(pattern, row.answer)]
+    assert len(sums) >= 10
+    wrong = [numbers for numbers in sums if not holds(*(int(n or 0) for n in numbers))]
     assert wrong == []
 
 

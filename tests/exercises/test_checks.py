@@ -4,6 +4,7 @@ import pytest
 
 from utils.course.notebooks import LESSONS
 from utils.course.paths import ROOT
+from utils.exercises import checks
 from utils.exercises.checks import check
 
 # tests/exercises/notebook_NN.py holds RIGHT (name -> solution) and WRONG (name, attempt, message)
@@ -21,10 +22,10 @@ def test_right_solutions_pass(name, capsys):
     assert capsys.readouterr().out == f"{name}: right.\n"
 
 
-@pytest.mark.parametrize(("name", "attempt", "said"), WRONG)
-def test_typical_mistakes_are_named(name, attempt, said, capsys):
+@pytest.mark.parametrize(("name", "attempt", "message"), WRONG)
+def test_typical_mistakes_are_named(name, attempt, message, capsys):
     assert not check(name, attempt)
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -50,3 +51,29 @@ def test_an_unknown_exercise():
         check("01.9", 1)
     with pytest.raises(KeyError, match="none"):
         check("99.9", 1)
+
+
+def test_a_stub_is_no_attempt_and_the_solution_takes_its_place(capsys, monkeypatch):
+    def stub(x):
+        """What x is."""
+        ...  # your code
+
+    def right(x):
+        return x + 1
+
+    def nothing(x):
+        return None
+
+    def course(x):
+        return 1 + x
+
+    @checks.exercise("99.1", solution=course)
+    def judge(attempt):
+        return None if attempt(1) == 2 else "add 1 to x."
+
+    assert checks.attempt("99.1", stub) is course
+    assert "no attempt yet" in capsys.readouterr().out
+    assert checks.attempt("99.1", right) is right
+    assert checks.attempt("99.1", nothing) is course
+    assert "add 1 to x." in capsys.readouterr().out
+    assert checks.attempt("99.1", lambda x: None) is course

@@ -158,11 +158,11 @@ def test_ppo_on_two_machines_equals_one(tmp_path):
     run([tiny_ppo.__file__, tmp_path / "one.json"])
     from accelerate.utils.other import get_free_port
 
-    place = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(get_free_port())]
+    address = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(get_free_port())]
     machines = [
         launched(
             [tiny_ppo.__file__, tmp_path / "two.json"],
-            *options_of("two_nodes", "--num_processes", "2", "--machine_rank", rank, *place),
+            *options_of("two_nodes", "--num_processes", "2", "--machine_rank", rank, *address),
         )
         for rank in ("0", "1")
     ]

@@ -29,9 +29,9 @@ def test_positions_and_labels_by_hand():
     assert texts.tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("wish", ["llama", "qwen"])
-def test_losses_and_gradients_equal_trls_one_long_row(wish, monkeypatch, tmp_path):
-    monkeypatch.setenv(models.CHAT_WISH, wish)
+@pytest.mark.parametrize("model", ["llama", "qwen"])
+def test_losses_and_gradients_equal_trls_one_long_row(model, monkeypatch, tmp_path):
+    monkeypatch.setenv(models.CHAT_VARIABLE, model)
     folder = chat_worker.stand_in()
     model = chat_worker.shaken(chat_worker.adapted(folder))
     trainer = chat_worker.sft_trainer(

@@ -47,11 +47,11 @@ def batch(lengths: list[tuple[int, int, int]] = LENGTHS, extra: int = 0) -> dict
     real, answer = torch.zeros_like(ids), torch.zeros_like(ids)
     for pair, (prompt, *answers) in enumerate(lengths):
         asked = torch.randint(1, 40, (prompt,), generator=draw)
-        for row, said in zip((pair, pair + len(lengths)), answers, strict=True):
+        for row, length in zip((pair, pair + len(lengths)), answers, strict=True):
             ids[row, :prompt] = asked
-            ids[row, prompt : prompt + said] = torch.randint(1, 40, (said,), generator=draw)
-            real[row, : prompt + said] = 1
-            answer[row, prompt : prompt + said] = 1
+            ids[row, prompt : prompt + length] = torch.randint(1, 40, (length,), generator=draw)
+            real[row, : prompt + length] = 1
+            answer[row, prompt : prompt + length] = 1
     return {"input_ids": ids, "attention_mask": real, "completion_mask": answer}
 
 
@@ -70,7 +70,7 @@ def test_a_pair_in_one_row():
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 6, 0]])
     real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
     labels = torch.tensor([[-100, -100, -100, 4, 5], [-100, -100, -100, 6, -100]])
-    inputs, places = joined(ids, real, labels)
+    inputs, columns = joined(ids, real, labels)
     assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 3, 6]]
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3]]
     assert inputs["labels"].tolist() == [[-100, -100, -100, 4, 5, -100, 6]]
@@ -83,8 +83,8 @@ def test_a_pair_in_one_row():
         [1, 1, 0, 0, 0, 1, 0],
         [1, 1, 0, 0, 0, 1, 1],
     ]
-    assert places[0].tolist()[2:4] == [2, 3]  # 4 and 5 are predicted there
-    assert places[1].tolist()[2] == 5  # and 6 from the prompt's last token, the second time
+    assert columns[0].tolist()[2:4] == [2, 3]  # 4 and 5 are predicted there
+    assert columns[1].tolist()[2] == 5  # and 6 from the prompt's last token, the second time
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +136,7 @@ def test_fewer_tokens_are_computed():
 def both(request, tmp_path_factory):
     """TRL's trainer and ours on the same shaken adapter; the first batch of each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(models.CHAT_WISH, request.param)
+        patch.setenv(models.CHAT_VARIABLE, request.param)
         folder = chat_worker.stand_in()
         trained = chat_worker.shaken(chat_worker.adapted(folder))
         found, inputs = {}, None

@@ -153,22 +153,22 @@ def _tensors(values: Iterable) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _refuse_two_devices(name: str, given: list[Tensor], places: list[int | None]) -> None:
+def _refuse_two_devices(name: str, given: list[Tensor], gpus: list[int | None]) -> None:
     """Raise as CUDA does when an operation is given tensors of two devices."""
-    if name in INDEXING and places[0] is not None:  # its indices may lie on the CPU
+    if name in INDEXING and gpus[0] is not None:  # its indices may lie on the CPU
         kept = [
             at
             for at, tensor in enumerate(given)
             if at == 0 or tensor.dtype not in (torch.long, torch.int, torch.bool, torch.uint8)
         ]
-        given, places = [given[at] for at in kept], [places[at] for at in kept]
-    elif name in INDEXING and places[0] is None:
+        given, gpus = [given[at] for at in kept], [gpus[at] for at in kept]
+    elif name in INDEXING and gpus[0] is None:
         raise RuntimeError(
             "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
         )
     # a number in a CPU tensor of no dimension may meet any GPU
-    found = {index for tensor, index in zip(given, places, strict=True) if tensor.dim() or index}
-    found |= {index for index in places if index is not None}
+    found = {index for tensor, index in zip(given, gpus, strict=True) if tensor.dim() or index}
+    found |= {index for index in gpus if index is not None}
     if len(found) > 1:
         names = sorted("cpu" if index is None else f"cuda:{index}" for index in found)
         raise RuntimeError(
@@ -213,14 +213,14 @@ class Placement(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
         given = [*_tensors(args), *_tensors(kwargs.values())]
-        places = [gpu_of(tensor) for tensor in given]
-        index = next((place for place in places if place is not None), None)
+        gpus = [gpu_of(tensor) for tensor in given]
+        index = next((gpu for gpu in gpus if gpu is not None), None)
         if not given:
             index = state.around
-        if (index is not None and None in places and name not in COPIES) or (
-            len({place for place in places if place is not None}) > 1 and name not in COPIES
+        if (index is not None and None in gpus and name not in COPIES) or (
+            len({gpu for gpu in gpus if gpu is not None}) > 1 and name not in COPIES
         ):
-            _refuse_two_devices(name, given, places)
+            _refuse_two_devices(name, given, gpus)
         asked = kwargs.get("device")
         if asked is not None and asked.type == "cuda":
             index, kwargs = _index(asked), {**kwargs, "device": torch.device("cpu")}
@@ -286,16 +286,16 @@ def _moved(tensor: Tensor, device: torch.device | None, **how: object) -> Tensor
     """What `tensor.to` gives."""
     how.pop("non_blocking", None)
     if tensor.is_meta or (device is not None and device.type == "meta"):
-        place = {} if device is None else {"device": "meta" if device.type == "meta" else "cpu"}
-        return _to(tensor, **place, **how)
-    here = gpu_of(tensor)
-    there = here if device is None else _index(device) if device.type == "cuda" else None
-    if here == there:  # may be the same tensor
+        target = {} if device is None else {"device": "meta" if device.type == "meta" else "cpu"}
+        return _to(tensor, **target, **how)
+    old = gpu_of(tensor)
+    new = old if device is None else _index(device) if device.type == "cuda" else None
+    if old == new:  # may be the same tensor
         made = _to(tensor, **how)
-        return made if there is None else _tag(made, there)
+        return made if new is None else _tag(made, new)
     dtype = how.pop("dtype", None) or tensor.dtype
     how.pop("copy", None)
-    return _Move.apply(tensor, dtype, there, how)
+    return _Move.apply(tensor, dtype, new, how)
 
 
 @functools.wraps(_to)
@@ -378,8 +378,8 @@ def _from_data(make: Callable, *, copies: bool) -> Callable:
     @functools.wraps(make)
     def made(data: object, *args: object, **how: object) -> Tensor:
         if isinstance(data, Tensor) and gpu_of(data) is not None:
-            place = {name: how[name] for name in ("dtype", "device") if how.get(name) is not None}
-            result = data.detach().to(**place, copy=copies) if place or copies else data
+            changes = {name: how[name] for name in ("dtype", "device") if how.get(name) is not None}
+            result = data.detach().to(**changes, copy=copies) if changes or copies else data
             return result.requires_grad_() if how.get("requires_grad") else result
         device = _parsed(how.get("device")) or _default_device()
         if device is None or device.type != "cuda":
@@ -415,11 +415,11 @@ NEW = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "new_empt
 def _patch_tensors() -> None:
     kind = torch.Tensor
 
-    def place(tensor: Tensor) -> torch.device:
+    def device(tensor: Tensor) -> torch.device:
         index = gpu_of(tensor)
         return _base.device.__get__(tensor) if index is None else torch.device("cuda", index)
 
-    kind.device = property(place)
+    kind.device = property(device)
     kind.is_cuda = property(lambda tensor: gpu_of(tensor) is not None)
     kind.is_cpu = property(lambda t: gpu_of(t) is None and _base.is_cpu.__get__(t))
     kind.get_device = lambda tensor: -1 if gpu_of(tensor) is None else gpu_of(tensor)
@@ -494,9 +494,9 @@ def _kept_in_float32(function: Callable) -> Callable:
 
 
 def _patch_precision() -> None:
-    for place, names in FLOAT32.items():
+    for owner, names in FLOAT32.items():
         for name in names.split():
-            setattr(place, name, _kept_in_float32(getattr(place, name)))
+            setattr(owner, name, _kept_in_float32(getattr(owner, name)))
 
     def on_cpu(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -597,10 +597,10 @@ class _Quiet:
 
 def device_count() -> int:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, as read when the first one is used."""
-    wish = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = state.machine.gpus
-    if wish is not None:
-        seen = len([part for part in wish.split(",") if part.strip().isdigit()])
+    if listed is not None:
+        seen = len([part for part in listed.split(",") if part.strip().isdigit()])
         seen = min(seen, state.machine.gpus)
     if state.visible is None and state.tags:
         state.visible = seen
@@ -704,8 +704,8 @@ def _answers() -> dict[str, object]:
 
 
 def _patch_answers() -> None:
-    for place, answers in _answers().items():
-        module = functools.reduce(getattr, place.split("."), torch)
+    for path, answers in _answers().items():
+        module = functools.reduce(getattr, path.split("."), torch)
         for name, answer in answers.items():
             setattr(module, name, answer)
     torch._C._cuda_getDevice = lambda: state.current

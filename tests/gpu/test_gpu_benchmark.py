@@ -99,9 +99,9 @@ def test_every_speed_is_a_ratio_of_something_that_ran(first):
 def test_a_second_call_computes_nothing(command, first):
     before = {stage: (first[1] / f"{stage}.json").read_bytes() for stage in "ABC"}
     names = {name for stage in "ABC" for name in run_of(first[1], stage)["items"]}
-    said, out = command()
+    printed, out = command()
     models = {name for name in names if name.startswith("model ")}  # there; nobody asks for them
-    assert set(re.findall(r"(?m)^(.+): done before$", said)) == names - models
+    assert set(re.findall(r"(?m)^(.+): done before$", printed)) == names - models
     assert {stage: (out / f"{stage}.json").read_bytes() for stage in "ABC"} == before
 
 

@@ -64,8 +64,8 @@ def sft(gpu, four_bits, device, checkpointing):
     fake_gpu.fused_head(model)
     fake_gpu.prepare(model, "fp16", checkpointing)
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device=device)
-    places = torch.arange(LENGTH, device=device).remainder(LENGTH // 2).expand(ROWS, -1)
-    given = {"input_ids": ids, "position_ids": places, "labels": ids, "fused_lm_head": True}
+    positions = torch.arange(LENGTH, device=device).remainder(LENGTH // 2).expand(ROWS, -1)
+    given = {"input_ids": ids, "position_ids": positions, "labels": ids, "fused_lm_head": True}
     gpu.learned = ROWS * (LENGTH - 1)
     fake_gpu.train(gpu, model, lambda: model(**given).loss, accumulation=2)
 

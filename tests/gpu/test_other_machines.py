@@ -20,14 +20,14 @@ OTHERS = [("qwen", name) for name in CHAT_NAMES]
 OTHERS += [("qwen3", CHAT_NAMES[0]), ("sailor", CHAT_NAMES[0])]
 
 
-@pytest.mark.parametrize(("wish", "name"), OTHERS)
-def test_a_notebook_with_another_chat_model(wish, name, t4):
+@pytest.mark.parametrize(("choice", "name"), OTHERS)
+def test_a_notebook_with_another_chat_model(choice, name, t4):
     """The same cells; an adapter of one model is not taken for one of another."""
-    run = notebooks.execute(name, environment={**t4, models.CHAT_WISH: wish}, timeout=900)
+    run = notebooks.execute(name, environment={**t4, models.CHAT_VARIABLE: choice}, timeout=900)
     artifacts = Path(t4["COURSE_ARTIFACTS"])
     finished(run, artifacts, "t4")
     manifest = json.loads((artifacts / "t4" / name / "manifest.json").read_text("utf-8"))
-    assert manifest["inputs"]["model"] == shelves.CHAT.choices[wish].hub_id
+    assert manifest["inputs"]["model"] == shelves.CHAT.choices[choice].hub_id
 
 
 def test_kaggles_two_gpus_count_as_one(hub, tmp_path):

@@ -28,9 +28,9 @@ def episode_logps(
     )
     logps, states = [], []
     for step, token in enumerate(response):
-        place = len(prompt) + step - 1
-        logps.append(log_softmax_at(output.logits[0, place], token, temperature))
-        states.append(output.hidden_states[-1][0, place])
+        position = len(prompt) + step - 1
+        logps.append(log_softmax_at(output.logits[0, position], token, temperature))
+        states.append(output.hidden_states[-1][0, position])
     return logps, states
 
 

@@ -147,7 +147,7 @@ def ppo_stage(checkpoints: Path, out: Path) -> None:
 STAGES: dict[str, Callable[[Path, Path], None]] = {
     "reward": reward_stage,
     "ppo": ppo_stage,
-    **{k: (lambda *places, k=k: chat_stage(k, *places)) for k in chat_worker.MAKERS},
+    **{k: (lambda *folders, k=k: chat_stage(k, *folders)) for k in chat_worker.MAKERS},
     "t5": t5_stage,
 }
 
@@ -155,16 +155,16 @@ STAGES: dict[str, Callable[[Path, Path], None]] = {
 # --- Kills ---------------------------------------------------------------------------------------
 
 
-def child(kind: str, place: Path, out: Path) -> int:
-    """Fork a run whose checkpoints lie in `place`; its process id."""
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "step").unlink(missing_ok=True)
+def child(kind: str, folder: Path, out: Path) -> int:
+    """Fork a run whose checkpoints lie in `folder`; its process id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "step").unlink(missing_ok=True)
     if pid := os.fork():
         return pid
     status = 1
     try:
         torch.set_num_threads(1)
-        STAGES[kind](place / "checkpoints", out)
+        STAGES[kind](folder / "checkpoints", out)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -187,31 +187,31 @@ def wait_for(condition: Callable[[], bool], pid: int, seconds: float = 240) -> N
         time.sleep(0.001)
 
 
-def at_step(place: Path) -> int:
-    file = place / "step"
+def at_step(folder: Path) -> int:
+    file = folder / "step"
     return int(file.read_text() or 0) if file.exists() else 0
 
 
-def saved(place: Path) -> set[Path]:
+def saved(folder: Path) -> set[Path]:
     """Checkpoints, those being written among them."""
-    return {p for p in (place / "checkpoints").glob("*") if p.is_dir()}
+    return {p for p in (folder / "checkpoints").glob("*") if p.is_dir()}
 
 
-def reached(place: Path) -> int:
+def reached(folder: Path) -> int:
     """The step of the newest checkpoint that may be whole."""
-    steps = [int(p.name.split("-")[1]) for p in saved(place) if p.name[0] != "."]
+    steps = [int(p.name.split("-")[1]) for p in saved(folder) if p.name[0] != "."]
     return max(steps, default=0)
 
 
-def kill_once(kind: str, place: Path, out: Path, number: int, chance: random.Random) -> int:
+def kill_once(kind: str, folder: Path, out: Path, number: int, chance: random.Random) -> int:
     """Start the run and end it; how it ended."""
-    pid, start, there = child(kind, place, out), reached(place), saved(place)
+    pid, start, before = child(kind, folder, out), reached(folder), saved(folder)
     if number in WHILE_SAVING and start + SAVE < STEPS:
-        wait_for(lambda: bool(saved(place) - there), pid)
+        wait_for(lambda: bool(saved(folder) - before), pid)
         time.sleep(chance.uniform(0, 0.01))
     else:
         aim = chance.randint(start + 1, min(start + SAVE, STEPS - 1))
-        wait_for(lambda: at_step(place) >= aim, pid)
+        wait_for(lambda: at_step(folder) >= aim, pid)
         time.sleep(chance.uniform(0, 0.01))
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -221,13 +221,13 @@ def main(kind: str, folder: Path) -> None:
     whole = child(kind, folder / "whole", folder / "whole.json")
     if code := os.waitstatus_to_exitcode(os.waitpid(whole, 0)[1]):
         raise SystemExit(code)
-    place, out = folder / "killed", folder / "killed.json"
+    killed, out = folder / "killed", folder / "killed.json"
     seed = random.randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
-    ends = [kill_once(kind, place, out, number, chance) for number in range(KILLS)]
+    ends = [kill_once(kind, killed, out, number, chance) for number in range(KILLS)]
     assert not out.exists()
-    last = child(kind, place, out)
+    last = child(kind, killed, out)
     ends.append(os.waitstatus_to_exitcode(os.waitpid(last, 0)[1]))
     print(json.dumps(ends))
 

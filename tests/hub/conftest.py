@@ -31,7 +31,7 @@ def surroundings(hub: server.Hub, home: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def hub_of_its_own_words(folder: Path, rows: int) -> Iterator[server.Hub]:
+def hub_with_matching_vocabularies(folder: Path, rows: int) -> Iterator[server.Hub]:
     """The loopback Hub with `rows` a split, and models whose words are those of the served data."""
     repositories = shelves.data_sets(folder, rows)
     texts = shelves.sentences(repositories)

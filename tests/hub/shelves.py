@@ -81,25 +81,25 @@ def data_sets(folder: Path, rows: int) -> list[Repository]:
     """The three data sets in the layouts of the Hub, `rows` a split at most."""
     shelves = []
     feedback = data.load_feedback(quiet=True)
-    place = folder / "feedback"
+    target = folder / "feedback"
     for split, content in feedback.items():
         kept = content.select(range(min(rows, len(content))))
-        write_parquet(list(kept), data.FEATURES, place / "default" / split / "0000.parquet")
+        write_parquet(list(kept), data.FEATURES, target / "default" / split / "0000.parquet")
     name, revision = data.FEEDBACK_HUB_ID, data.FEEDBACK_HUB_REVISION
-    shelves.append(Repository(name, place, "dataset", revision))
+    shelves.append(Repository(name, target, "dataset", revision))
     pairs = {
         preference_data.PREFERENCES: preference_data.load_preferences(quiet=True),
         preference_data.HUMAN_LIKE: preference_data.load_human_like(quiet=True),
     }
     for source, content in pairs.items():
-        place = folder / source.sample.name
+        target = folder / source.sample.name
         # Human-Like has no test split on the Hub
         for split in preference_data.SPLITS[: 1 if source.columns[0] == "prompt" else 2]:
             kept = content[split].select(range(min(rows, len(content[split]))))
-            path = place / "data" / f"{split}-00000-of-00001.parquet"
+            path = target / "data" / f"{split}-00000-of-00001.parquet"
             write_parquet(list(kept), source.features, path)
-        (place / "README.md").write_text("---\nlicense: other\n---\n", encoding="utf-8")
-        shelves.append(Repository(source.hub_id, place, "dataset"))
+        (target / "README.md").write_text("---\nlicense: other\n---\n", encoding="utf-8")
+        shelves.append(Repository(source.hub_id, target, "dataset"))
     return shelves
 
 
@@ -121,7 +121,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
         qwen3 = shrunk(chat_standins.qwen3(talk), folder / "qwen3", **small, head_dim=32)
     tiny = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
     t5 = shrunk(standins.t5(texts), folder / "t5", num_decoder_layers=1, **tiny)
-    places = {
+    folders = {
         "vinai/phobert-base": phobert,
         "bkai-foundation-models/vietnamese-bi-encoder": sentence_encoder(phobert, folder / "bkai"),
         "NlpHUST/gpt2-vietnamese": brief,
@@ -132,7 +132,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
         CHAT.choices["qwen3"].hub_id: qwen3,
         **dict.fromkeys(GATED.values(), llama),
     }
-    open_to_all = [Repository(name, place) for name, place in places.items()]
+    open_to_all = [Repository(name, target) for name, target in folders.items()]
     return open_to_all + [Repository(name, llama, gated=True) for name in GATED]
 
 

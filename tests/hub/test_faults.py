@@ -77,8 +77,8 @@ def half_written(home: Path) -> list[Path]:
 def test_a_gated_model_gives_way_to_its_copy(fetch, shelf, token, why):
     run = fetch(GATED, COPY, HF_TOKEN=token)
     assert same(folder_of(run), shelf, COPY)
-    said = f"{GATED} is gated and {why}; using {COPY} instead; the licence still applies."
-    assert run.stdout.splitlines()[0] == said and run.stderr == ""
+    message = f"{GATED} is gated and {why}; using {COPY} instead; the licence still applies."
+    assert run.stdout.splitlines()[0] == message and run.stderr == ""
 
 
 def test_who_accepted_the_licence_gets_the_gated_model(fetch, shelf):
@@ -89,11 +89,11 @@ def test_who_accepted_the_licence_gets_the_gated_model(fetch, shelf):
 
 
 def test_a_gated_model_without_a_copy_says_what_to_do(fetch):
-    said = sentence(fetch(GATED))
-    assert said.startswith(
+    message = sentence(fetch(GATED))
+    assert message.startswith(
         f"utils.course.hub.GatedError: {GATED} is gated and there is no token: accept"
     )
-    assert "HF_TOKEN" in said
+    assert "HF_TOKEN" in message
 
 
 def test_a_wrong_token_is_named_and_left_aside(fetch, shelf):
@@ -107,8 +107,8 @@ def test_a_wrong_token_is_named_and_left_aside(fetch, shelf):
 
 @pytest.mark.parametrize("token", ["", server.ACCEPTED])
 def test_a_missing_repository_is_named(fetch, token):
-    said = sentence(fetch("nobody/nothing", HF_TOKEN=token))
-    assert said.startswith(
+    message = sentence(fetch("nobody/nothing", HF_TOKEN=token))
+    assert message.startswith(
         "utils.course.hub.HubError: The Hub has no nobody/nothing: check the name"
     )
 
@@ -169,8 +169,8 @@ def test_a_connection_cut_in_a_large_file_is_resumed_where_it_broke(fetch, hub, 
 
 def test_a_connection_cut_for_ever_leaves_nothing_behind(fetch, hub, tmp_path):
     hub.faults = [Fault("cut", WEIGHTS, times=10**6)]
-    said = sentence(fetch(GPT2))
-    assert said.startswith(
+    message = sentence(fetch(GPT2))
+    assert message.startswith(
         f"utils.course.hub.UnreachableError: The Hub did not deliver {GPT2} (Remote"
     )
     assert half_written(tmp_path / "home") == []
@@ -318,8 +318,8 @@ def test_a_damaged_data_set_is_fetched_again(client, hub, tmp_path):
 
 
 def test_a_full_disk_is_one_sentence():
-    said = str(ours._understood(OSError(errno.ENOSPC, "No space left on device"), GPT2, False))
-    assert said.startswith(
+    message = str(ours._understood(OSError(errno.ENOSPC, "No space left on device"), GPT2, False))
+    assert message.startswith(
         f"The disk is full and {GPT2} does not fit: free some space, or set HF_HOME"
     )
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from utils.data.pairs import load_preferences
-from utils.judge.comparison import chrf, duels, length_controlled, likeness_judge
+from utils.judge.comparison import chrf, duels, length_controlled, similarity_judge
 
 
 def test_chrf_by_hand():
@@ -28,11 +28,11 @@ def grams(text, n):
 def chrf_by_hand(answer, reference):
     """The mean precision p and recall r over the lengths of n-gram that both have, and their F."""
     lengths = [n for n in range(1, 7) if grams(answer, n) and grams(reference, n)]
-    said, wanted = ([grams(text, n) for n in lengths] for text in (answer, reference))
-    shared = [(one & other).total() for one, other in zip(said, wanted, strict=True)]
+    found, wanted = ([grams(text, n) for n in lengths] for text in (answer, reference))
+    shared = [(one & other).total() for one, other in zip(found, wanted, strict=True)]
     p, r = (
         sum(s / grams.total() for s, grams in zip(shared, all_of_them, strict=True))
-        for all_of_them in (said, wanted)
+        for all_of_them in (found, wanted)
     )
     p, r = p / max(len(lengths), 1), r / max(len(lengths), 1)
     return 5 * p * r / (4 * p + r) if p + r else 0.0
@@ -52,12 +52,12 @@ def test_chrf_knows_neither_case_nor_spaces_and_stays_between_0_and_1():
     assert 0 < worse < 1 and 0 < better < 1
 
 
-def test_the_likeness_judge_is_fair_to_the_order_and_calls_close_answers_a_draw():
-    judge = likeness_judge()
+def test_the_similarity_judge_is_fair_to_the_order_and_calls_close_answers_a_draw():
+    judge = similarity_judge()
     assert judge("?", "hà nội", "huế", "hà nội") == 1
     assert judge("?", "huế", "hà nội", "hà nội") == 0
     assert judge("?", "hà nội", "hà nội", "hà nội") == 0.5
-    assert likeness_judge(tie=1.1)("?", "hà nội", "huế", "hà nội") == 0.5
+    assert similarity_judge(tie=1.1)("?", "hà nội", "huế", "hà nội") == 0.5
 
 
 WORDS = [f"câu {n}" for n in range(20)]
@@ -74,13 +74,13 @@ def test_duels_are_the_same_seen_from_the_other_side():
 
     long = [word + " dài hơn" * (n % 3) for n, word in enumerate(WORDS)]
     short = [word + " nữa" * (n % 2) for n, word in enumerate(WORDS)]
-    there = duels(WORDS, long, short, WORDS, judge)
-    back = duels(WORDS, short, long, WORDS, judge)
-    assert np.array_equal(there.results, 1 - back.results)
-    assert np.array_equal(there.longer, -back.longer)
-    assert there.disagreed == 0 and there.win_rate > 0.5
-    assert there.ties == np.mean(there.results == 0.5)
-    assert there.longer[2] == 4  # syllables: "dài hơn dài hơn" against nothing
+    forward = duels(WORDS, long, short, WORDS, judge)
+    backward = duels(WORDS, short, long, WORDS, judge)
+    assert np.array_equal(forward.results, 1 - backward.results)
+    assert np.array_equal(forward.longer, -backward.longer)
+    assert forward.disagreed == 0 and forward.win_rate > 0.5
+    assert forward.ties == np.mean(forward.results == 0.5)
+    assert forward.longer[2] == 4  # syllables: "dài hơn dài hơn" against nothing
 
 
 def drawn(intercept: float, slope: float, rows: int = 20_000):

@@ -50,9 +50,9 @@ def test_bootstrap_keeps_rows_together():
 def test_reliability_by_hand():
     confidence = np.array([0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False])
-    said, was, counts, error = reliability(confidence, right)
-    assert said == pytest.approx([0.55, 0.95])
-    assert was == pytest.approx([0.5, 1.0])
+    mean_confidence, accuracy, counts, error = reliability(confidence, right)
+    assert mean_confidence == pytest.approx([0.55, 0.95])
+    assert accuracy == pytest.approx([0.5, 1.0])
     assert counts.tolist() == [2, 2]
     assert error == pytest.approx(0.05)
 

@@ -29,7 +29,7 @@ def name(request):
 @pytest.fixture(scope="module")
 def folder(name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(models.CHAT_WISH, name)
+        patch.setenv(models.CHAT_VARIABLE, name)
         return worker.stand_in()
 
 
@@ -148,8 +148,8 @@ def test_no_row_that_fits_is_dropped_or_emptied_by_trl(folder, tokenizer, data, 
         [long, wordy] + [{k: row[k] for k in long} for row in data.select(range(9))]
     )
     kept = fitting(few, tokenizer, 192, 4)
-    said = capsys.readouterr().out
-    assert said == "2 of 11 rows are longer than 192 tokens: left out.\n"
+    printed = capsys.readouterr().out
+    assert printed == "2 of 11 rows are longer than 192 tokens: left out.\n"
     assert len(kept) == 9 and not {long["question"], wordy["question"]} & set(kept["question"])
     trainer = worker.dpo_trainer(worker.adapted(folder), folder, kept, tmp_path, 5, 1)
     assert len(trainer.train_dataset) == len(kept)
@@ -164,7 +164,7 @@ def test_rows_of_like_length_stand_together_and_batches_in_any_order(tokenizer, 
         answers = [len(answer_ids(tokenizer, pair[side])) for side in ("chosen", "rejected")]
         return len(prompt_ids(tokenizer, pair["question"])) + max(answers)
 
-    def places(rows):
+    def padded_sizes(rows):
         lengths = [longest(row) for row in rows]
         return [max(lengths[i : i + 4]) * len(lengths[i : i + 4]) for i in range(0, len(rows), 4)]
 
@@ -173,9 +173,9 @@ def test_rows_of_like_length_stand_together_and_batches_in_any_order(tokenizer, 
     other = fitting(mixed, tokenizer, 512, 4, seed=3)
     assert sorted(ordered["question"]) == sorted(mixed["question"]) == sorted(other["question"])
     assert ordered["question"] == again["question"] != other["question"]
-    best = sum(places(sorted(mixed, key=longest)))
-    assert best <= sum(places(ordered)) <= 1.02 * best < sum(places(mixed))
-    assert places(ordered) != sorted(places(ordered))  # short ones are not all at the start
+    best = sum(padded_sizes(sorted(mixed, key=longest)))
+    assert best <= sum(padded_sizes(ordered)) <= 1.02 * best < sum(padded_sizes(mixed))
+    assert padded_sizes(ordered) != sorted(padded_sizes(ordered))
 
 
 # --- Log-probabilities ---------------------------------------------------------------------------
@@ -185,12 +185,12 @@ def one_by_one(model, tokenizer, questions, answers):
     """The same in double precision, a row at a time."""
     exact, found = copy.deepcopy(model).double(), []
     for question, answer in zip(questions, answers, strict=True):
-        said = answer_ids(tokenizer, answer) if isinstance(answer, str) else answer
+        ids = answer_ids(tokenizer, answer) if isinstance(answer, str) else answer
         prompt = prompt_ids(tokenizer, question)
         with torch.no_grad():
-            logits = exact(input_ids=torch.tensor([prompt + said])).logits[0]
+            logits = exact(input_ids=torch.tensor([prompt + ids])).logits[0]
         logps = logits.log_softmax(-1)
-        found.append(sum(logps[len(prompt) - 1 + i, token] for i, token in enumerate(said)))
+        found.append(sum(logps[len(prompt) - 1 + i, token] for i, token in enumerate(ids)))
     return torch.stack(found)
 
 
@@ -231,10 +231,10 @@ def stopping(plain, tokenizer, data):
 
     The model has learned nothing: a token that it happens to say stands in for the end of turn.
     """
-    said = [greedy(plain, prompt_ids(tokenizer, q), -1, 16) for q in data["question"][:8]]
+    written = [greedy(plain, prompt_ids(tokenizer, q), -1, 16) for q in data["question"][:8]]
     firsts = {
-        token: [ids.index(token) if token in ids else 16 for ids in said]
-        for ids in said
+        token: [ids.index(token) if token in ids else 16 for ids in written]
+        for ids in written
         for token in ids
         if tokenizer.decode([token]).strip()
     }
@@ -248,20 +248,20 @@ def stopping(plain, tokenizer, data):
 def test_greedy_answers_are_those_of_a_loop(plain, stopping, data, batch_tokens):
     (stop, limit), questions = stopping, data["question"][:8]
     found = reply(plain, stop, questions, max_new_tokens=limit, batch_tokens=batch_tokens)
-    for question, said in zip(questions, found, strict=True):
+    for question, answer in zip(questions, found, strict=True):
         ids = greedy(plain, prompt_ids(stop, question), stop.eos_token_id, limit)
-        assert (said.ended, said.tokens) == (ids[-1] == stop.eos_token_id, len(ids))
-        kept = ids[:-1] if said.ended else ids
-        assert said.text == stop.decode(kept, skip_special_tokens=True).strip()
-    assert {said.ended for said in found} == {True, False}
-    assert all(said.tokens == limit for said in found if not said.ended)
+        assert (answer.ended, answer.tokens) == (ids[-1] == stop.eos_token_id, len(ids))
+        kept = ids[:-1] if answer.ended else ids
+        assert answer.text == stop.decode(kept, skip_special_tokens=True).strip()
+    assert {answer.ended for answer in found} == {True, False}
+    assert all(answer.tokens == limit for answer in found if not answer.ended)
 
 
 def test_sampling_obeys_its_seed_and_leaves_the_others_alone(plain, tokenizer, data):
     def sampled(seed):
         some = data["question"][:4]
         found = reply(plain, tokenizer, some, max_new_tokens=8, temperature=1.0, seed=seed)
-        return [said.text for said in found]
+        return [answer.text for answer in found]
 
     torch.manual_seed(5)
     wanted = torch.rand(1)
@@ -296,8 +296,8 @@ def test_the_kl_is_what_the_policy_gives_its_own_answers_more(folder, tokenizer,
     model.set_adapter("default")
     found = sampled_kl(model, tokenizer, questions, max_new_tokens=8, seed=3)
     assert model.active_adapter == "default"
-    said = reply(model, tokenizer, questions, max_new_tokens=8, temperature=1.0, seed=3)
-    answers = [each.ids for each in said]
+    replies = reply(model, tokenizer, questions, max_new_tokens=8, temperature=1.0, seed=3)
+    answers = [each.ids for each in replies]
     ours = one_by_one(model, tokenizer, questions, answers)
     model.set_adapter("reference")
     theirs = one_by_one(model, tokenizer, questions, answers)

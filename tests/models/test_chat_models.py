@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.helpers import chat_worker as worker
 from utils import models
 from utils.course.artifacts import Shelf, find
-from utils.course.session import CONTINUE_WISH, Course
+from utils.course.session import CONTINUE_VARIABLE, Course
 from utils.models.chat import answer_logps
 from utils.models.precision import DTYPES, float32_adapters
 
@@ -114,7 +114,7 @@ def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(
 
 
 @pytest.mark.parametrize(
-    ("wish", "kind", "name"),
+    ("choice", "kind", "name"),
     [
         (None, "LlamaForCausalLM", "llama stand-in"),
         ("llama", "LlamaForCausalLM", "llama stand-in"),
@@ -123,10 +123,10 @@ def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(
         ("sailor", "Qwen2ForCausalLM", "sailor stand-in"),
     ],
 )
-def test_course_model_chooses(monkeypatch, wish, kind, name):
-    monkeypatch.delenv(models.CHAT_WISH, raising=False)
-    if wish:
-        monkeypatch.setenv(models.CHAT_WISH, wish)
+def test_course_model_chooses(monkeypatch, choice, kind, name):
+    monkeypatch.delenv(models.CHAT_VARIABLE, raising=False)
+    if choice:
+        monkeypatch.setenv(models.CHAT_VARIABLE, choice)
     with worker.tiny():
         folder, found = models.chat_source(worker.LAB.chat, worker.pairs())
     model, tokenizer = models.chat_model(folder, worker.LAB)
@@ -135,7 +135,7 @@ def test_course_model_chooses(monkeypatch, wish, kind, name):
 
 
 def test_a_model_that_the_course_does_not_know_is_refused_in_one_sentence(monkeypatch):
-    monkeypatch.setenv(models.CHAT_WISH, "gemma")
+    monkeypatch.setenv(models.CHAT_VARIABLE, "gemma")
     with pytest.raises(models.ModelError, match="gemma") as caught:
         models.chat_source(worker.LAB.chat, worker.pairs())
     assert str(caught.value).count(". ") == 0 and "llama, qwen, qwen3, sailor" in str(caught.value)
@@ -171,7 +171,7 @@ def test_a_saved_adapter_gives_the_same_log_probabilities(folder, tokenizer, dat
     assert (unlearned - wanted).abs().max() > 0.1  # the adapter matters
 
 
-def test_a_saved_adapter_is_one_small_file_and_names_no_place(folder, tokenizer, tmp_path):
+def test_a_saved_adapter_is_one_small_file_and_names_no_folder(folder, tokenizer, tmp_path):
     model = worker.shaken(worker.adapted(folder))
     model.add_adapter("reference", model.peft_config["default"])
     models.save_adapter(model, tokenizer, tmp_path, "llama stand-in")
@@ -250,18 +250,18 @@ def hand_over(course, content, **keywords):
 
 
 def read(course, name):
-    return (course.place.folder / name / "weights.safetensors").read_text()
+    return (course.shelf.folder / name / "weights.safetensors").read_text()
 
 
 def test_the_former_result_is_kept_beside_the_new_one(course):
     for content in ("first", "second", "third"):
         hand_over(course, content, keep_former=True)
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("third", "second")
-    assert find(NAME, course.place)[0] is not None
-    assert find(f"{NAME}.former", course.place)[0] is not None  # it is whole, too
+    assert find(NAME, course.shelf)[0] is not None
+    assert find(f"{NAME}.former", course.shelf)[0] is not None  # it is whole, too
     hand_over(course, "fourth")
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("fourth", "second")
-    names = {path.name for path in course.place.folder.iterdir()}
+    names = {path.name for path in course.shelf.folder.iterdir()}
     assert names == {NAME, f"{NAME}.former"}
 
 
@@ -277,19 +277,19 @@ def test_a_run_that_fails_changes_neither(course):
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("second", "first")
 
 
-def test_where_a_run_starts_is_chosen_and_said(course, monkeypatch, tmp_path):
-    monkeypatch.delenv(CONTINUE_WISH, raising=False)
+def test_where_a_run_starts_is_chosen_and_reported(course, monkeypatch, tmp_path):
+    monkeypatch.delenv(CONTINUE_VARIABLE, raising=False)
     first = tmp_path / "03_llama_sft_vi_alpaca"
     inputs = {"data": "a"}
-    place, said = course.adapter_to_start_from(first, inputs)
-    assert place == first and said == "starting from 03_llama_sft_vi_alpaca"
+    folder, message = course.adapter_to_start_from(first, inputs)
+    assert folder == first and message == "starting from 03_llama_sft_vi_alpaca"
     hand_over(course, "earlier")
-    place, said = course.adapter_to_start_from(first, inputs)
-    assert place == first and f"{NAME}.former" in said and f"{CONTINUE_WISH}=1" in said
-    monkeypatch.setenv(CONTINUE_WISH, "1")
-    place, said = course.adapter_to_start_from(first, inputs)
-    assert place == course.place.folder / NAME and f"{CONTINUE_WISH}=1" in said
-    # what was made from other data is not gone on from, whatever the wish
+    folder, message = course.adapter_to_start_from(first, inputs)
+    assert folder == first and f"{NAME}.former" in message and f"{CONTINUE_VARIABLE}=1" in message
+    monkeypatch.setenv(CONTINUE_VARIABLE, "1")
+    folder, message = course.adapter_to_start_from(first, inputs)
+    assert folder == course.shelf.folder / NAME and f"{CONTINUE_VARIABLE}=1" in message
+    # what was made from other data is not gone on from, whatever the variable says
     assert course.adapter_to_start_from(first, {"data": "b"})[0] == first
 
 

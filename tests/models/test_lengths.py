@@ -19,7 +19,8 @@ from utils.finetune.training import adapt_language_model
 from utils.judge.metrics import perplexity
 from utils.models import chat
 from utils.models.language import language_model
-from utils.models.lengths import beginning, cut, cut_columns, cut_texts, positions
+from utils.models.lengths import beginning, cut, cut_columns, cut_texts
+from utils.models.logprobs import positions
 from utils.models.sentiment import SentimentReward, classify, encode, sentiment_classifier
 
 LAB = TABLE["lab"]
@@ -41,8 +42,8 @@ def test_rows_are_cut_and_one_sentence_counts_them(capsys):
     rows = [[1, 2], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert cut(rows, 3, "sentences") == [[1, 2], [1, 2, 3], [5, 6, 7]]
     assert cut(rows, 3, "sentences", end=0) == [[1, 2], [1, 2, 0], [5, 6, 0]]
-    said = "2 of 3 sentences were longer than 3 tokens and were cut.\n"
-    assert capsys.readouterr().out == said * 2
+    sentence = "2 of 3 sentences were longer than 3 tokens and were cut.\n"
+    assert capsys.readouterr().out == sentence * 2
     assert cut(rows, 5, "sentences") == rows
     assert capsys.readouterr().out == ""
 
@@ -64,8 +65,8 @@ def test_columns_are_cut_each_to_its_limit(gpt2, capsys):
     found = cut_columns(rows, tokenizer, {"prompt": 8, "chosen": 1000})
     assert found["id"] == ["a", "b"] and found["prompt"][0] == "hay"
     assert found["chosen"] == rows["chosen"] and found.features == rows.features
-    said = "1 of 2 texts of column prompt was longer than 8 tokens and was cut.\n"
-    assert capsys.readouterr().out == said
+    sentence = "1 of 2 texts of column prompt was longer than 8 tokens and was cut.\n"
+    assert capsys.readouterr().out == sentence
 
 
 def test_a_language_model_learns_from_the_beginning_of_a_long_sentence(
@@ -77,9 +78,9 @@ def test_a_language_model_learns_from_the_beginning_of_a_long_sentence(
     adapt_language_model(
         model, tokenizer, sentences, sentences[2:], settings, LAB, str(tmp_path), seed=0
     )
-    said = capsys.readouterr().out
-    assert "1 of 4 sentences was longer than 128 tokens and was cut." in said
-    assert "1 of 2 sentences was longer than 128 tokens and was cut." in said
+    printed = capsys.readouterr().out
+    assert "1 of 4 sentences was longer than 128 tokens and was cut." in printed
+    assert "1 of 2 sentences was longer than 128 tokens and was cut." in printed
 
 
 def test_the_perplexity_of_a_long_text_is_that_of_its_beginning(gpt2, capsys):
@@ -147,18 +148,18 @@ def test_rows_that_do_not_fit_are_left_out_in_order_and_none_left_is_an_error(gp
 def test_a_classifier_and_the_reward_say_what_they_cut(texts, capsys):
     torch.manual_seed(0)
     model, tokenizer = sentiment_classifier(LAB.reward_model, texts, "cpu")
-    said = "1 of 2 sentences was longer than 64 tokens and was cut."
+    sentence = "1 of 2 sentences was longer than 64 tokens and was cut."
     ids = encode(tokenizer, ["hay", LONG], 64)["input_ids"]
     segmented = mining.segment_all(["hay", LONG])
     assert ids == tokenizer(segmented, truncation=True, max_length=64)["input_ids"]
-    assert capsys.readouterr().out == f"{said}\n"
+    assert capsys.readouterr().out == f"{sentence}\n"
     classify(model, tokenizer, ["hay", LONG], max_length=64)
-    assert capsys.readouterr().out == f"{said}\n"
+    assert capsys.readouterr().out == f"{sentence}\n"
     reward = SentimentReward(model, tokenizer, max_length=64)
     reward(["hay"])
     for _ in range(2):
         reward(["hay", LONG])
-    assert capsys.readouterr().out == f"The reward: {said} Later cuts are not reported.\n"
+    assert capsys.readouterr().out == f"The reward: {sentence} Later cuts are not reported.\n"
 
 
 def test_an_encoder_decoder_says_what_it_cuts_unless_it_is_told_not_to(texts, capsys):
@@ -193,5 +194,5 @@ def test_a_sentence_encoder_says_what_it_cuts(monkeypatch, capsys):
     )
     monkeypatch.setattr(mining.hub, "fetch", lambda name: Path(name))
     mining.embed(["hay", LONG, "thầy dạy hay và dễ hiểu"], TABLE["t4"].pair_mining, "cpu")
-    said = "1 of 3 texts was longer than 16 tokens and was cut.\n"
-    assert capsys.readouterr().out == said
+    sentence = "1 of 3 texts was longer than 16 tokens and was cut.\n"
+    assert capsys.readouterr().out == sentence

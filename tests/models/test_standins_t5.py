@@ -54,6 +54,6 @@ def test_another_process_builds_the_same_bytes(texts, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    there = run.stdout.strip().splitlines()[-1]
+    elsewhere = run.stdout.strip().splitlines()[-1]
     for path in here.iterdir():
-        assert path.read_bytes() == (type(here)(there) / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (type(here)(elsewhere) / path.name).read_bytes(), path.name

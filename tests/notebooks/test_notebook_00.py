@@ -222,12 +222,12 @@ def test_the_checks_can_fail(lesson):
 def test_a_trl_without_orpo_is_said_and_does_not_stop(lesson, monkeypatch, capsys):
     (source,) = [source for source in sources() if "def orpo_loss" in source]
     monkeypatch.setitem(sys.modules, "trl.experimental.orpo", None)
-    there = dict(lesson) | {"CHECKED": [], "CAUGHT": []}
+    names = dict(lesson) | {"CHECKED": [], "CAUGHT": []}
     for name in ("same", "catch"):
-        there[name] = lambda *case, name=name: print(name, case[-1] if name == "same" else "")
-    exec(compile(source, "notebook 00", "exec"), there)
-    said = capsys.readouterr().out
-    assert "not present in this TRL" in said and "same ORPO · torch logit" in said
+        names[name] = lambda *case, name=name: print(name, case[-1] if name == "same" else "")
+    exec(compile(source, "notebook 00", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "not present in this TRL" in printed and "same ORPO · torch logit" in printed
 
 
 def test_pairs_share_no_text_between_splits_and_use_each_once(lesson):
@@ -250,14 +250,14 @@ def test_training_on_pairs_learns_them(lesson, monkeypatch):
 
 
 def test_the_committed_run_says_what_it_counted():
-    said = "".join(
+    printed = "".join(
         "".join(output.get("text", ""))
         for cell in code_cells()
         for output in cell["outputs"]
         if output["output_type"] == "stream"
     )
-    assert int(re.search(r"checks_passed +(\d+)", said).group(1)) == said.count("equal: ")
-    named = int(re.search(r"mistakes_named +(\d+)", said).group(1))
-    assert named == len(re.findall(r"^caught: .*\(value off", said, re.MULTILINE))
-    assert float(re.search(r"largest_difference +(\S+)", said).group(1)) < 1e-5
-    assert "DPO, first step (0.6931)" in said
+    assert int(re.search(r"checks_passed +(\d+)", printed).group(1)) == printed.count("equal: ")
+    named = int(re.search(r"mistakes_named +(\d+)", printed).group(1))
+    assert named == len(re.findall(r"^caught: .*\(value off", printed, re.MULTILINE))
+    assert float(re.search(r"largest_difference +(\S+)", printed).group(1)) < 1e-5
+    assert "DPO, first step (0.6931)" in printed

@@ -42,8 +42,8 @@ def texts(path) -> Iterator[tuple[str, str]]:
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
             data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
-            for said in (output.get("text", ""), *data.values()):
-                yield source(cell)[:60], said if isinstance(said, dict) else "".join(said)
+            for text in (output.get("text", ""), *data.values()):
+                yield source(cell)[:60], text if isinstance(text, dict) else "".join(text)
 
 
 @NUMBERED
@@ -59,13 +59,13 @@ def test_outputs_are_from_one_clean_run(path):
 def test_the_table_of_lessons_names_every_notebook_and_no_other():
     assert [path.stem[:2] for path in PATHS] == list(LESSONS)
     assert len(PATHS) == len(list(NOTEBOOKS.glob("*.ipynb")))
-    assert len({lesson.place for lesson in LESSONS.values()}) == len(LESSONS)
+    assert len({lesson.position for lesson in LESSONS.values()}) == len(LESSONS)
 
 
 @NUMBERED
 def test_a_notebook_hands_over_the_figure_of_the_closing_table(path):
-    said = "".join(text for _, text in texts(path) if isinstance(text, str))
-    assert re.search(rf"(?m)^  {LESSONS[path.stem[:2]].metric} ", said)
+    text = "".join(text for _, text in texts(path) if isinstance(text, str))
+    assert re.search(rf"(?m)^  {LESSONS[path.stem[:2]].metric} ", text)
 
 
 @NUMBERED
@@ -138,14 +138,14 @@ def test_the_code_is_not_newer_than_its_outputs(path):
 
 @NUMBERED
 def test_outputs_hold_no_warning_and_no_place_on_a_machine(path):
-    for cell, said in texts(path):
+    for cell, text in texts(path):
         for pattern in (NOISE, MACHINE):
-            found = pattern.search(str(said))
+            found = pattern.search(str(text))
             assert not found, f"{cell}: {found.group()}"
 
 
 @pytest.mark.parametrize(
-    ("said", "pattern"),
+    ("text", "pattern"),
     [
         ("x.py:3: UserWarning: beware", NOISE),
         ("  WARNING root", NOISE),
@@ -156,8 +156,8 @@ def test_outputs_hold_no_warning_and_no_place_on_a_machine(path):
         (r"C:\Users\an", MACHINE),
     ],
 )
-def test_noise_is_seen(said, pattern):
-    assert pattern.search(said)
+def test_noise_is_seen(text, pattern):
+    assert pattern.search(text)
     assert not pattern.search("A warning: https://x.org/home/y, data/tmp/z and 3/4 of 10")
 
 

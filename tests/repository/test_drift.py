@@ -105,9 +105,9 @@ class Course:
             for target in targets:
                 if isinstance(target, ast.Name):
                     found.setdefault(target.id, []).append((value, None))
-                for place, element in enumerate(getattr(target, "elts", [])):
+                for index, element in enumerate(getattr(target, "elts", [])):
                     if isinstance(element, ast.Name):
-                        found.setdefault(element.id, []).append((value, place))
+                        found.setdefault(element.id, []).append((value, index))
         return found
 
     def configs(self, called: ast.expr, node: ast.AST) -> set[str]:
@@ -116,14 +116,14 @@ class Course:
         if name in HOMES:
             return {name}
         meant: set[str] = set()
-        for value, place in self.bound(name, node) if isinstance(called, ast.Name) else []:
-            if place is None and not isinstance(value, ast.Call):
+        for value, index in self.bound(name, node) if isinstance(called, ast.Name) else []:
+            if index is None and not isinstance(value, ast.Call):
                 meant |= {
                     name for name in HOMES if isinstance(value, ast.Name) and value.id == name
                 }
             for row in ast.walk(value):
-                if place is not None and isinstance(row, ast.Tuple) and place < len(row.elts):
-                    element = row.elts[place]
+                if index is not None and isinstance(row, ast.Tuple) and index < len(row.elts):
+                    element = row.elts[index]
                     meant |= {n for n in HOMES if isinstance(element, ast.Name) and element.id == n}
         return meant
 
@@ -142,12 +142,12 @@ class Course:
                     made = [value for value in made if isinstance(value, ast.Call)]
                     configs = set().union(*(self.configs(m.func, m) for m in made))
                 for config in configs:
-                    place = f"{where}:{call.lineno}"
+                    location = f"{where}:{call.lineno}"
                     try:
                         keywords = frozenset(self.passed(call))
                     except UnfollowedError as error:
-                        raise UnfollowedError(f"{place}, {config}(**…): {error}") from None
-                    yield Use(config, keywords, place)
+                        raise UnfollowedError(f"{location}, {config}(**…): {error}") from None
+                    yield Use(config, keywords, location)
 
     def passed(self, call: ast.Call) -> set[str]:
         """The keywords of a call, those behind ** included."""
@@ -238,11 +238,11 @@ class Course:
 
     def handed(self, function: Function, parameter: str) -> set[str]:
         """The keys of the dicts that a function's callers hand to one parameter."""
-        place, found = self.parameters(function).index(parameter), set()
+        index, found = self.parameters(function).index(parameter), set()
         for call in self.calls(function):
             named = [k.value for k in call.keywords if k.arg == parameter]
-            plain = call.args[place : place + 1]
-            if not named + plain or any(isinstance(a, ast.Starred) for a in call.args[:place]):
+            plain = call.args[index : index + 1]
+            if not named + plain or any(isinstance(a, ast.Starred) for a in call.args[:index]):
                 raise UnfollowedError(f"what is handed to {parameter} in {ast.unparse(call)}")
             found |= self.keys((named + plain)[0])
         return found
@@ -352,7 +352,7 @@ def wheel(library: str, wanted: str) -> Path:
         timeout=300,
     )
     if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        last = (run.stderr.strip().splitlines() or ["pip printed no reason"])[-1]
         pytest.skip(f"{library}{wanted} could not be fetched, so drift is not looked at: {last}")
     return folder / re.search(rf"{library}-[\w.]+-py3-none-any\.whl", run.stdout).group()
 
@@ -378,7 +378,7 @@ def fetched(which: str) -> tuple[dict[str, str], Sources]:
 
 
 def strangers(uses: tuple[Use, ...], accepted: dict[str, set[str]]) -> list[str]:
-    """What is passed and not accepted, each with its place."""
+    """What is passed and not accepted, each with the line that passes it."""
     return [
         f"{use.where}: {use.config} has no {name}"
         for use in uses

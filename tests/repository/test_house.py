@@ -45,8 +45,8 @@ MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE)
 
 
 def test_every_folder_and_module_is_on_the_map():
-    there = {room_of(path) for path in HOUSE.rglob("*.py")} - {"__init__"} - FOUNDATION
-    assert there == set(ROOMS)
+    rooms = {room_of(path) for path in HOUSE.rglob("*.py")} - {"__init__"} - FOUNDATION
+    assert rooms == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))

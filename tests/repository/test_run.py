@@ -244,7 +244,7 @@ PIP, OWN_UV = "python -m pip", "python -m uv pip"
 
 
 @pytest.mark.parametrize(
-    ("system", "driver", "uv", "calls", "said"),
+    ("system", "driver", "uv", "calls", "printed"),
     [
         ("linux", False, None, [(PIP, ""), (OWN_UV, "cpu")], bootstrap.CUDA_FREE),
         ("linux", False, "uv", [("uv pip", "cpu")], bootstrap.CUDA_FREE),
@@ -254,11 +254,11 @@ PIP, OWN_UV = "python -m pip", "python -m uv pip"
         ("darwin", False, "uv", [("uv pip", "")], ""),
     ],
 )
-def test_the_build_of_torch_and_the_installer(machine, capsys, system, driver, uv, calls, said):
+def test_the_build_of_torch_and_the_installer(machine, capsys, system, driver, uv, calls, printed):
     machine.has(system, driver, uv)
     bootstrap.install()
     assert machine.calls == calls
-    assert capsys.readouterr().out.strip() == said
+    assert capsys.readouterr().out.strip() == printed
 
 
 def test_without_the_cpu_build_set_up_goes_on_and_says_what_comes(machine, capsys):
@@ -335,14 +335,14 @@ SYSTEMS = {  # the values that markers are compared with
 @pytest.mark.parametrize("python", lock.PYTHONS)
 def test_every_platform_has_each_package_once(system, python):
     name, machine = SYSTEMS[system]
-    place = {
+    environment = {
         "sys_platform": system,
         "os_name": name,
         "platform_machine": machine,
         "python_version": python,
         "python_full_version": f"{python}.9",
     }
-    chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(place)]
+    chosen = [p.name for p in PINNED if p.marker is None or p.marker.evaluate(environment)]
     assert len(chosen) == len(set(chosen))
     assert {canonicalize_name(name) for name in colab.requirements()} <= set(chosen)
     only = {"pywinpty": "win32", "appnope": "darwin"}

@@ -107,10 +107,10 @@ def test_ruff_sees_each_danger(line):
     "line",
     [
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
-        "AutoModel.from_pretrained(name, trust_remote_code=wish)",
+        "AutoModel.from_pretrained(name, trust_remote_code=flag)",
         "AutoModel.from_pretrained(name, use_safetensors=False)",
         "np.load(path, allow_pickle=True)",
-        "subprocess.run(line, shell=wish)",
+        "subprocess.run(line, shell=flag)",
     ],
 )
 def test_each_dangerous_option_is_seen(line):
@@ -149,8 +149,8 @@ def committed() -> list[Path]:
 
 def written() -> list[Path]:
     """What runs have left: artifacts and the programs' logs."""
-    places = [ROOT / "artifacts", ROOT / ".ci" / "output", ROOT / ".cache" / "logs"]
-    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    roots = [ROOT / "artifacts", ROOT / ".ci" / "output", ROOT / ".cache" / "logs"]
+    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     return [path for path in files if path.suffix in TEXTS]
 
 
@@ -295,11 +295,11 @@ class Html:
             for target, value in pairs:
                 if isinstance(target, ast.Name) and target.id == name:
                     yield value
-                places = [getattr(e, "id", None) for e in getattr(target, "elts", [])]
-                if name in places:
+                names = [getattr(e, "id", None) for e in getattr(target, "elts", [])]
+                if name in names:
                     # position by position where the value shows them
-                    whole = isinstance(value, ast.Tuple) and len(value.elts) == len(places)
-                    yield value.elts[places.index(name)] if whole else value
+                    whole = isinstance(value, ast.Tuple) and len(value.elts) == len(names)
+                    yield value.elts[names.index(name)] if whole else value
 
     def _parameter(self, function: ast.FunctionDef, name: str) -> bool:
         """A parameter: a number by its annotation, or safe wherever this module passes it."""
@@ -309,10 +309,10 @@ class Html:
             return True
         if not function.name.startswith("_"):
             return False  # called from anywhere
-        place, passed = function.args.args.index(own), []
+        index, passed = function.args.args.index(own), []
         for call in ast.walk(self.tree):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == function.name:
-                passed += call.args[place : place + 1]
+                passed += call.args[index : index + 1]
                 passed += [k.value for k in call.keywords if k.arg == name]
         return bool(passed) and all(map(self.safe, passed))
 
@@ -429,7 +429,7 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
 def test_the_demo_shows_models_and_visitors_as_text():
     demo = pytest.importorskip("utils.show.demo")
-    assert_harmless(demo._said(ATTACK, ATTACK))
+    assert_harmless(demo._status(ATTACK, ATTACK))
     entry = demo.MODELS[0]
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
     from dataclasses import replace
@@ -457,12 +457,12 @@ ESCAPES = [
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
-    place = Shelf(tmp_path / "artifacts" / "lab", drive=tmp_path / "drive")
+    shelf = Shelf(tmp_path / "artifacts" / "lab", drive=tmp_path / "drive")
     (tmp_path / "artifacts").mkdir()
     for attempt in (
-        lambda: artifacts.find(name, place),
-        lambda: artifacts.require(name, place),
-        lambda: artifacts.publish(name, place, metrics={}).__enter__(),
+        lambda: artifacts.find(name, shelf),
+        lambda: artifacts.require(name, shelf),
+        lambda: artifacts.publish(name, shelf, metrics={}).__enter__(),
     ):
         with pytest.raises(ArtifactError, match="cannot have the name"):
             attempt()
@@ -471,18 +471,18 @@ def test_an_artifact_never_leaves_its_shelf(tmp_path, name):
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
-    place = Shelf(tmp_path / "lab")
+    shelf = Shelf(tmp_path / "lab")
     (tmp_path / "secret.txt").write_text("x")
-    with artifacts.publish("honest", place, metrics={}):
+    with artifacts.publish("honest", shelf, metrics={}):
         pass
-    manifest = place.folder / "honest" / "manifest.json"
+    manifest = shelf.folder / "honest" / "manifest.json"
     listing = json.loads(manifest.read_text())
     listing["files"]["../../secret.txt"] = {
         "bytes": 1,
         "sha256": folders.content_hash(tmp_path / "secret.txt"),
     }
     manifest.write_text(json.dumps(listing))
-    assert "missing" in folders.fault(place.folder / "honest")
+    assert "missing" in folders.fault(shelf.folder / "honest")
 
 
 def test_an_export_of_votes_stays_where_it_is_asked_for(tmp_path):
@@ -564,7 +564,7 @@ def test_known_vulnerabilities_are_named(answering):
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "reason"),
     [
         ("echo 'ConnectionError: no route' >&2; exit 1", "no route"),
         (
@@ -576,12 +576,12 @@ def test_known_vulnerabilities_are_named(answering):
     ],
 )
 def test_without_a_network_the_audit_reports_and_does_not_fail(
-    answering, monkeypatch, script, said
+    answering, monkeypatch, script, reason
 ):
     monkeypatch.setattr(audit, "TIMEOUT", 1)
     answering(script)
     findings, scope = audit.vulnerabilities()
-    assert findings == [] and scope.startswith("not looked up") and said in scope
+    assert findings == [] and scope.startswith("not looked up") and reason in scope
 
 
 def test_without_uv_the_audit_says_so(monkeypatch, capsys):

@@ -64,28 +64,28 @@ def chat_base(source, folder):
 
 
 @pytest.fixture(scope="module")
-def place(texts, tmp_path_factory):
+def shelf(texts, tmp_path_factory):
     """A shelf with the models of 02, an adapter of 03, and the T5 half of 08."""
-    place = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
+    shelf = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
     sources = [standins.gpt2(texts, vocabulary=400, seed=seed) for seed in (0, 1)]
-    with artifacts.publish("02_gpt2_ppo_negative_feedback", place, metrics={}) as folder:
+    with artifacts.publish("02_gpt2_ppo_negative_feedback", shelf, metrics={}) as folder:
         save(AutoModelForCausalLM, sources[0], folder / "reference", sharpen=4)
         save(AutoModelForCausalLM, sources[1], folder / "policy", sharpen=4)
-    with artifacts.publish("03_llama_sft_vi_alpaca", place, metrics={}) as folder:
-        base, tokenizer = chat_base(sources[0], place.folder.parent / "base")
+    with artifacts.publish("03_llama_sft_vi_alpaca", shelf, metrics={}) as folder:
+        base, tokenizer = chat_base(sources[0], shelf.folder.parent / "base")
         adapter = LoraConfig(r=2, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
         adapted = get_peft_model(base, adapter)
-        models.save_adapter(adapted, tokenizer, folder, str(place.folder.parent / "base"))
-    with artifacts.publish("08_dpo_t5_gpt2_and_demo", place, metrics={}) as folder:
+        models.save_adapter(adapted, tokenizer, folder, str(shelf.folder.parent / "base"))
+    with artifacts.publish("08_dpo_t5_gpt2_and_demo", shelf, metrics={}) as folder:
         for seed, name in enumerate(("t5_sft", "t5_dpo")):
             source = standins.t5(texts, vocabulary=300, seed=seed)
             save(AutoModelForSeq2SeqLM, source, folder / name, sharpen=0.2)
-    return place
+    return shelf
 
 
 @pytest.fixture(scope="module")
-def library(place):
-    return Library(place)
+def library(shelf):
+    return Library(shelf)
 
 
 @pytest.fixture
@@ -101,11 +101,11 @@ def both(library, keys=("gpt2-base", "gpt2-ppo"), prompt=PROMPT, **settings):
 # --- What is offered -----------------------------------------------------------------------------
 
 
-def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(place, store):
-    config = demo.build(place, store).get_config_file()
-    there = {"gpt2-base", "gpt2-ppo", "llama-base", "llama-sft", "t5-sft", "t5-dpo"}
+def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf, store):
+    config = demo.build(shelf, store).get_config_file()
+    made = {"gpt2-base", "gpt2-ppo", "llama-base", "llama-sft", "t5-sft", "t5-dpo"}
     dropdowns = [c["props"] for c in config["components"] if c["type"] == "dropdown"]
-    assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [there, there]
+    assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [made, made]
     pages = [c["props"].get("value", "") for c in config["components"] if c["type"] == "html"]
     missing = next(page for page in pages if "Chưa có" in page)
     boxes = re.findall(r"<div>(.*?)</div>", missing)
@@ -116,14 +116,15 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(place
         "08",
     ]
     for entry in MODELS:
-        assert (f">{entry.label}<" in missing) == (entry.key not in there)
+        assert (f">{entry.label}<" in missing) == (entry.key not in made)
 
 
-def test_every_model_names_a_reference_and_a_price_that_exist():
+def test_every_model_names_a_reference_and_a_beta_that_exist():
     keys = [entry.key for entry in MODELS]
     assert len(set(keys)) == len(keys)
     for entry in MODELS:
-        assert (entry.reference in keys and entry.beta > 0) if entry.reference else not entry.price
+        assert bool(entry.reference) == bool(entry.beta_field)
+        assert not entry.reference or (entry.reference in keys and entry.beta > 0)
 
 
 @pytest.mark.parametrize("key", ["llama-dpo", "gpt2-dpo", "nonsense", None])
@@ -132,31 +133,31 @@ def test_a_model_that_is_not_there_is_refused_by_the_server_too(library, key):
         library.get(key)
 
 
-def test_an_altered_artifact_is_not_offered_nor_loaded(place, tmp_path):
+def test_an_altered_artifact_is_not_offered_nor_loaded(shelf, tmp_path):
     copy = artifacts.Shelf(tmp_path / "lab")
-    artifacts._copy(place.folder / MODELS[0].artifact, copy.folder / MODELS[0].artifact)
+    artifacts._copy(shelf.folder / MODELS[0].artifact, copy.folder / MODELS[0].artifact)
     before = Library(copy)
     weights = copy.folder / MODELS[0].artifact / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert set(before.there) == {"gpt2-base", "gpt2-ppo"}
-    assert Library(copy).there == {}
+    assert set(before.available) == {"gpt2-base", "gpt2-ppo"}
+    assert Library(copy).available == {}
     with pytest.raises(SavedModelError, match=r"altered.*run notebook 02 first"):
         before.get("gpt2-ppo")
 
 
 def test_a_folder_that_is_no_model_gives_one_sentence(tmp_path):
-    place = artifacts.Shelf(tmp_path)
-    with artifacts.publish(MODELS[0].artifact, place, metrics={}) as folder:
+    shelf = artifacts.Shelf(tmp_path)
+    with artifacts.publish(MODELS[0].artifact, shelf, metrics={}) as folder:
         (folder / "reference").mkdir()
         (folder / "reference" / "config.json").write_text("{}")
     with pytest.raises(SavedModelError, match="cannot be loaded") as caught:
-        Library(place).get("gpt2-base")
+        Library(shelf).get("gpt2-base")
     assert all("\n" not in sentence and len(sentence) < 150 for sentence in caught.value.sentences)
 
 
-def test_only_the_latest_models_stay_in_memory(place, monkeypatch):
+def test_only_the_latest_models_stay_in_memory(shelf, monkeypatch):
     monkeypatch.setattr(saved, "KEPT", 2)
-    library = Library(place)
+    library = Library(shelf)
     first = library.get("gpt2-base")
     library.get("t5-sft")
     assert library.get("gpt2-base") is first
@@ -164,10 +165,10 @@ def test_only_the_latest_models_stay_in_memory(place, monkeypatch):
     assert list(library._loaded) == ["gpt2-base", "t5-dpo"]
 
 
-def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(place, library):
+def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(shelf, library):
     base, adapted = library.get("llama-base"), library.get("llama-sft")
     ids = torch.tensor([adapted.encode(PROMPT)])
-    trained, _ = models.chat_model(str(place.folder.parent / "base"), profiles.choose())
+    trained, _ = models.chat_model(str(shelf.folder.parent / "base"), profiles.choose())
     with torch.inference_mode():
         of_base, of_adapted = base.model(ids).logits, adapted.model(ids).logits
         with adapted.model.disable_adapter():
@@ -180,9 +181,9 @@ def test_an_adapter_is_read_on_its_base_and_asked_through_its_template(place, li
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "qwen3", "sailor"])
-def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path, monkeypatch, kind):
+def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(shelf, tmp_path, monkeypatch, kind):
     copy, documents = artifacts.Shelf(tmp_path / "lab"), []
-    source = place.folder / "03_llama_sft_vi_alpaca"
+    source = shelf.folder / "03_llama_sft_vi_alpaca"
     with artifacts.publish(source.name, copy, metrics={}) as folder:
         shutil.copytree(source / "adapter", folder / "adapter")
         note = {"base": f"{kind} {models.STAND_IN}"}
@@ -190,7 +191,7 @@ def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(place, tmp_path,
 
     def built(texts, tokens):
         documents.extend(texts)
-        return place.folder.parent / "base"
+        return shelf.folder.parent / "base"
 
     monkeypatch.setitem(saved.chat_standins.BUILDERS, kind, built)
     monkeypatch.setenv("COURSE_MODEL", "other")  # what the adapter says counts
@@ -284,13 +285,13 @@ def test_the_implicit_reward_is_that_of_a_loop_by_hand(library, pair):
     assert abs(reward) > 1e-2  # the two models do differ
 
 
-def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_reference(place):
-    library = Library(place)
+def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_reference(shelf):
+    library = Library(shelf)
     base, ppo = both(library)
     assert base.reward is None and ppo.reward is not None
     swapped = both(library, ("gpt2-ppo", "gpt2-base"))
     assert swapped[0].reward is not None and swapped[1].reward is None
-    del library.there["gpt2-base"]
+    del library.available["gpt2-base"]
     assert both(library, ("gpt2-ppo", "gpt2-ppo"))[0].reward is None
 
 
@@ -307,7 +308,9 @@ def test_a_letter_of_several_tokens_is_shown_when_it_is_whole(library):
 
 def compared(library, prompt=PROMPT, keys=("gpt2-base", "gpt2-ppo"), blind=False, tokens=8):
     *_, last = demo._compare(library, *keys, prompt, 1.0, tokens, 3, blind)
-    return dict(zip(("a", "b", "note_a", "note_b", "said", "done"), last, strict=False), rest=last)
+    return dict(
+        zip(("a", "b", "note_a", "note_b", "status", "done"), last, strict=False), rest=last
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,18 +325,18 @@ def compared(library, prompt=PROMPT, keys=("gpt2-base", "gpt2-ppo"), blind=False
 )
 def test_an_empty_or_endless_prompt_gets_a_sentence(library, prompt, sentence):
     shown = compared(library, prompt)
-    assert re.search(sentence, shown["said"]) and 'class="said bad"' in shown["said"]
+    assert re.search(sentence, shown["status"]) and 'class="status-line bad"' in shown["status"]
     assert shown["a"] == shown["b"] == "" and shown["done"] is None
     assert all(not button["interactive"] for button in shown["rest"][6:])
 
 
 def test_a_book_is_refused_before_it_is_cut_into_tokens(library, monkeypatch):
     monkeypatch.setattr(saved.Loaded, "encode", lambda *_: pytest.fail("tokenised"))
-    assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["said"]
+    assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["status"]
 
 
 def test_no_model_chosen_gets_a_sentence(library):
-    assert "Hãy chọn hai mô hình." in compared(library, keys=(None, None))["said"]
+    assert "Hãy chọn hai mô hình." in compared(library, keys=(None, None))["status"]
 
 
 def test_a_prompt_at_the_limit_still_gets_an_answer(library):
@@ -350,7 +353,7 @@ def test_a_prompt_at_the_limit_still_gets_an_answer(library):
 def test_names_and_rewards_are_hidden_until_the_vote(library, store):
     blind = compared(library, blind=True)
     for entry in blind["done"].entries:
-        assert entry.label not in str((blind["note_a"], blind["note_b"], blind["said"]))
+        assert entry.label not in str((blind["note_a"], blind["note_b"], blind["status"]))
     assert "nat" not in blind["note_a"] + blind["note_b"]
     notes = demo._vote(store, "a", blind["done"], "An")[:2]
     for note, entry in zip(notes, blind["done"].entries, strict=True):
@@ -396,8 +399,8 @@ def test_a_vote_that_cannot_be_kept_is_said_and_can_be_repeated(library, store, 
         raise preferences.VoteError("The votes cannot be reached: <b>see</b>.")
 
     monkeypatch.setattr(store, "add", broken)
-    *_, said, _, first, _, _ = demo._vote(store, "a", compared(library)["done"], "An")
-    assert "Chưa lưu được phiếu bầu" in said and "&lt;b&gt;" in said
+    *_, status, _, first, _, _ = demo._vote(store, "a", compared(library)["done"], "An")
+    assert "Chưa lưu được phiếu bầu" in status and "&lt;b&gt;" in status
     assert first["interactive"]
 
 
@@ -406,21 +409,21 @@ def test_no_word_of_a_model_or_visitor_goes_into_html(library):
     entry = replace(MODELS[1], label=word)
     note = demo._note(entry, Answer(word, 1, 0.5), hidden=False)
     assert "<script" not in note and "alert(1)&lt;/script&gt;" in note
-    assert "<script" not in demo._said(word, word)
+    assert "<script" not in demo._status(word, word)
     shown = compared(library, f"{PROMPT} {word}", keys=("t5-sft", "t5-sft"))
     assert word in shown["done"].question
-    assert "<script" not in shown["note_a"] + shown["note_b"] + shown["said"]
+    assert "<script" not in shown["note_a"] + shown["note_b"] + shown["status"]
 
 
 # --- Whom it lets in -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def served(place, tmp_path_factory):
+def served(shelf, tmp_path_factory):
     """The running page: its address, its store, the numbers of its events."""
     folder = tmp_path_factory.mktemp("votes")
     store = preferences.open_store(f"sqlite:///{folder / 'votes.sqlite'}")
-    page = demo.build(place, store)
+    page = demo.build(shelf, store)
     with pytest.MonkeyPatch.context() as patch:  # what gradio would otherwise obey
         patch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
         patch.setenv("GRADIO_SHARE", "True")
@@ -452,17 +455,17 @@ def test_twenty_visitors_at_once_get_their_own_answers_and_votes(served, library
         with httpx.Client(base_url=address, **TALK) as client:
             asked = ["gpt2-base", "gpt2-ppo", f"{PROMPT} {number}", 1.0, 8, number, False]
             shown = event(client, compare, session, asked)
-            said = event(client, vote_a, session, [None, f"visitor {number}"])[2]
-        return shown[:2], said
+            status = event(client, vote_a, session, [None, f"visitor {number}"])[2]
+        return shown[:2], status
 
     with ThreadPoolExecutor(20) as pool:
         visits = list(pool.map(visit, range(20)))
     votes = {vote.annotator: vote for vote in store.votes() if vote.source == "demo"}
     assert len(votes) == len(store.votes()) == 20
-    for number, (texts, said) in enumerate(visits):
+    for number, (texts, status) in enumerate(visits):
         alone = both(library, prompt=f"{PROMPT} {number}", max_tokens=8, seed=number)
         assert texts == [answer.text for answer in alone]
-        assert "Đã lưu phiếu bầu" in said
+        assert "Đã lưu phiếu bầu" in status
         vote = votes[f"visitor {number}"]
         kept = [preferences.storable(text) for text in texts]
         assert [vote.answer_a, vote.answer_b, vote.seed, vote.choice] == [*kept, number, "a"]
@@ -541,8 +544,8 @@ def test_all_but_the_page_s_own_paths_are_closed(served, path):
         assert answer.status_code in (403, 404, 405), f"{method} {path}: {answer.status_code}"
 
 
-def test_other_machines_get_in_when_asked(place, store):
-    page = demo.build(place, store)
+def test_other_machines_get_in_when_asked(shelf, store):
+    page = demo.build(shelf, store)
     demo.launch(page, host="0.0.0.0")
     try:
         address = f"http://127.0.0.1:{page.server_port}/"

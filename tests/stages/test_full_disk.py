@@ -57,11 +57,11 @@ class FillAfter(TrainerCallback):
 def test_a_training_says_so_and_goes_on_from_the_checkpoint_before(kind, small_disk, tmp_path):
     folder, data, limit = worker.stand_in(), worker.pairs()["train"], {"max_steps": 8}
 
-    def run(place: Path, *watchers: TrainerCallback) -> list[float]:
+    def run(checkpoints: Path, *watchers: TrainerCallback) -> list[float]:
         model = worker.shaken(worker.adapted(folder))
 
         def build(*sizes):
-            trainer = worker.MAKERS[kind](model, folder, data, place, *sizes, **limit)
+            trainer = worker.MAKERS[kind](model, folder, data, checkpoints, *sizes, **limit)
             for watcher in watchers:
                 trainer.add_callback(watcher)
             return trainer
@@ -69,38 +69,38 @@ def test_a_training_says_so_and_goes_on_from_the_checkpoint_before(kind, small_d
         log = fit(build, worker.BATCH, 1).state.log_history
         return [entry["loss"] for entry in log if "loss" in entry]
 
-    place = small_disk / "checkpoints"
+    checkpoints = small_disk / "checkpoints"
     with pytest.raises(CourseError, match=r"^The disk is full: the checkpoint after step 6 could"):
-        run(place, FillAfter(3, small_disk))
+        run(checkpoints, FillAfter(3, small_disk))
     free(small_disk)
-    assert last_checkpoint(str(place)) == str(place / "checkpoint-3")
-    assert run(place) == pytest.approx(run(tmp_path / "roomy"), abs=1e-6)
+    assert last_checkpoint(str(checkpoints)) == str(checkpoints / "checkpoint-3")
+    assert run(checkpoints) == pytest.approx(run(tmp_path / "roomy"), abs=1e-6)
 
 
 def test_ppo_says_so_and_goes_on_from_the_checkpoint_before(small_disk):
     def history(**options) -> list[dict]:
         return [update | {"seconds": 0} for update in tiny_ppo.trainer(**options).train()]
 
-    place = small_disk / "checkpoints"
+    checkpoints = small_disk / "checkpoints"
 
     def fill_up(metrics: dict) -> None:
         if metrics["update"] == 3:  # checkpoints follow updates 2, 4 and 6
             fill(small_disk)
 
     with pytest.raises(FolderError, match=r"update-000004 could not be saved \(No space left"):
-        history(checkpoint_dir=place, on_update=fill_up)
-    assert [path.name for path in place.iterdir()] == ["update-000002"]
-    assert fault(place / "update-000002") is None
+        history(checkpoint_dir=checkpoints, on_update=fill_up)
+    assert [path.name for path in checkpoints.iterdir()] == ["update-000002"]
+    assert fault(checkpoints / "update-000002") is None
     free(small_disk)
-    assert history(checkpoint_dir=place) == history()
+    assert history(checkpoint_dir=checkpoints) == history()
 
 
 @pytest.mark.parametrize("format", ["safetensors", "text"])
 def test_an_artifact_saved_before_stays_whole(small_disk, format):
-    place = Shelf(small_disk / "lab")
+    shelf = Shelf(small_disk / "lab")
 
     def save(size: int) -> None:
-        with publish("01_phobert_reward_model", place, metrics={"size": size}) as folder:
+        with publish("01_phobert_reward_model", shelf, metrics={"size": size}) as folder:
             if format == "text":
                 (folder / "model.txt").write_text("x" * size)
             else:
@@ -110,8 +110,8 @@ def test_an_artifact_saved_before_stays_whole(small_disk, format):
     fill(small_disk, leave=500_000)
     with pytest.raises(FolderError, match=r"could not be saved \(No space left on device\): free"):
         save(2_000_000)
-    assert fault(place.folder / "01_phobert_reward_model") is None
-    assert [path.name for path in place.folder.iterdir()] == ["01_phobert_reward_model"]
+    assert fault(shelf.folder / "01_phobert_reward_model") is None
+    assert [path.name for path in shelf.folder.iterdir()] == ["01_phobert_reward_model"]
     free(small_disk)
     save(2_000_000)
-    assert fault(place.folder / "01_phobert_reward_model") is None
+    assert fault(shelf.folder / "01_phobert_reward_model") is None

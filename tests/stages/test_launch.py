@@ -83,7 +83,7 @@ def die_after(step: int) -> None:
 
 def start(stage: str, out: Path, *options: str, **environment: str) -> subprocess.Popen:
     """The launcher of a stage, under `accelerate launch` with these options, else by itself."""
-    lab = {profiles.PROFILE_WISH: "lab"} | environment
+    lab = {profiles.PROFILE_VARIABLE: "lab"} | environment
     return launched([__file__, stage, "--output", out], *options, **lab)
 
 
@@ -258,12 +258,12 @@ def test_a_training_that_has_ended_is_loaded_not_repeated(folder, tmp_path, caps
 
 def test_checkpoints_that_began_at_other_weights_are_removed(tmp_path, capsys):
     """A launched training stays when it has ended, and the stage before may be trained again."""
-    place = artifacts.Shelf(tmp_path)
-    course = session.Course("04_llama_dpo_vi_alpaca", profiles.TABLE["lab"], 0, place)
+    shelf = artifacts.Shelf(tmp_path)
+    course = session.Course("04_llama_dpo_vi_alpaca", profiles.TABLE["lab"], 0, shelf)
     checkpoint = Path(course.checkpoints) / "checkpoint-9"
 
     def hand_over(weights: str, metrics: dict) -> None:
-        with artifacts.publish(SFT, place, metrics=metrics) as new:
+        with artifacts.publish(SFT, shelf, metrics=metrics) as new:
             (new / "adapter.safetensors").write_text(weights)
         course.require(SFT)
 
@@ -322,17 +322,17 @@ def cut_off(tmp_path_factory) -> Path:
     """The same, spread over two processes by FSDP, until the first one was killed."""
     out = tmp_path_factory.mktemp("fsdp")
     killed = start("03", out, *two_processes("fsdp"), **{KILL: "3"})
-    said, _ = killed.communicate(timeout=300)
-    assert killed.returncode != 0, said[-3000:]
+    printed, _ = killed.communicate(timeout=300)
+    assert killed.returncode != 0, printed[-3000:]
     assert not (out / "lab" / SFT).exists()
     return out
 
 
 def test_a_killed_fsdp_run_goes_on_and_equals_one_process(alone, cut_off):
     """Adapter, embeddings and optimizer in two halves; one process reads what they saved."""
-    said = finish(start("03", cut_off, *two_processes("fsdp")))
-    assert "continuing from checkpoint 2" in said
-    assert "Excluding from FSDP2 sharding" in said  # the 4-bit weights, so the rest is spread
+    printed = finish(start("03", cut_off, *two_processes("fsdp")))
+    assert "continuing from checkpoint 2" in printed
+    assert "Excluding from FSDP2 sharding" in printed  # the 4-bit weights, so the rest is spread
     same(steps(alone, "03"), steps(cut_off, "03"))
     loads_as_in_the_notebook(cut_off, alone)
 
@@ -340,8 +340,8 @@ def test_a_killed_fsdp_run_goes_on_and_equals_one_process(alone, cut_off):
 def loads_as_in_the_notebook(out: Path, reference: Path) -> None:
     """The artifact is whole, belongs to this base, and holds the weights of one process."""
     weights = []
-    for place in (out, reference):
-        found, reason = artifacts.find(SFT, artifacts.Shelf(place / "lab"))
+    for folder in (out, reference):
+        found, reason = artifacts.find(SFT, artifacts.Shelf(folder / "lab"))
         assert found, reason
         tensors = load_file(found / "adapter" / "adapter_model.safetensors")
         weights.append(torch.cat([tensors[name].flatten() for name in sorted(tensors)]))
@@ -357,9 +357,9 @@ def test_two_machines_with_a_launcher_each_equal_one_process(alone, tmp_path):
     from accelerate.utils.other import get_free_port
 
     port = str(get_free_port())
-    place = ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
+    address = ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
     machines = [
-        start("03", tmp_path, *two_processes("two_nodes", "--machine_rank", rank, *place))
+        start("03", tmp_path, *two_processes("two_nodes", "--machine_rank", rank, *address))
         for rank in ("0", "1")
     ]
     for machine in machines:
@@ -386,9 +386,10 @@ def test_a_later_stage_starts_from_what_was_handed_over(alone, tmp_path, stage):
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["08-t5", "08-gpt2"])
 def test_notebook_08s_models_train_on_two_processes(tmp_path, stage):
-    said = finish(start(stage, tmp_path, *two_processes("ddp")))
-    assert f"Stage {stage} is trained" in said
-    assert said.count("this training is already complete") == 2  # SFT and DPO, found by one process
+    printed = finish(start(stage, tmp_path, *two_processes("ddp")))
+    assert f"Stage {stage} is trained" in printed
+    # SFT and DPO, found by one process
+    assert printed.count("this training is already complete") == 2
 
 
 @pytest.mark.long

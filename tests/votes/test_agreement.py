@@ -47,7 +47,7 @@ def test_kappa_at_its_landmarks():
 def test_the_interval_is_that_of_kappas_computed_one_by_one():
     generator = random.Random(4)
     first = [generator.choice("aab") for _ in range(30)]
-    second = [generator.choice([said, "t", "a"]) for said in first]
+    second = [generator.choice([vote, "t", "a"]) for vote in first]
     drawn = np.random.default_rng(7).integers(30, size=(200, 30))
     kappas = [
         cohen_kappa(*([ratings[item] for item in items] for ratings in (first, second)))
@@ -58,11 +58,11 @@ def test_the_interval_is_that_of_kappas_computed_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("ratings", "said"),
+    ("ratings", "reason"),
     [("aaaa", "both ratings are always 'a'"), ("", "Kappa of no items is undefined")],
 )
-def test_undefined_kappa_is_nan_and_says_why(ratings, said):
-    with pytest.warns(UserWarning, match=said):
+def test_undefined_kappa_is_nan_and_says_why(ratings, reason):
+    with pytest.warns(UserWarning, match=reason):
         assert math.isnan(cohen_kappa(ratings, ratings))
     assert all(map(math.isnan, kappa_interval(ratings, ratings)))
 

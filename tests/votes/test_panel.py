@@ -235,7 +235,7 @@ def test_a_double_click_is_one_vote(store):
     assert len(store.votes()) == 2
 
 
-def test_without_a_name_nobody_votes_and_each_name_has_its_own_place(store, at_leisure):
+def test_without_a_name_nobody_votes_and_each_name_continues_at_its_own_pair(store, at_leisure):
     panel = LabelPanel(PAIRS[:4], store, repeat_share=0)
     assert all(button.disabled for button in panel.buttons.values())
     panel.command_field.value = "a"

@@ -176,15 +176,15 @@ def test_undo_takes_back_the_latest_and_deletes_nothing(any_store):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"choice": "left"}, "choice is 'left': use one of a, b, tie, skip"),
         ({"annotator": "  "}, "has no annotator"),
         ({"item": ""}, "has no item"),
     ],
 )
-def test_a_vote_that_says_nothing_is_refused(store, wrong, said):
-    with pytest.raises(VoteError, match=said):
+def test_a_vote_that_says_nothing_is_refused(store, wrong, message):
+    with pytest.raises(VoteError, match=message):
         store.add(replace(VOTE, **wrong))
     assert store.votes() == []
 
@@ -220,14 +220,14 @@ def test_a_commit_is_on_disk_before_it_is_confirmed(store):
 def test_eight_processes_write_at_once(new_url):
     writers = [writer(new_url, f"người {number}", 50) for number in range(8)]
     with ThreadPoolExecutor(8) as readers:
-        said = list(readers.map(lambda p: [line.strip() for line in p.stdout], writers))
+        printed = list(readers.map(lambda p: [line.strip() for line in p.stdout], writers))
     assert [process.wait() for process in writers] == [0] * 8
     votes = open_store(new_url).votes()
     assert len(votes) == 400
-    assert {vote.item for vote in votes} == {item for items in said for item in items}
+    assert {vote.item for vote in votes} == {item for items in printed for item in items}
     for number in range(8):  # each one's votes in the order they were cast
         mine = [vote.item for vote in votes if vote.annotator == f"người {number}"]
-        assert mine == said[number]
+        assert mine == printed[number]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -352,7 +352,7 @@ SECRET = "s3cretword"
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         (f"mysql://an:{SECRET}@db/votes", "begins with mysql://"),
         (f"postgresql://an:{SECRET}@db/votes", "begins with postgresql://"),
@@ -367,12 +367,12 @@ SECRET = "s3cretword"
         ("sqlite:///{folder}", "unable to open database file"),
     ],
 )
-def test_a_wrong_url_is_one_sentence_without_the_password(tmp_path, url, said):
+def test_a_wrong_url_is_one_sentence_without_the_password(tmp_path, url, message):
     (tmp_path / "file").write_text("no folder and no database" * 100)
     with pytest.raises(VoteError) as raised:
         open_store(url.replace("{folder}", str(tmp_path)))
     sentence = str(raised.value)
-    assert said in sentence
+    assert message in sentence
     assert SECRET not in sentence and "\n" not in sentence and len(sentence) < 320
     assert raised.value.__context__ is None or raised.value.__suppress_context__
 

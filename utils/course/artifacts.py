@@ -37,14 +37,14 @@ def shelf(profile: str) -> Shelf:
     return Shelf(local / profile, drive, os.environ.get("COURSE_HUB_REPO"))
 
 
-def _folder_of(name: str, place: Shelf) -> Path:
+def _folder_of(name: str, shelf: Shelf) -> Path:
     """The artifact's folder in the shelf's folder, never outside of it."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ArtifactError(
             f"An artifact cannot have the name {name!r}: use only letters, digits, '_', '-' and "
             "'.', for instance 01_phobert_reward_model."
         )
-    return place.folder / name
+    return shelf.folder / name
 
 
 def weights_of(folder: Path) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _copy(source: Path, final: Path) -> None:
 @contextmanager
 def publish(
     name: str,
-    place: Shelf,
+    shelf: Shelf,
     *,
     metrics: dict,
     inputs: dict[str, str] | None = None,
@@ -73,62 +73,62 @@ def publish(
 
     With `keep_former`, the replaced artifact is kept next to it as `<name>.former`.
 
-    >>> with publish("01_phobert_reward_model", place, metrics={"accuracy": 0.9}) as folder:
+    >>> with publish("01_phobert_reward_model", shelf, metrics={"accuracy": 0.9}) as folder:
     ...     model.save_pretrained(folder / "model")
     """
-    final = _folder_of(name, place)
+    final = _folder_of(name, shelf)
     keep = final.with_name(f"{name}.former") if keep_former else None
     with written_whole(final, f"Artifact {name}", inputs=inputs, keep=keep) as new:
         yield new
         (new / "metrics.json").write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    if place.drive:
-        _copy(final, place.drive / name)
+    if shelf.drive:
+        _copy(final, shelf.drive / name)
 
 
-def find(name: str, place: Shelf, inputs: dict[str, str] | None = None) -> tuple[Path | None, str]:
+def find(name: str, shelf: Shelf, inputs: dict[str, str] | None = None) -> tuple[Path | None, str]:
     """The artifact's folder, searched locally, on Drive, then on the Hub; and where or why not."""
-    final = _folder_of(name, place)
+    final = _folder_of(name, shelf)
     recover(final)
     reason = fault(final, inputs)
     if reason is None:
         return final, "found in the local folder"
-    if place.drive and fault(place.drive / name, inputs) is None:
-        _copy(place.drive / name, final)
+    if shelf.drive and fault(shelf.drive / name, inputs) is None:
+        _copy(shelf.drive / name, final)
         return final, "copied from Drive"
-    if place.hub_repo and _fetch_from_hub(name, place, inputs):
-        return final, f"fetched from {place.hub_repo}"
+    if shelf.hub_repo and _fetch_from_hub(name, shelf, inputs):
+        return final, f"fetched from {shelf.hub_repo}"
     return None, reason
 
 
-def _fetch_from_hub(name: str, place: Shelf, inputs: dict[str, str] | None) -> bool:
+def _fetch_from_hub(name: str, shelf: Shelf, inputs: dict[str, str] | None) -> bool:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    prefix = f"{place.folder.name}/{name}"
+    prefix = f"{shelf.folder.name}/{name}"
     try:
-        snapshot = snapshot_download(place.hub_repo, allow_patterns=f"{prefix}/*")
+        snapshot = snapshot_download(shelf.hub_repo, allow_patterns=f"{prefix}/*")
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        print(f"{place.hub_repo} could not be read ({type(error).__name__}).")
+        print(f"{shelf.hub_repo} could not be read ({type(error).__name__}).")
         return False
     if fault(Path(snapshot) / prefix, inputs) is not None:
         return False
-    _copy(Path(snapshot) / prefix, place.folder / name)
+    _copy(Path(snapshot) / prefix, shelf.folder / name)
     return True
 
 
-def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) -> Path:
+def require(name: str, shelf: Shelf, *, inputs: dict[str, str] | None = None) -> Path:
     """The artifact's folder; if it is missing or damaged, the notebook that makes it is run."""
-    folder, reason = find(name, place, inputs)
+    folder, reason = find(name, shelf, inputs)
     if folder is None:
-        time = notebooks.expected_time(name, place.folder.name)
+        time = notebooks.expected_time(name, shelf.folder.name)
         print(
             f"Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
             flush=True,
         )
-        _run_notebook(name, place)
-        folder, reason = find(name, place, inputs)
+        _run_notebook(name, shelf)
+        folder, reason = find(name, shelf, inputs)
     if folder is None:
         raise ArtifactError(
             f"Artifact {name} is still not available ({reason}): open notebooks/{name}.ipynb and "
@@ -137,7 +137,7 @@ def require(name: str, place: Shelf, *, inputs: dict[str, str] | None = None) ->
     return folder
 
 
-def _run_notebook(name: str, place: Shelf) -> None:
+def _run_notebook(name: str, shelf: Shelf) -> None:
     bar, shown = None, 0
 
     def advance(done: int, total: int) -> None:
@@ -152,7 +152,7 @@ def _run_notebook(name: str, place: Shelf) -> None:
         name,
         on_cell=advance,
         environment={
-            "COURSE_ARTIFACTS": str(place.folder.parent),
+            "COURSE_ARTIFACTS": str(shelf.folder.parent),
             "HF_TOKEN": hub.read_token() or "",  # a child process cannot read Colab's secrets
         },
     )

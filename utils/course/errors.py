@@ -3,7 +3,7 @@
 import os
 import traceback
 
-TRACEBACK_WISH = "COURSE_TRACEBACK"
+TRACEBACK_VARIABLE = "COURSE_TRACEBACK"
 
 
 class CourseError(Exception):
@@ -14,6 +14,6 @@ class CourseError(Exception):
     """
 
     def _render_traceback_(self) -> list[str]:
-        if os.environ.get(TRACEBACK_WISH) == "1":
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
             return "".join(traceback.format_exception(self)).rstrip().split("\n")
         return [f"{type(self).__name__}: {self}"]

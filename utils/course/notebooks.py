@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
-from utils.course.progress import WISH
+from utils.course.progress import PROGRESS_VARIABLE
 
 # the environment variables that `accelerate launch` sets for each process
 LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
@@ -37,7 +37,7 @@ class Lesson:
     metric: str  # the key in its metrics.json that the closing table shows
     label: str  # the name of this metric in the table
     box: str  # the text of its box on the map of the course
-    place: tuple[int, int]  # column and row of this box, from the lower left
+    position: tuple[int, int]  # column and row of this box, from the lower left
 
 
 LESSONS = {
@@ -168,7 +168,9 @@ def execute(
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
     try:
-        with client.setup_kernel(env={**alone(os.environ), WISH: "0", **(environment or {})}):
+        with client.setup_kernel(
+            env={**alone(os.environ), PROGRESS_VARIABLE: "0", **(environment or {})}
+        ):
             pid = client.km.provisioner.pid
             watcher = threading.Thread(
                 target=memory.watch, args=(pid, finished.is_set), daemon=True

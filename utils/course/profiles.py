@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from utils.course.errors import CourseError
 
-CPU_WISH = "COURSE_ALLOW_CPU"
-PROFILE_WISH = "COURSE_PROFILE"
-QUICK_WISH = "COURSE_QUICK"
+CPU_VARIABLE = "COURSE_ALLOW_CPU"
+PROFILE_VARIABLE = "COURSE_PROFILE"
+QUICK_VARIABLE = "COURSE_QUICK"
 OLDEST = (7, 5)  # a T4's capability; Kaggle's P100 has 6.0
 
 
@@ -619,33 +619,35 @@ def choose() -> Profile:
             f"{visible} GPUs are visible and a notebook trains on one: set CUDA_VISIBLE_DEVICES=0 "
             "and restart the kernel."
         )
-    wish = os.environ.get(PROFILE_WISH, "").strip().lower()
-    if wish and wish not in TABLE:
-        raise ProfileError(f"{PROFILE_WISH}={wish} is not one of {', '.join(TABLE)}: choose one.")
+    asked = os.environ.get(PROFILE_VARIABLE, "").strip().lower()
+    if asked and asked not in TABLE:
+        raise ProfileError(
+            f"{PROFILE_VARIABLE}={asked} is not one of {', '.join(TABLE)}: choose one."
+        )
     # bf16 by capability: `torch.cuda.is_bf16_supported()` is also true on a T4, which emulates bf16
-    if capability is not None and capability < OLDEST and wish != "lab":
+    if capability is not None and capability < OLDEST and asked != "lab":
         raise ProfileError(
             f"This GPU has capability {capability[0]}.{capability[1]} and the course needs "
             f"{OLDEST[0]}.{OLDEST[1]} or later: choose a T4 (on Kaggle: Settings > Accelerator > "
-            f"GPU T4 x2), or set {PROFILE_WISH}=lab to work on the CPU."
+            f"GPU T4 x2), or set {PROFILE_VARIABLE}=lab to work on the CPU."
         )
     native_bf16 = capability is not None and capability[0] >= 8
-    name = wish or ("lab" if capability is None else "a100" if native_bf16 else "t4")
+    name = asked or ("lab" if capability is None else "a100" if native_bf16 else "t4")
     profile = TABLE[name]
-    if os.environ.get(QUICK_WISH) == "1":
+    if os.environ.get(QUICK_VARIABLE) == "1":
         profile = quick(profile)
     if profile.device == "cuda" and capability is None:
-        if os.environ.get(CPU_WISH) != "1":
+        if os.environ.get(CPU_VARIABLE) != "1":
             raise ProfileError(
-                f"{PROFILE_WISH}={name} needs a CUDA device and this machine has none: unset it "
-                f"for the lab profile, or set {CPU_WISH}=1 to run it slowly on the CPU."
+                f"{PROFILE_VARIABLE}={name} needs a CUDA device and this machine has none: unset "
+                f"it for the lab profile, or set {CPU_VARIABLE}=1 to run it slowly on the CPU."
             )
         ppo = replace(profile.ppo, precision="fp32")
         return replace(profile, device="cpu", precision="fp32", ppo=ppo)
     if name == "a100" and not native_bf16:
         raise ProfileError(
-            f"{PROFILE_WISH}=a100 computes in bf16 and this GPU has capability "
-            f"{capability[0]}.{capability[1]} (8.0 needed): use {PROFILE_WISH}=t4."
+            f"{PROFILE_VARIABLE}=a100 computes in bf16 and this GPU has capability "
+            f"{capability[0]}.{capability[1]} (8.0 needed): use {PROFILE_VARIABLE}=t4."
         )
     return profile
 

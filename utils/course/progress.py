@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from tqdm.auto import tqdm
 
-WISH = "COURSE_PROGRESS"
+PROGRESS_VARIABLE = "COURSE_PROGRESS"
 DELAY = 3.0  # seconds before a bar appears, because a short step needs none
 
 
 def live() -> bool:
     """Whether the output is live: in an open notebook or in a terminal."""
-    if os.environ.get(WISH) == "0":
+    if os.environ.get(PROGRESS_VARIABLE) == "0":
         return False
     return "ipykernel" in sys.modules or sys.stderr.isatty()
 

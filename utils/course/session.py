@@ -16,7 +16,7 @@ from pathlib import Path
 from utils.course import colab
 
 SEED = 20
-CONTINUE_WISH = "COURSE_CONTINUE"
+CONTINUE_VARIABLE = "COURSE_CONTINUE"
 REPORTED = ("torch", "transformers", "trl", "peft", "datasets", "underthesea")
 
 
@@ -27,7 +27,7 @@ class Course:
     notebook: str  # file name without .ipynb
     profile: "profiles.Profile"  # noqa: F821 - imported only after the packages are installed
     seed: int
-    place: "artifacts.Shelf"  # noqa: F821
+    shelf: "artifacts.Shelf"  # noqa: F821
     started: float = field(default_factory=time.perf_counter)
     keep_checkpoints: bool = False  # True: keep them after the hand-over (a launched training)
 
@@ -35,7 +35,7 @@ class Course:
         """The folder of an earlier notebook's artifact, which is made first if it is missing."""
         from utils.course import artifacts
 
-        folder = artifacts.require(name, self.place, inputs=inputs)
+        folder = artifacts.require(name, self.shelf, inputs=inputs)
         if name != self.notebook:
             self._drop_checkpoints_from_another(name, artifacts.weights_of(folder))
         return folder
@@ -57,7 +57,7 @@ class Course:
     @property
     def checkpoints(self) -> str:
         """The folder of a training's checkpoints, which is kept until the hand-over."""
-        return str(self.place.folder / f".{self.notebook}-checkpoints")
+        return str(self.shelf.folder / f".{self.notebook}-checkpoints")
 
     def facts(self) -> dict[str, object]:
         """How a result was made (profile, seed, versions); saved in every metrics.json."""
@@ -80,15 +80,15 @@ class Course:
         """
         from utils.course import artifacts
 
-        found, _ = artifacts.find(self.notebook, self.place, inputs)
+        found, _ = artifacts.find(self.notebook, self.shelf, inputs)
         if found is None:
             return first, f"starting from {first.name}"
-        if os.environ.get(CONTINUE_WISH) == "1":
-            return found, f"continuing from an earlier run's {found.name} ({CONTINUE_WISH}=1)"
+        if os.environ.get(CONTINUE_VARIABLE) == "1":
+            return found, f"continuing from an earlier run's {found.name} ({CONTINUE_VARIABLE}=1)"
         return first, (
             f"{found.name} of an earlier run exists: this run starts again from {first.name} and "
             f"will keep the old one as {found.name}.former; to continue from it, set "
-            f"{CONTINUE_WISH}=1."
+            f"{CONTINUE_VARIABLE}=1."
         )
 
     @contextmanager
@@ -104,12 +104,12 @@ class Course:
 
         made = {"metrics": {**metrics, **self.facts()}, "inputs": inputs}
         with artifacts.publish(
-            self.notebook, self.place, keep_former=keep_former, **made
+            self.notebook, self.shelf, keep_former=keep_former, **made
         ) as folder:
             yield folder
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        print(f"Saved artifacts/{self.place.folder.name}/{self.notebook}:")
+        print(f"Saved artifacts/{self.shelf.folder.name}/{self.notebook}:")
         width = max(map(len, metrics), default=0)
         for name, value in metrics.items():
             print(f"  {name:{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")

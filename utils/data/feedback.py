@@ -15,7 +15,7 @@ from utils.course.paths import ROOT
 from utils.data.reading import DataError, Report, need, read_text
 from utils.data.text import duplicate_key, normalise
 
-FEEDBACK_WISH = "COURSE_FEEDBACK_DATA"
+FEEDBACK_VARIABLE = "COURSE_FEEDBACK_DATA"
 SENTIMENTS = ["negative", "neutral", "positive"]
 NEGATIVE = SENTIMENTS.index("negative")
 TOPICS = ["lecturer", "training_program", "facility", "others"]
@@ -106,7 +106,7 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
     """Read train.csv, test.csv and, if it exists, validation.csv from a folder."""
     if not folder.is_dir():
         raise DataError(
-            f"{FEEDBACK_WISH}={folder} is not a folder: "
+            f"{FEEDBACK_VARIABLE}={folder} is not a folder: "
             "name one that contains train.csv and test.csv."
         )
     rows: dict[str, list[Feedback]] = {}
@@ -156,7 +156,7 @@ def load_feedback(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     real corpus) or a folder with the user's own files. If it is not set, an offline profile uses
     the sample and every other profile uses the Hub.
     """
-    source = os.environ.get(FEEDBACK_WISH, "").strip() or ("sample" if offline else "hub")
+    source = os.environ.get(FEEDBACK_VARIABLE, "").strip() or ("sample" if offline else "hub")
     report = Report()
     if source == "hub":
         loaded = feedback_from_hub(report)

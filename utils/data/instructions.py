@@ -18,7 +18,7 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
     COURSE_PREFERENCE_DATA names the source as for `load_preferences`. In the user's own folder
     train.jsonl may have question and answer only, because the rejected answers are found later.
     """
-    source = os.environ.get(PREFERENCES.wish, "").strip()
+    source = os.environ.get(PREFERENCES.variable, "").strip()
     if source not in {"", "sample", "hub"}:
         path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:

@@ -26,7 +26,7 @@ QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 class Source:
     """Where one set of pairs comes from, and its columns."""
 
-    wish: str  # the environment variable that names the source
+    variable: str  # the environment variable that names the source
     hub_id: str
     sample: Path
     columns: tuple[str, ...]  # the last three are the question, chosen and rejected
@@ -214,7 +214,7 @@ def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, lis
 def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, list[dict]]:
     """Read train.jsonl and, if it exists, test.jsonl from a folder."""
     if not folder.is_dir():
-        raise DataError(f"{source.wish}={folder} is not a folder: name one with train.jsonl.")
+        raise DataError(f"{source.variable}={folder} is not a folder: name one with train.jsonl.")
     rows = {}
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
@@ -237,13 +237,13 @@ def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
             rows[split] = _checked(named, split, source, report)
     if "train" not in rows:
         raise DataError(
-            f"{source.hub_id} has no split train: set {source.wish} to sample or to a folder."
+            f"{source.hub_id} has no split train: set {source.variable} to sample or to a folder."
         )
     return rows
 
 
 def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
-    setting = os.environ.get(source.wish, "").strip() or ("sample" if offline else "hub")
+    setting = os.environ.get(source.variable, "").strip() or ("sample" if offline else "hub")
     report = PairReport()
     if setting == "hub":
         rows = _from_hub(source, report)

@@ -5,6 +5,6 @@ from utils.door import door
 __getattr__, __all__ = door(
     __name__,
     {
-        "checks": ["check"],
+        "checks": ["attempt", "check"],
     },
 )

@@ -1,6 +1,8 @@
-"""Exercises: `check("01.1", attempt)` prints that the attempt is right, or what the mistake is.
+"""Exercises: `check("01.1", answer)` prints that the answer is right, or what the mistake is.
 
-The judges are in `utils/exercises/`, one module per notebook.
+`attempt("00.1", function)` is for a function that later cells need: it returns the student's
+function if it is right, and the course's solution otherwise, so that every notebook runs to its
+end. The judges are in `utils/exercises/`, one module per notebook.
 """
 
 import importlib
@@ -9,13 +11,16 @@ from collections.abc import Callable
 
 Verdict = str | None  # None when the attempt is right, else a sentence on what is wrong
 _EXERCISES: dict[str, Callable[..., Verdict]] = {}
+_SOLUTIONS: dict[str, Callable] = {}
 
 
-def exercise(name: str) -> Callable:
-    """Register the judge of one exercise."""
+def exercise(name: str, solution: Callable | None = None) -> Callable:
+    """Register the judge of one exercise, and its solution where later cells need one."""
 
     def register(judge: Callable[..., Verdict]) -> Callable[..., Verdict]:
         _EXERCISES[name] = judge
+        if solution:
+            _SOLUTIONS[name] = solution
         return judge
 
     return register
@@ -32,10 +37,30 @@ def judge_of(name: str) -> Callable[..., Verdict]:
     return _EXERCISES[name]
 
 
+def _is_stub(attempt: object) -> bool:
+    """Whether nothing has been written: `None`, `...`, or a function without a body."""
+    code = getattr(attempt, "__code__", None)
+    if code is None:
+        return attempt is None or attempt is ...
+    constants = {constant for constant in code.co_consts if constant != attempt.__doc__}
+    return code.co_code == _stub.__code__.co_code and constants <= {None}
+
+
+def _stub() -> None: ...
+
+
+def attempt(name: str, function: Callable) -> Callable:
+    """The student's function if it is right, else the course's solution."""
+    if check(name, function):
+        return function
+    print("The cells below use the course's solution.")
+    return _SOLUTIONS[name]
+
+
 def check(name: str, attempt: object) -> bool:
     """Judge an attempt and print one line; a missing attempt does not stop the notebook."""
     judge = judge_of(name)
-    if attempt is None or attempt is ...:
+    if _is_stub(attempt):
         print(f"{name}: no attempt yet.")
         return False
     try:

@@ -341,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hand-over", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.profile:
-        os.environ[profiles.PROFILE_WISH] = options.profile
+        os.environ[profiles.PROFILE_VARIABLE] = options.profile
     if options.output:
         os.environ["COURSE_ARTIFACTS"] = os.path.abspath(options.output)
     os.environ.setdefault("MPLBACKEND", "Agg")

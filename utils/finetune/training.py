@@ -31,7 +31,8 @@ from utils.course.errors import CourseError
 from utils.course.folders import no_space
 from utils.course.profiles import Policy, Profile
 from utils.models import memory
-from utils.models.lengths import cut, positions
+from utils.models.lengths import cut
+from utils.models.logprobs import positions
 from utils.models.precision import float32_adapters, precision_arguments, unwrap
 
 

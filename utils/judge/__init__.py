@@ -5,7 +5,7 @@ from utils.door import door
 __getattr__, __all__ = door(
     __name__,
     {
-        "comparison": ["chrf", "duels", "likeness_judge"],
+        "comparison": ["chrf", "duels", "similarity_judge"],
         "frontier": ["Frontier", "portrait", "train_group_method"],
         "metrics": [
             "accuracy",

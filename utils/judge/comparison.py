@@ -19,7 +19,7 @@ def chrf(answer: str, reference: str) -> float:
     return CHARACTERS.sentence_score(answer, [reference]).score / 100
 
 
-def likeness_judge(tie: float = 0.01) -> Judge:
+def similarity_judge(tie: float = 0.01) -> Judge:
     """The answer with the higher chrF to the reference wins; a lead below `tie` is a draw."""
 
     def judge(question: str, first: str, second: str, reference: str) -> float:

@@ -10,8 +10,8 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.course.errors import CourseError
-from utils.models.lengths import cut, positions
-from utils.models.logprobs import answer_logps
+from utils.models.lengths import cut
+from utils.models.logprobs import answer_logps, positions
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:

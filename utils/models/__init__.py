@@ -7,7 +7,7 @@ __getattr__, __all__ = door(
     {
         "adapters": [
             "BASE_NOTE",
-            "CHAT_WISH",
+            "CHAT_VARIABLE",
             "ModelError",
             "PROJECTIONS",
             "base_documents",
@@ -39,8 +39,8 @@ __getattr__, __all__ = door(
             "sft_rows",
         ],
         "language": ["STAND_IN", "language_model"],
-        "lengths": ["cut", "cut_columns", "cut_texts", "positions", "say_longer"],
-        "logprobs": ["padded"],
+        "lengths": ["cut", "cut_columns", "cut_texts", "say_longer"],
+        "logprobs": ["padded", "positions"],
         "memory": ["release"],
         "precision": ["precision_arguments", "tolerance"],
         "sentiment": [

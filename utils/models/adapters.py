@@ -26,7 +26,7 @@ from utils.models import chat_standins, kernels
 from utils.models.language import STAND_IN
 from utils.models.precision import DTYPES
 
-CHAT_WISH = "COURSE_MODEL"
+CHAT_VARIABLE = "COURSE_MODEL"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -41,10 +41,10 @@ def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
 
 def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
     """The name and the model that COURSE_MODEL selects; the first one by default."""
-    name = os.environ.get(CHAT_WISH, "").strip().lower() or next(iter(settings.choices))
+    name = os.environ.get(CHAT_VARIABLE, "").strip().lower() or next(iter(settings.choices))
     if name not in settings.choices:
         raise ModelError(
-            f"{CHAT_WISH}={name} is not a model of this course: use one of "
+            f"{CHAT_VARIABLE}={name} is not a model of this course: use one of "
             f"{', '.join(settings.choices)}."
         )
     return name, settings.choices[name]

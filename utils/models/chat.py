@@ -126,7 +126,7 @@ def answer_logps(
     """
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     replies = [answer_ids(tokenizer, a) if isinstance(a, str) else a for a in answers]
-    limit, both = lengths.positions(model), list(zip(prompts, replies, strict=True))
+    limit, both = logprobs.positions(model), list(zip(prompts, replies, strict=True))
     lengths.say_longer([len(prompt) + len(reply) for prompt, reply in both], limit, "rows")
     for row, (prompt, answer) in enumerate(both):
         if len(prompt) + len(answer) > limit:
@@ -227,7 +227,7 @@ def reply(
 ) -> list[Reply]:
     """Answers to the questions: greedy at temperature 0, sampled at a higher temperature."""
     model.eval()
-    prompts = prompts_within(tokenizer, questions, lengths.positions(model) - max_new_tokens)
+    prompts = prompts_within(tokenizer, questions, logprobs.positions(model) - max_new_tokens)
     replies: list[Reply | None] = [None] * len(prompts)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     end = tokenizer.eos_token_id
@@ -274,7 +274,7 @@ def sampled_kl(
         model, tokenizer, questions, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed
     )
     written = [each.ids for each in replies]
-    limit = lengths.positions(model) - max_new_tokens  # the prompts are cut as in `reply`
+    limit = logprobs.positions(model) - max_new_tokens  # the prompts are cut as in `reply`
     prompts = prompts_within(tokenizer, questions, limit, say=lengths.silent)
     ours = logprobs.answer_logps(model, prompts, written)
     with speaking_as(model, reference):

@@ -6,22 +6,14 @@ not be explained. If they were not cut, GPT-2 would stop with an index error.
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from utils.data.text import Say, say_longer
 
-UNLIMITED = 10**9  # T5 has relative positions, so its texts can have any length
-
 
 def silent(sentence: str) -> None:
     """Print nothing, because the same line was printed before."""
-
-
-def positions(model: torch.nn.Module) -> int:
-    """The length of a model's context in tokens, for prompt and answer together."""
-    return getattr(model.config, "max_position_embeddings", None) or UNLIMITED
 
 
 def cut(

@@ -16,6 +16,7 @@ from utils.losses import token_logps
 from utils.models import memory
 
 BATCH_TOKENS = 8_192  # per forward pass, including padding
+UNLIMITED = 10**9  # T5 has relative positions, so its texts can have any length
 BLOCK_NUMBERS = 2**26  # logits per block: 256 MB in fp32
 
 
@@ -23,6 +24,11 @@ def trunk_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The transformer that computes hidden states, and the layer that computes logits from them."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     return bare.get_decoder(), bare.get_output_embeddings()
+
+
+def positions(model: nn.Module) -> int:
+    """The length of a model's context in tokens, for prompt and answer together."""
+    return getattr(model.config, "max_position_embeddings", None) or UNLIMITED
 
 
 def padded(

@@ -48,12 +48,12 @@ class Entry:
     artifact: str  # the artifact's name, which is the notebook's file name without .ipynb
     folder: str  # the model's folder inside the artifact
     reference: str = ""  # the key of its reference model; "" if there is none
-    price: str = ""  # the profile's field that holds β, the coefficient of the KL term
+    beta_field: str = ""  # the profile's field that holds β, the coefficient of the KL term
 
     @property
     def beta(self) -> float:
         """β, the coefficient of the KL term, from this machine's profile."""
-        return attrgetter(self.price)(profiles.choose())
+        return attrgetter(self.beta_field)(profiles.choose())
 
     @property
     def notebook(self) -> str:
@@ -138,8 +138,8 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """The limit on prompt and answer together in tokens; T5 itself has no limit."""
-        return getattr(self.model.config, "max_position_embeddings", 2 * MAX_PROMPT)
+        """The length of the model's context in tokens, for prompt and answer together."""
+        return logprobs.positions(self.model)
 
     @property
     def ends(self) -> set[int]:
@@ -160,9 +160,9 @@ class Loaded:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip()
 
 
-def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
+def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
     """Load the model from its artifact after checking every file; use the GPU if there is one."""
-    folder, reason = artifacts.find(entry.artifact, place)
+    folder, reason = artifacts.find(entry.artifact, shelf)
     label, number = entry.label, entry.notebook
     if folder is None:
         raise SavedModelError(
@@ -183,12 +183,12 @@ def load(entry: Entry, place: artifacts.Shelf) -> Loaded:
 class Library:
     """The models of one shelf; each is loaded at its first use, and the latest stay in memory."""
 
-    def __init__(self, place: artifacts.Shelf) -> None:
-        self.place, self._lock = place, Lock()
+    def __init__(self, shelf: artifacts.Shelf) -> None:
+        self.shelf, self._lock = shelf, Lock()
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         found = {entry.artifact: None for entry in MODELS}
-        found = {name: artifacts.find(name, place)[0] for name in found}
-        self.there = {  # key -> a model whose artifact exists
+        found = {name: artifacts.find(name, shelf)[0] for name in found}
+        self.available = {  # key -> a model whose artifact exists
             entry.key: entry
             for entry in MODELS
             if found[entry.artifact] and (found[entry.artifact] / entry.folder).is_dir()
@@ -196,11 +196,11 @@ class Library:
 
     def get(self, key: str | None) -> Loaded:
         """The model with this key."""
-        if key not in self.there:
+        if key not in self.available:
             raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load(self.there[key], self.place)
+                self._loaded[key] = load(self.available[key], self.shelf)
             self._loaded.move_to_end(key)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
@@ -262,7 +262,7 @@ def implicit_reward(
 ) -> float | None:
     """β (ln π - ln π_ref) of an answer, in nats; None if there is no reference."""
     policy = library.get(key)
-    if policy.entry.reference not in library.there:
+    if policy.entry.reference not in library.available:
         return None
     reference = library.get(policy.entry.reference)
     ratio = answer_logp(policy, prompt, answer) - answer_logp(reference, prompt, answer)

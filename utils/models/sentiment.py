@@ -95,7 +95,7 @@ class SentimentReward:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_length, self.kind, self.cap = max_length, kind, cap
-        self.batch_size, self.has_said = batch_size, False
+        self.batch_size, self.has_reported = batch_size, False
 
     @classmethod
     def load(
@@ -128,9 +128,9 @@ class SentimentReward:
         )
 
     def _say_once(self, sentence: str) -> None:
-        if not self.has_said:
+        if not self.has_reported:
             print(f"The reward: {sentence} Later cuts are not reported.")
-        self.has_said = True
+        self.has_reported = True
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """One reward per text."""

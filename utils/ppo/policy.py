@@ -18,7 +18,7 @@ from utils import losses
 from utils.course import progress
 from utils.course.errors import CourseError
 from utils.models.draws import HELD_OUT, generator
-from utils.models.logprobs import padded, trunk_and_head
+from utils.models.logprobs import padded, positions, trunk_and_head
 from utils.models.precision import DTYPES
 from utils.ppo import processes, sampling
 from utils.ppo.sampling import Rollout, dropout_off
@@ -113,7 +113,7 @@ class ActorCritic:
 
     def encode(self, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
         """Token ids of each prompt, without an end-of-text token at the end."""
-        longest = getattr(self.policy.config, "max_position_embeddings", 10**9)
+        longest = positions(self.policy)
         encoded = []
         for prompt in prompts:
             ids = list(self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)

@@ -22,7 +22,7 @@ __getattr__, __all__ = door(
             "pair_training",
             "small_multiples",
             "preference_curves",
-            "price_of_kl",
+            "accuracy_over_kl",
             "loss_shapes",
             "way_scatter",
         ],

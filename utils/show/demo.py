@@ -60,11 +60,11 @@ CSS = """
 .html-container {padding: 0 !important}
 .heading h1 {font-size: 1.4rem; margin: 0; display: inline}
 .heading small {margin-left: 12px}
-.heading small, .said small, .note small {opacity: .65; font-size: .85rem}
-.said {min-height: 3.2em; padding: 5px 12px; border-radius: 6px}
-.said.bad {background: #c44e5222}
-.said.good {background: #4c8c5a2b}
-.said small, .note small {display: block}
+.heading small, .status-line small, .note small {opacity: .65; font-size: .85rem}
+.status-line {min-height: 3.2em; padding: 5px 12px; border-radius: 6px}
+.status-line.bad {background: #c44e5222}
+.status-line.good {background: #4c8c5a2b}
+.status-line small, .note small {display: block}
 .note {min-height: 4.6em; padding: 0 12px}
 .missing div {opacity: .6; border: 1px dashed currentColor; border-radius: 6px; padding: 4px 9px;
   margin-top: 6px; font-size: .82rem; line-height: 1.45; cursor: not-allowed}
@@ -110,10 +110,10 @@ class Round:
 # --- The page's HTML: it contains no text of a model or of a visitor -----------------------------
 
 
-def _said(vietnamese: str = "", english: str = "", mood: str = "") -> str:
+def _status(vietnamese: str = "", english: str = "", mood: str = "") -> str:
     """A sentence in both languages."""
     second = f"<small>{html.escape(english)}</small>"
-    return f'<div class="said {mood}" role="status">{html.escape(vietnamese)}{second}</div>'
+    return f'<div class="status-line {mood}" role="status">{html.escape(vietnamese)}{second}</div>'
 
 
 def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
@@ -134,7 +134,7 @@ def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
 
 def _missing(library: Library) -> str:
     """The models that cannot be chosen yet, in grey, each with the notebook that makes it."""
-    missing = [entry for entry in MODELS if entry.key not in library.there]
+    missing = [entry for entry in MODELS if entry.key not in library.available]
     boxes = ""
     for number in sorted({entry.notebook for entry in missing}):
         labels = [html.escape(entry.label) for entry in missing if entry.notebook == number]
@@ -164,19 +164,19 @@ def _compare(
     waiting = (None, *_buttons(False))
     keys = (first, second)
     order = (1, 0) if blind and secrets.randbelow(2) else (0, 1)
-    yield "", "", "", "", _said("Đang nạp mô hình …", "Loading the models …"), *waiting
+    yield "", "", "", "", _status("Đang nạp mô hình …", "Loading the models …"), *waiting
     settings = {"temperature": temperature, "max_tokens": int(max_tokens), "seed": int(seed)}
     try:
         for pair in answer_both(library, keys, prompt or "", **settings):
             answers = pair[order[0]], pair[order[1]]
             texts = [answer.text for answer in answers]
-            yield *texts, "", "", _said("Đang viết …", "Writing …"), *waiting
+            yield *texts, "", "", _status("Đang viết …", "Writing …"), *waiting
     except SavedModelError as error:
-        yield "", "", "", "", _said(*error.sentences, mood="bad"), *waiting
+        yield "", "", "", "", _status(*error.sentences, mood="bad"), *waiting
         return
-    entries = library.there[keys[order[0]]], library.there[keys[order[1]]]
+    entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
     notes = [_note(*shown, blind) for shown in zip(entries, answers, strict=True)]
-    invitation = _said("Câu trả lời nào hay hơn?", "Which answer is better?")
+    invitation = _status("Câu trả lời nào hay hơn?", "Which answer is better?")
     done = Round(prompt.strip(), entries, answers, int(seed))
     yield *texts, *notes, invitation, done, *_buttons(True)
 
@@ -184,28 +184,28 @@ def _compare(
 def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | None) -> tuple:
     """Store the vote and show the names; a second click changes nothing."""
     if done is None or done.voted:
-        sentence = _said("Hãy gửi một câu hỏi mới.", "Send another prompt first.", "bad")
+        sentence = _status("Hãy gửi một câu hỏi mới.", "Send another prompt first.", "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(False)
     try:
         store.add(done.vote(choice, annotator or ""))
     except VoteError as error:
-        sentence = _said("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
+        sentence = _status("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
     notes = [_note(*shown, False) for shown in zip(done.entries, done.answers, strict=True)]
-    thanks = _said("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
+    thanks = _status("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 
 
-def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
-    """The page for the models that are on the shelf `place` when the page is built."""
-    library, store = Library(place), store or open_store()
-    choices = [(entry.label, key) for key, entry in library.there.items()]
-    keys = [*library.there] or [None]
+def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
+    """The page for the models that are on `shelf` when the page is built."""
+    library, store = Library(shelf), store or open_store()
+    choices = [(entry.label, key) for key, entry in library.available.items()]
+    keys = [*library.available] or [None]
     title, slider = "So sánh hai mô hình", partial(gr.Slider, buttons=[], min_width=180)
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.HTML(
             f'<div class="heading"><h1>{title}</h1><small>Two models, one prompt, one vote · '
-            f"artifacts/{html.escape(place.folder.name)}</small></div>"
+            f"artifacts/{html.escape(shelf.folder.name)}</small></div>"
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=285):
@@ -243,21 +243,21 @@ def build(place: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
                             )
                             boxes.append(box)
                             notes.append(gr.HTML(elem_id=f"note-{side.lower()}"))
-                said = gr.HTML(_said(), elem_id="said")
+                status = gr.HTML(_status(), elem_id="status")
                 with gr.Row():
                     buttons = [
                         gr.Button(words, interactive=False, elem_id=f"vote-{choice}")
                         for choice, words in CHOICES.items()
                     ]
         done = gr.State()
-        after = [*notes, said, done, *buttons]
+        after = [*notes, status, done, *buttons]
         prompt.submit(
             partial(_compare, library),
             [*models, prompt, *settings, blind],
             [*boxes, *after],
             api_visibility="private",
             show_progress="minimal",
-            show_progress_on=said,
+            show_progress_on=status,
         )
         for choice, button in zip(CHOICES, buttons, strict=True):
             button.click(

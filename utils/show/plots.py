@@ -52,7 +52,7 @@ def pipeline(here: str) -> Figure:
     axes.set_xlim(-0.5, 4.5)
     axes.set_ylim(-0.55, 1.75)
     for number, lesson in LESSONS.items():
-        current, (x, y) = number == here, lesson.place
+        current, (x, y) = number == here, lesson.position
         axes.text(
             x,
             y,
@@ -65,7 +65,7 @@ def pipeline(here: str) -> Figure:
         if current:
             axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
     for start, end in STEPS:
-        (x, y), (x_end, _) = LESSONS[start].place, LESSONS[end].place
+        (x, y), (x_end, _) = LESSONS[start].position, LESSONS[end].position
         arrow = {"arrowstyle": "->", "color": "#555555"}
         axes.annotate("", (x_end - 0.4, y), (x + 0.4, y), arrowprops=arrow)
     return figure
@@ -139,12 +139,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
 
 
 def calibration(
-    said: np.ndarray, was: np.ndarray, counts: np.ndarray, error: float, title: str
+    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, error: float, title: str
 ) -> Axes:
     """The share of right answers over the confidence; the diagonal is perfect calibration."""
     _, axes = plt.subplots(figsize=(4.2, 3.4))
     axes.plot([0, 1], [0, 1], color=QUIET, zorder=0)
-    axes.scatter(said, was, s=20 + 300 * counts / counts.sum(), color=ACCENT)
+    axes.scatter(confidence, accuracy, s=20 + 300 * counts / counts.sum(), color=ACCENT)
     axes.set_xlim(0.3, 1.02)
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("confidence of the predicted class")
@@ -267,7 +267,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
 
 
 def loss_and_pull(
-    places: Sequence[float],
+    x: Sequence[float],
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     label: str,
     title: str,
@@ -276,8 +276,8 @@ def loss_and_pull(
     figure, (left, right) = plt.subplots(1, 2)
     colours = (ACCENT, METHOD_STYLES["RLOO"][0])
     for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
-        left.plot(places, loss, color=colour, label=name)
-        right.plot(places, pull, color=colour, label=name)
+        left.plot(x, loss, color=colour, label=name)
+        right.plot(x, pull, color=colour, label=name)
     for axes, text in ((left, "loss"), (right, "pull")):
         axes.axvline(0, color=QUIET, lw=1, zorder=0)
         axes.set_xlabel(label, fontsize=9)
@@ -380,7 +380,7 @@ def _share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
+def accuracy_over_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     """The preference accuracy over KL, one point per run."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
     axes.scatter([0], [start], color=NEUTRAL, label="SFT")
@@ -397,7 +397,7 @@ def price_of_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
 
 
 def loss_shapes(
-    places: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
+    x: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
 ) -> Axes:
     """Several losses over the same margin, each with its own line style."""
     _, axes = plt.subplots(figsize=(6.0, 3.0))
@@ -405,7 +405,7 @@ def loss_shapes(
     for (name, values), colour, style in zip(
         losses.items(), colours, ("-", "--", "-.", ":"), strict=False
     ):
-        axes.plot(places, values, style, color=colour, label=name)
+        axes.plot(x, values, style, color=colour, label=name)
     axes.axvline(0, color=QUIET, lw=1, zorder=0)
     axes.set_xlabel(label)
     axes.set_ylabel("loss")

@@ -27,7 +27,7 @@ from utils.course.errors import CourseError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-WISH = "COURSE_VOTES"
+VOTES_VARIABLE = "COURSE_VOTES"
 CHOICES = ("a", "b", "tie", "skip")
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 # A kill or a power cut must not lose a confirmed vote; a writer waits while others write.
@@ -108,17 +108,20 @@ def _parse(url: str) -> sql.URL:
     try:
         parts = sql.make_url(url)
     except (ArgumentError, ValueError):
-        raise VoteError(f"{WISH} is not a database URL: write {forms}.") from None
+        raise VoteError(f"{VOTES_VARIABLE} is not a database URL: write {forms}.") from None
     if parts.drivername not in ("sqlite", "postgresql+psycopg"):
         raise VoteError(
-            f"{WISH} begins with {parts.drivername}://, which is not supported: write {forms}."
+            f"{VOTES_VARIABLE} begins with {parts.drivername}://, which is not supported: "
+            f"write {forms}."
         )
     if parts.drivername == "sqlite" and parts.database in (None, "", ":memory:"):
-        raise VoteError(f"{WISH} names no file, so the votes would be lost: write {forms}.")
+        raise VoteError(
+            f"{VOTES_VARIABLE} names no file, so the votes would be lost: write {forms}."
+        )
     return parts
 
 
-def _place(url: sql.URL) -> str:
+def _database_name(url: sql.URL) -> str:
     """The database's name for messages, without a password or a folder of this machine."""
     if url.drivername == "sqlite":
         return f"sqlite {Path(url.database).name}"
@@ -127,7 +130,7 @@ def _place(url: sql.URL) -> str:
 
 def open_store(url: str | None = None) -> "VoteStore":
     """Open the database of COURSE_VOTES or `artifacts/votes.sqlite`; create it if missing."""
-    parts = _parse(url or os.environ.get(WISH) or _default_url())
+    parts = _parse(url or os.environ.get(VOTES_VARIABLE) or _default_url())
     if parts.drivername == "sqlite":
         folder = Path(parts.database).parent
         try:
@@ -135,13 +138,13 @@ def open_store(url: str | None = None) -> "VoteStore":
         except OSError as error:
             raise VoteError(
                 f"The votes cannot be stored in {folder} ({error.strerror}): name another folder "
-                f"in {WISH}."
+                f"in {VOTES_VARIABLE}."
             ) from None
     try:
         engine = sql.create_engine(parts, pool_pre_ping=True, connect_args=_patience(parts))
     except ImportError:
         raise VoteError(
-            f"{WISH} names a PostgreSQL database and psycopg is not installed: "
+            f"{VOTES_VARIABLE} names a PostgreSQL database and psycopg is not installed: "
             'run `pip install "psycopg[binary]"` and start again.'
         ) from None
     if parts.drivername == "sqlite":
@@ -174,7 +177,7 @@ class VoteStore:
         self.engine = engine
 
     def __repr__(self) -> str:
-        return f"VoteStore({_place(self.engine.url)})"
+        return f"VoteStore({_database_name(self.engine.url)})"
 
     def create(self) -> None:
         """Create the table if it is missing; several processes may do so at the same time."""
@@ -205,8 +208,9 @@ class VoteStore:
         if password := self.engine.url.password:
             reason = reason.replace(password, "***")
         return (
-            f"The votes at {_place(self.engine.url)} cannot be reached ({reason}), so nothing was "
-            f"confirmed: check that the database runs and is writable, or correct {WISH}."
+            f"The votes at {_database_name(self.engine.url)} cannot be reached ({reason}), so "
+            "nothing was confirmed: check that the database runs and is writable, or correct "
+            f"{VOTES_VARIABLE}."
         )
 
     def add(self, vote: Vote) -> Vote:

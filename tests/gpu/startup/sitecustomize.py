@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-WISH = os.environ.get("EMULATED_GPU")
+MACHINE = os.environ.get("EMULATED_GPU")
 
 
 def _switch_on(_: object) -> None:
@@ -19,7 +19,7 @@ def _switch_on(_: object) -> None:
 
     megabytes = os.environ.get("EMULATED_GPU_MB")
     emulated_cuda.switch_on(
-        emulated_cuda.MACHINES[WISH], int(float(megabytes) * 2**20) if megabytes else None
+        emulated_cuda.MACHINES[MACHINE], int(float(megabytes) * 2**20) if megabytes else None
     )
     cells.watch(os.environ.get("EMULATED_GPU_LOG"))
 
@@ -51,7 +51,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-if WISH:
+if MACHINE:
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     if os.environ.get("TINY_LESSONS") == "1":
         from tests.helpers import tiny_lessons

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 
-def mount(place: str) -> None:
+def mount(path: str) -> None:
     """What Colab shows under /content/drive lies in the shared folder here."""
     from utils.course import colab
 
-    assert place == "/content/drive", place
+    assert path == "/content/drive", path
     colab.DRIVE = Path(os.environ["SIMULATED_DRIVE"], "MyDrive", colab.DRIVE.name)
     colab.DRIVE.parent.mkdir(parents=True, exist_ok=True)
