@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser import jupyterlab, screenshot
-from tests.hub.conftest import hub_of_its_own_words, surroundings
+from tests.hub.conftest import hub_with_matching_vocabularies, surroundings
 from utils.course.notebooks import path_of
 from utils.course.paths import ROOT
 from utils.course.session import SEED
@@ -26,7 +26,7 @@ PATIENCE = 240_000  # milliseconds for half of the notebook on a busy machine
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with hub_of_its_own_words(tmp_path_factory.mktemp("shelves"), ROWS) as running:
+    with hub_with_matching_vocabularies(tmp_path_factory.mktemp("shelves"), ROWS) as running:
         yield running
 
 
