@@ -1,4 +1,4 @@
-"""What the benchmarks of notebooks 03 and 04 share: models, rows, turns, peaks of memory."""
+"""Shared by the benchmarks of notebooks 03 and 04: models, rows, rounds, peak memory."""
 
 import argparse
 import json
@@ -31,9 +31,9 @@ SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, ti
     "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128_256, True),
     "Llama-3.2-3B": (28, 3072, 8192, 24, 8, 128_256, True),
     "Llama-3.1-8B": (32, 4096, 14_336, 32, 8, 128_256, False),
-    "tiny": (2, 64, 128, 4, 2, 600, True),  # to see that the program runs
+    "tiny": (2, 64, 128, 4, 2, 600, True),  # only to check that the program runs
 }
-Run = Callable[[], Callable[[], dict[str, float]]]  # one training; what it returns scores it
+Run = Callable[[], Callable[[], dict[str, float]]]  # trains; the function it returns scores it
 
 
 def quiet() -> None:
@@ -50,7 +50,7 @@ def quiet() -> None:
 
 
 def lab(rows: int, held_out: int) -> tuple[str, object, object]:
-    """The stand-in's folder, rows to train on, held-out rows."""
+    """The stand-in's folder, the training rows and the held-out rows."""
     pairs = load_preferences(offline=True)
     folder, _ = models.chat_source(TABLE["lab"].chat, pairs)
     train = pairs["train"].shuffle(seed=0).select(range(rows))
@@ -61,7 +61,7 @@ def lab(rows: int, held_out: int) -> tuple[str, object, object]:
 
 
 def word_tokenizer(vocabulary: int) -> object:
-    """One word per token, so that a text has exactly as many tokens as words."""
+    """A tokenizer with one token per word, so that a text has as many tokens as words."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers import models as kinds
     from transformers import PreTrainedTokenizerFast
@@ -75,14 +75,17 @@ def word_tokenizer(vocabulary: int) -> object:
 
 
 def random_words(count: int, median: float, spread: float, vocabulary: int, seed: int) -> list[str]:
-    """Texts of log-normal length."""
+    """Random texts; their lengths in words are log-normal with the given median."""
     numbers = random.Random(seed)
     lengths = [max(3, round(numbers.lognormvariate(0, spread) * median)) for _ in range(count)]
     return [" ".join(f"w{numbers.randrange(2, vocabulary)}" for _ in range(n)) for n in lengths]
 
 
 def random_llama(shape: str, profile: Profile) -> torch.nn.Module:
-    """An architecture in four bits, layer by layer: 8B in 16 bits need not fit on the device."""
+    """A Llama with random weights in four bits, packed layer by layer.
+
+    So the 16-bit weights of an 8B model never have to be on the device all at once.
+    """
     import bitsandbytes as bnb
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -123,11 +126,11 @@ def random_llama(shape: str, profile: Profile) -> torch.nn.Module:
     return model.to(profile.device)
 
 
-# --- Turns and peaks -----------------------------------------------------------------------------
+# --- Rounds and peak memory ----------------------------------------------------------------------
 
 
 def scores(trainer: object, held_out_loss: Callable[[object], float]) -> dict[str, float]:
-    """What a trained trainer has come to."""
+    """The steps and the losses of a finished training."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = losses[-max(1, len(losses) // 4) :]
     return {
@@ -142,8 +145,8 @@ def interleaved(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, dict[str, float]]]:
     """Seconds and CPU seconds of each round of each method, in rotating order; the last scores.
 
-    CPU seconds stand still while another job has the machine. What a method prepares before its
-    clock starts (loading a model) is in the outer function; scoring comes after the clock.
+    CPU seconds do not count while another job uses the machine. The clock covers the training only:
+    the outer function prepares it (loads a model), and the scores are computed after the clock.
     """
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -172,7 +175,7 @@ def report_of(
     tokens: int,
     peak: Callable[[str], float],
 ) -> dict:
-    """Speeds, peaks and scores of every method; how many times faster ours is than each other."""
+    """Speed, peak memory and scores of each method, and the other methods' time over ours."""
     seconds, cpu_seconds, reached = interleaved(runs, rounds, device)
     found: dict = {"rows": rows, "tokens": tokens, "rounds": rounds}
     for name in runs:
@@ -194,7 +197,10 @@ def report_of(
 
 
 def print_peak(prepare: Callable[[], Run], device: str) -> None:
-    """Train once; the highest memory in MB: above the loaded model on a CPU, in all on CUDA."""
+    """Train once and print the peak memory in MB.
+
+    On a CPU it is counted above the loaded model; on CUDA it is the whole allocation.
+    """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         prepare()()
@@ -212,7 +218,7 @@ def print_peak(prepare: Callable[[], Run], device: str) -> None:
 
 
 def peak_of(program: str, arguments: Sequence[str]) -> float:
-    """What a fresh process of the same program prints last."""
+    """The number that a new process of the same program prints last."""
     command = [sys.executable, program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -223,9 +229,9 @@ def peak_of(program: str, arguments: Sequence[str]) -> float:
 def arguments(description: str, methods: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few rows, to check that it runs")
     parser.add_argument("--out", type=Path, help="default: the JSON beside this program")
-    parser.add_argument("--note", default="", help="goes into the JSON: what else ran meanwhile")
+    parser.add_argument("--note", default="", help="for the JSON: what else ran at the same time")
     parser.add_argument("--peak-of", choices=methods, help=argparse.SUPPRESS)
     parser.add_argument("--shape", choices=SHAPES, help=argparse.SUPPRESS)
     parser.add_argument("--profile", choices=TABLE, default="t4", help=argparse.SUPPRESS)
@@ -240,7 +246,7 @@ def main(
     cuda_task: Callable[[str, Profile, int, str], dict],
     runs_of: Callable[[dict], dict[str, Callable[[], Run]]],
 ) -> None:
-    """Every task of a device: measure it, its peaks in fresh processes, and write the JSON."""
+    """Measure every task of a device, its peak memory in new processes, and write the JSON."""
     asked = arguments(description, methods)
     quiet()
     tasks = [("lab", None, None)]
@@ -269,7 +275,7 @@ def main(
             rounds = 1 if asked.quick else 3
             size = (task["profile"].device, len(task["rows"]), task["tokens"])
             report[label] = report_of(runs_of(task), rounds, *size, peak)
-        if asked.device == "cuda" and not asked.quick:  # the bound that a T4 sets
+        if asked.device == "cuda" and not asked.quick:  # do larger models fit a T4?
             for shape in ("Llama-3.2-3B", "Llama-3.1-8B"):
                 extra = ["--device", "cuda", "--shape", shape, "--profile", "t4"]
                 report[f"{shape} t4 peak_mb"] = peak_of(program, [*extra, "--peak-of", "ours"])
@@ -289,6 +295,6 @@ def write(report: dict, asked: argparse.Namespace, program: str) -> None:
     report["note"] = asked.note or "nothing else ran"
     report["versions"] = {library.__name__: library.__version__ for library in libraries}
     out = asked.out or Path(program).with_suffix(".json")
-    if asked.device == "cuda" and out.exists():  # beside what the CPU measured
+    if asked.device == "cuda" and out.exists():  # keep what was measured on the CPU
         report = json.loads(out.read_text(encoding="utf-8")) | {"cuda": report}
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Same seed, same figures? Compares the metrics of two runs of the course. Writes determinism.json.
+"""Compare the metrics of two runs of the course with the same seed. Writes determinism.json.
 
     python benchmarks/determinism.py ARTIFACTS OTHER_ARTIFACTS
 
-Each folder is what one `make course` or `make test` left in `artifacts/lab`, of two clones, say.
-Every figure of every `metrics.json` is compared but those that a clock or a memory meter gave.
+Each folder is the `artifacts/lab` that one `make course` or `make test` wrote, for example in two
+clones. Every figure of every `metrics.json` is compared, except measured times and memory.
 """
 
 import argparse
@@ -15,14 +15,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from benchmarks.ppo import machine  # noqa: E402
 
-MEASURED = ("seconds", "per_second", "memory_mb")  # how a figure ends that no seed decides
+MEASURED = ("seconds", "per_second", "memory_mb")  # endings of names; no seed determines these
 
 
 def figures(folder: Path) -> dict[str, dict[str, float]]:
-    """Notebook -> its numbers that a seed decides."""
+    """Notebook -> its figures that the seed determines."""
     found = {}
     for path in sorted(folder.glob("[0-9][0-9]_*/metrics.json")):
-        if path.parent.suffix:  # a former artifact, kept
+        if path.parent.suffix:  # a former artifact that was kept
             continue
         metrics = json.loads(path.read_text(encoding="utf-8"))
         found[path.parent.name] = {
@@ -34,7 +34,7 @@ def figures(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def compare(one: Path, two: Path) -> dict[str, dict]:
-    """For each notebook how many figures there are, and those that differ."""
+    """For each notebook: the number of figures, and the figures that differ."""
     first, second = figures(one), figures(two)
     if not first or first.keys() != second.keys():
         raise SystemExit(f"The folders hold {sorted(first)} and {sorted(second)}: run both first.")

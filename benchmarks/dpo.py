@@ -1,14 +1,14 @@
-"""How fast is notebook 04's training? Against the settings this course began with.
+"""The speed of notebook 04's training, compared with the first settings of the course.
 
     python benchmarks/dpo.py [--device cuda] [--quick] [--out FILE] [--note TEXT]
 
 Equal work: the same pairs once, the same model in four bits with the same adapter, the same
-learning rate, β and batch size, so as many steps. Ours computes a prompt once for both answers, and
-the reference's log-probabilities once; it puts pairs of like length into a batch and keeps
-activations. `original` computes a prompt twice, asks the reference at every step, takes pairs at
-random, pads to the longest and recomputes activations. The clock covers the making of the trainer
-(tokenising, reference) and the training. Rounds are interleaved; a ratio is taken within a round.
-The loss is the sigmoid loss on held-out pairs.
+learning rate, β and batch size, and so the same number of steps. Our method computes a prompt once
+for both answers, and the log-probabilities of the reference once. It puts pairs of similar length
+into a batch, and it stores activations. `original` computes a prompt twice, runs the reference at
+every step, takes pairs at random, pads to the longest, and recomputes activations. The clock covers
+the creation of the trainer (tokenisation, reference) and the training. Rounds are interleaved; a
+ratio is computed within a round. The loss is the sigmoid loss on held-out pairs.
 """
 
 import math
@@ -67,7 +67,7 @@ def trainer_of(method: str, model: object, task: dict) -> object:
 
 
 def prepared(method: str, task: dict) -> Run:
-    """A loaded model with an adapter that has learned something; what is returned trains it."""
+    """Load a model and give its adapter non-zero weights; the function returned trains it."""
     from peft import get_peft_model
 
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def lab_task(quick: bool, folder: str) -> dict:
     source, train, test = common.lab(32 if quick else 240, 16 if quick else 80)
     tokenizer = models.chat_tokenizer(source)
     order = (tokenizer, profile.dpo.max_length, profile.dpo.batch_size)
-    train = fitting(train, *order)  # both see the rows that fit, the original in random order
+    train = fitting(train, *order)  # both methods get the rows that fit; `original` in random order
 
     def both(model: object) -> torch.Tensor:
         sides = ("chosen", "rejected")
@@ -126,7 +126,7 @@ def lab_task(quick: bool, folder: str) -> dict:
 
 
 def cuda_task(shape: str, profile: object, rows: int, folder: str) -> dict:
-    """Questions of about 60 tokens and answers of about 120, log-normal."""
+    """Questions of 60 tokens and answers of 120 tokens (medians); lengths are log-normal."""
     from datasets import Dataset
 
     vocabulary = common.SHAPES[shape][5]

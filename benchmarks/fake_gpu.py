@@ -1,16 +1,16 @@
-"""A GPU that is not there, for memory and time at real sizes: fake tensors and a counter.
+"""A simulated GPU, for memory and time at real sizes: fake tensors and a counter.
 
     with simulated(TABLE["t4"]) as gpu:
-        model = ...  # of shapes without numbers, on this GPU
+        model = ...  # its tensors have shapes but no values
         train(gpu, model, loss)
     gpu.peak, gpu.seconds()
 
 The course's code and the libraries run on torch's fake tensors. A counter adds up the bytes of the
-living storages, rounded up as CUDA's allocator does, and keeps their peak. Where a GPU takes
-another way than a CPU (attention, dropout, autocast, Triton), "CUDA's rules" take that way. Each
-operation costs what its FLOPs or its bytes cost on the card; a run costs not less than Python
-needs to start its operations. `tests/gpu/test_memory.py` compares it with the emulated GPU, which
-computes the numbers, and so cannot have the real sizes.
+living storages, rounded up as CUDA's allocator does, and records their peak. Where a GPU uses
+another implementation than a CPU (attention, dropout, autocast, Triton), "CUDA's rules" replace it.
+The time of an operation follows from its FLOPs or its bytes on the card; a run takes at least the
+time that Python needs to start its operations. `tests/gpu/test_memory.py` compares this simulation
+with the emulated GPU, which computes the values and therefore cannot have the real sizes.
 """
 
 import functools
@@ -47,7 +47,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Card:
-    """What a GPU of a profile is assumed to reach."""
+    """The speeds that a profile's GPU is assumed to reach."""
 
     limit: float  # GB that a process can use
     half: float  # FLOP/s of products in half precision
@@ -66,7 +66,7 @@ CARDS = {
 BLOCK = 512  # bytes: the allocator rounds up to a multiple
 ATTENTION = {"_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention"}
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
-PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # where the left factor stands
+PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # index of the left factor
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def composite(func: object) -> bool:
 
 
 class GPU(TorchDispatchMode):
-    """Counts the bytes of living storages, and what each operation costs."""
+    """Counts the bytes of living storages, and the time of each operation."""
 
     def __init__(self, card: Card) -> None:
         super().__init__()
@@ -86,10 +86,10 @@ class GPU(TorchDispatchMode):
         self.busy = 0.0  # seconds of the GPU
         self.learned = 0  # rows that the next boolean index keeps: fake masks have no numbers
         self.answer = False  # to every question about numbers, such as "is nothing padded?"
-        self.resident: list[object] = []  # what lies on the GPU beside what is looked at
+        self.resident: list[object] = []  # other objects on the GPU during the stage
 
     def start(self) -> None:
-        """The peak and the costs count from here on, beside what lies there already."""
+        """Restart the peak and the costs; what is on the GPU already still counts in the peak."""
         self.peak, self.operations, self.busy, self.units = self.now, 0, 0.0, 0
 
     def once(self, run: Callable[[], object]) -> None:
@@ -100,7 +100,7 @@ class GPU(TorchDispatchMode):
         self.units = 1
 
     def seconds(self) -> float:
-        """Of one unit of work: a micro-batch, a batch or a token."""
+        """The seconds of one unit of work: a micro-batch, a batch or a token."""
         return max(self.busy, self.operations * self.card.launch) / max(1, self.units)
 
     def hold(self, tensor: Tensor) -> None:
@@ -114,11 +114,11 @@ class GPU(TorchDispatchMode):
             weakref.finalize(storage, self.forget, key).atexit = False
 
     def forget(self, key: int) -> None:
-        """A storage is gone."""
+        """Stop counting a storage that was freed."""
         self.now -= self.held.pop(key, 0)
 
     def work(self, flops: float, moved: float, single: bool) -> None:
-        """One operation: bound by its FLOPs or by the bytes it reads and writes."""
+        """Add one operation; its FLOPs or the bytes it reads and writes bound its time."""
         speed = self.card.single if single else self.card.half
         self.busy += max(flops / speed, moved / self.card.bandwidth)
         self.operations += 1
@@ -129,7 +129,7 @@ class GPU(TorchDispatchMode):
         if func.is_view or name in FREE:
             return
         if name == "embedding":
-            tensors = [out, out]  # it reads the rows that are asked for
+            tensors = [out, out]  # it reads only the rows that are looked up
         flops = 0.0
         if name in PRODUCTS:
             flops = 2 * tensors[-1].numel() * args[PRODUCTS[name]].shape[-1]
@@ -145,10 +145,10 @@ class GPU(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args)
-        if func is torch.ops.bitsandbytes.gemm_4bit.default:  # its temporaries count, too
+        if func is torch.ops.bitsandbytes.gemm_4bit.default:  # its temporary tensors count as well
             with self:
                 return _gemm_4bit_default_impl(*args, **kwargs)
-        if composite(func):  # without gradients these come as one operation
+        if composite(func):  # without gradients, such an operation arrives as a whole
             with self:
                 return func.decompose(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
@@ -203,7 +203,7 @@ def attention_of(flash: bool) -> Callable[..., Tensor]:
 
 
 def in_float32(function: Callable) -> Callable:
-    """What CUDA's autocast computes in fp32 and a CPU's does not."""
+    """The function as CUDA's autocast runs it: in fp32, which a CPU's autocast does not do."""
 
     @functools.wraps(function)
     def wide(*args: object, **how: object) -> object:
@@ -221,7 +221,7 @@ def dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 
 class NoKernel:
-    """A Triton kernel: it works in place, in tensors that are counted already."""
+    """Stands for a Triton kernel, which writes only into tensors that are counted already."""
 
     def __getitem__(self, grid: object) -> Callable[..., None]:
         return lambda *_, **__: None
@@ -229,7 +229,7 @@ class NoKernel:
 
 @contextmanager
 def simulated(profile: Profile) -> Iterator[GPU]:
-    """Within the block every tensor is fake, lies on the profile's GPU and is counted."""
+    """Within the block every tensor is fake, belongs to the profile's GPU and is counted."""
     gpu = GPU(CARDS[profile.name])
 
     def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -237,7 +237,7 @@ def simulated(profile: Profile) -> Iterator[GPU]:
 
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     rules: list[tuple[object, str, object]] = [
-        (torch, "is_autocast_enabled", lambda *_: enabled("cpu")),  # without a device, CUDA's
+        (torch, "is_autocast_enabled", lambda *_: enabled("cpu")),  # no argument means CUDA
         (torch, "get_autocast_dtype", lambda *_: dtype("cpu")),
         (F, "scaled_dot_product_attention", attention_of(profile.precision == "bf16")),
         (F, "dropout", dropout),
@@ -245,9 +245,9 @@ def simulated(profile: Profile) -> Iterator[GPU]:
         (F, "cross_entropy", in_float32(F.cross_entropy)),
         (F, "softmax", in_float32(F.softmax)),
         (torch, "pow", in_float32(torch.pow)),
-        (masking_utils, "is_tracing", lambda *_: False),  # fake tensors pass for tracing
+        (masking_utils, "is_tracing", lambda *_: False),  # fake tensors look like tracing
         (losses, "max", lambda *_: 2**40),  # no blocks for a CPU's cache in token_logps_
-        (nn.Module, "to", lambda module, *_, **__: module),  # all lies where it should
+        (nn.Module, "to", lambda module, *_, **__: module),  # every tensor is on the right device
         (chunked_logprob, "_use_triton", lambda device: True),
         (trl_utils, "_use_triton", lambda device: True),
         (chunked_logprob, "_forward_kernel", NoKernel()),
@@ -267,7 +267,7 @@ def simulated(profile: Profile) -> Iterator[GPU]:
 
 
 class FourBits(Linear4bit):
-    """A layer whose weight lies in NF4 with doubly quantised scales, as `models.four_bits` says."""
+    """A layer with its weight in NF4 and doubly quantised scales, as in `models.four_bits`."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
@@ -294,7 +294,7 @@ class FourBits(Linear4bit):
 
 
 def in_four_bits(model: PreTrainedModel) -> PreTrainedModel:
-    """Every linear layer but the output layer in NF4."""
+    """Put every linear layer except the output layer into NF4."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and name != "lm_head":
             parent, _, child = name.rpartition(".")
@@ -314,12 +314,12 @@ def fused_head(model: nn.Module) -> None:
 
 
 def states_of(model: nn.Module) -> list[Tensor]:
-    """AdamW's two numbers per trained parameter, as a trainer that is still there keeps them."""
+    """AdamW's two numbers per trained parameter, which a trainer holds as long as it exists."""
     return [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in "mv"]
 
 
 def prepare(model: nn.Module, precision: str, checkpointing: bool = False) -> None:
-    """What a trainer makes of a model: autocast, fp32 outputs, checkpointing."""
+    """Prepare a model as a trainer does: autocast, fp32 outputs, checkpointing."""
     if checkpointing:
         model.activation_checkpointing_enable()
         model.enable_input_require_grads()
@@ -332,7 +332,7 @@ def prepare(model: nn.Module, precision: str, checkpointing: bool = False) -> No
 def train(
     gpu: GPU, model: nn.Module, micro_batch: Callable[[], Tensor], accumulation: int = 1
 ) -> torch.optim.Optimizer:
-    """One step with AdamW's states beside it, which a first step without a gradient makes."""
+    """One step of AdamW; an earlier step with zero gradients has created AdamW's states."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     for parameter in parameters:
@@ -340,7 +340,7 @@ def train(
     optimizer.step()
     optimizer.zero_grad()
     gpu.start()
-    for _ in range(min(accumulation, 2)):  # with more, gradients lie there from the second on
+    for _ in range(min(accumulation, 2)):  # from the second micro-batch on, gradients exist already
         micro_batch().backward()
         gpu.units += 1
     nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,23 +1,23 @@
-"""What only a real GPU can show, in three stages, for one rented machine without a network.
+"""Checks that need a real GPU, in three stages, for one rented machine without a network.
 
     python benchmarks/gpu.py A|B|C [--out FOLDER] [--quick] [--minutes 9] [--notebooks 03 04 …]
 
 | stage | question | program |
 |-------|----------|---------|
-| A | does half precision give what fp32 gives, in kernels and trainings? | gpu_parity.py |
+| A | do kernels and trainings in half precision agree with fp32? | gpu_parity.py |
 | B | does every notebook cell run within a T4's memory? | gpu_notebooks.py |
 | C | how fast is it, against TRL and plain loops? | gpu_speed.py |
 
-Every finding is written at once to `A.json`, `B.json` or `C.json` in FOLDER, so that a command that
-is killed loses one item. The same command again goes on: what was found for this commit on this
-device is not computed anew, and an item that raised an error is tried once more, last. A command
-stops by itself after `--minutes`. `--quick` takes tiny sizes and one notebook, to see that the
-program runs: `tests/gpu/test_gpu_benchmark.py` does so on the emulated GPU.
+Every result is written at once to `A.json`, `B.json` or `C.json` in FOLDER, so a command that is
+killed loses at most one item. The same command continues later: results of this commit on this
+device are not computed again, and an item that raised an error is tried once more, at the end. A
+command stops by itself after `--minutes`. `--quick` uses tiny sizes and one notebook, to check that
+the program runs: `tests/gpu/test_gpu_benchmark.py` does so on the emulated GPU.
 
-What the machine needs. Its image has Python 3.11 or later and torch 2.11 or later for CUDA; nothing
-else is assured. `--wheels` needs no package at all: it prints those of `WHEELS` below that are
-missing there, or outside the ranges of requirements.txt, with the versions of requirements.lock.
-This fetches them for the Python of that machine, here 3.12:
+Requirements. The machine's image must have Python 3.11 or later and torch 2.11 or later for CUDA;
+no other package is assumed. `--wheels` itself needs no package: it prints the packages of `WHEELS`
+below that are missing on the machine, or outside the ranges of requirements.txt, with the versions
+of requirements.lock. This command fetches them for the Python of that machine, here 3.12:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
         --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 \\
@@ -30,20 +30,21 @@ here 13.0), which leaves 3.6 MB:
 
     zip -d .whl/bitsandbytes-*.whl '*rocm*' '*xpu*' '*cuda118*' '*cuda12*' '*cuda132*'
 
-There, in this order, with a limit of ten minutes per command:
+On the machine, in this order, with a limit of ten minutes per command:
 
     python -m pip install -q --no-index --no-deps --no-compile --upgrade --target SITE .whl/*.whl
     export PYTHONPATH=SITE                                # in every command
-    python benchmarks/gpu.py A B C --quick --out QUICK    # two minutes: is anything missing?
+    python benchmarks/gpu.py A B C --quick --out QUICK    # two minutes: checks the set-up
     python benchmarks/gpu.py A
     python benchmarks/gpu.py B --notebooks 03 04
     python benchmarks/gpu.py C
-    python benchmarks/gpu.py B                            # what is left; repeat until all is done
+    python benchmarks/gpu.py B                            # the rest; repeat until all is done
 
-After each command bring the JSON files home. Put back into FOLDER (benchmarks/gpu_results) they
-spare a fresh machine what is done. `COURSE_COMMIT` names the commit where .git does not travel.
-TRL's old PPOTrainer joins stage C if .cache/trl-1.12.0 travels, too: `benchmarks/ppo.py` makes it.
-Stage B keeps its models and artifacts in .cache/gpu (25 GB), so that a later command finds them.
+Copy the JSON files from the machine after each command. If they are in FOLDER
+(benchmarks/gpu_results) of a new machine, their items are not computed again. `COURSE_COMMIT` names
+the commit if .git is not transferred. Stage C includes TRL's old PPOTrainer if .cache/trl-1.12.0 is
+transferred as well: `benchmarks/ppo.py` creates that folder. Stage B keeps its models and artifacts
+in .cache/gpu (25 GB), so that a later command finds them.
 """
 
 import argparse
@@ -65,7 +66,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-if __name__ in ("__main__", "__mp_main__"):  # an image may have packages of these names, too
+if __name__ in ("__main__", "__mp_main__"):  # an image may contain other packages with these names
     for folder in ("benchmarks", "tests"):
         sys.modules[folder] = types.ModuleType(folder)
         sys.modules[folder].__path__ = [str(ROOT / folder)]
@@ -88,23 +89,23 @@ sacrebleu portalocker tabulate lxml colorama
 SQLAlchemy greenlet gradio gradio_client fastapi starlette uvicorn pydantic pydantic_core
 annotated-types typing-inspection python-multipart orjson pydub safehttpx semantic-version groovy
 hf-gradio tomlkit brotli opentelemetry-api
-"""  # all that the stages import beyond torch and what torch brings
+"""  # all that the stages import, except torch and its dependencies
 LIBRARIES = ("torch", "triton", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
-TRIES = 2  # of an item that fails, or that ends the process
+TRIES = 2  # for an item that fails or that ends the process
 ENOUGH = 5.0  # seconds that must be left to begin an item
 FOLDERS = r"(?<![\w.:/])(/[\w.@+-]+)+/"  # absolute paths, all but the last name
 Found = dict[str, object]
 
 
 class OutOfTime(KeyboardInterrupt):
-    """The minutes are over; no library takes it for an error of its own."""
+    """The minutes are over; no library catches it, because it is a KeyboardInterrupt."""
 
 
 # --- The report ----------------------------------------------------------------------------------
 
 
 def commit() -> str:
-    """The commit; where .git has not travelled what COURSE_COMMIT says, or a hash of the code."""
+    """The commit; without .git, the value of COURSE_COMMIT or a hash of the code."""
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     if done is not None and done.returncode == 0:
@@ -137,7 +138,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(quick: bool) -> tuple[Found, Found]:
-    """What a finding belongs to, and what else is worth knowing of the machine."""
+    """The facts that identify a run (commit, device), and further facts about the machine."""
     import torch
 
     if not torch.cuda.is_available():
@@ -177,30 +178,30 @@ class Report:
         return self.items.get(name, {}).get("tries", 0)
 
     def settled(self, name: str) -> bool:
-        """Whether an item has been found, or has failed often enough."""
+        """Whether an item has a result, or has failed `TRIES` times."""
         item = self.items.get(name)
         if item is None or item.get("finished") is False:
             return False
         return "error" not in item or item["tries"] >= TRIES
 
     def begin(self, name: str) -> None:
-        """Count a try, which may end the process."""
+        """Count a try before it starts, because it may end the process."""
         tries = self.tries(name) + 1
         self.items[name] = {"error": "the process ended while this ran", "tries": tries}
         self.write()
 
     def keep(self, name: str, found: Found) -> None:
-        """What the try has found so far."""
+        """Store what the try has found so far."""
         self.items[name] = {**found, "tries": self.tries(name)}
         self.write()
 
     def forget(self, name: str) -> None:
-        """An item that the time did not suffice for was not tried."""
+        """Remove an item that the time limit interrupted: it does not count as tried."""
         self.items.pop(name, None)
         self.write()
 
     def write(self) -> None:
-        """The file is whole at every moment, and names no folder of this machine."""
+        """Replace the file in one step, without the names of this machine's folders."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = re.sub(FOLDERS, "", json.dumps({"runs": self.runs}, indent=1, ensure_ascii=False))
         part = self.path.with_suffix(".part")
@@ -208,7 +209,7 @@ class Report:
         os.replace(part, self.path)
 
     def summary(self) -> str:
-        """How many items there are, and how many ask for a look."""
+        """The number of items, and the items that failed or are not finished."""
         failed = [n for n, i in self.items.items() if i.get("errors") or i.get("passed") is False]
         broken = [name for name, item in self.items.items() if "error" in item]
         again = [name for name in self.items if not self.settled(name)]
@@ -232,12 +233,12 @@ def described(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Clock:
-    """The time that is left to this command."""
+    """The time limit of this command."""
 
     end: float
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.end - time.monotonic()
 
 
@@ -246,7 +247,7 @@ def ring(*_: object) -> None:
 
 
 def device_lives() -> bool:
-    """Whether the GPU still computes: after some errors of CUDA every call of the process fails."""
+    """Whether the GPU still computes; after some CUDA errors, all later calls fail."""
     import torch
 
     try:
@@ -257,7 +258,7 @@ def device_lives() -> bool:
 
 
 def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) -> None:
-    """Compute an item unless it is settled, and write down what it found, or its error."""
+    """Compute an item unless it is settled, and store its result or its error."""
     if report.settled(name):
         return print(f"{name}: done before", flush=True)
     if clock.left() < ENOUGH:
@@ -289,7 +290,7 @@ def attempt(report: Report, name: str, item: Callable[[], Found], clock: Clock) 
 
 
 def in_order(report: Report, items: dict[str, Callable[[], Found]], clock: Clock) -> None:
-    """Every item; those that failed before come last."""
+    """Try every item; those that failed before come last."""
     for name in sorted(items, key=report.tries):
         attempt(report, name, items[name], clock)
 
@@ -329,8 +330,8 @@ def cells(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
         raise OutOfTime
 
 
-ORDER = ("03", "04", "07", "01", "02", "05", "08")  # of notebooks; 02 takes the reward of 01
-QUICK = ("01",)  # its texts need no generation, which takes long on a CPU
+ORDER = ("03", "04", "07", "01", "02", "05", "08")  # of notebooks; 02 needs the reward of 01
+QUICK = ("01",)  # it generates no text, which would take long on a CPU
 STAGES = {"A": parity, "B": cells, "C": speed}
 
 
@@ -343,7 +344,7 @@ def plain(name: str) -> str:
 
 
 def missing() -> list[str]:
-    """The packages of WHEELS that are not here, or not in the range of requirements.txt."""
+    """The packages of WHEELS that are not installed, or not in the range of requirements.txt."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = (line.split(";")[0].strip() for line in lines if "==" in line)
     locked = {plain(pin.split("==")[0]): pin for pin in pins}
@@ -365,8 +366,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", metavar="A|B|C", help="one stage, or several")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gpu_results"))
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which it stops")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
+    parser.add_argument("--minutes", type=float, default=9.0, help="the time limit")
     parser.add_argument("--notebooks", nargs="+", choices=ORDER, help="of stage B; default: all")
     parser.add_argument("--wheels", action="store_true", help="print the packages that are missing")
     asked = parser.parse_args()
@@ -382,7 +383,7 @@ def main() -> None:
         try:
             STAGES[stage](report, asked, clock)
         except OutOfTime:
-            print("The time is up, or something is to be tried again: repeat this command.")
+            print("The time is up, or an item must be tried again: repeat this command.")
         print(f"Stage {stage}: {report.summary()}", flush=True)
 
 

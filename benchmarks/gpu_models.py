@@ -1,8 +1,9 @@
-"""Models of the real sizes with random weights, for a machine that cannot fetch the real ones.
+"""Models of real sizes with random weights, for a machine that cannot download the real ones.
 
 `build` writes a model as the Hub would hold it: the configuration of `gpu_stages.CONFIGS`, the
-tokenizer of a stand-in, which knows fewer words than the configuration says, and random weights in
-shards, a tensor at a time, so that 8 billion weights need little memory of the CPU.
+tokenizer of a stand-in, whose vocabulary is smaller than that of the configuration, and random
+weights. The weights are written in shards, one tensor at a time, so that 8 billion of them need
+little CPU memory.
 """
 
 import copy
@@ -21,14 +22,14 @@ from benchmarks.gpu_stages import CONFIGS
 from utils.models import chat_standins, standins
 
 SHARD = 2 * 10**9  # bytes
-SPREAD = 0.02  # of the weights: logits near zero, so that a first loss is near ln V
+SPREAD = 0.02  # standard deviation of the weights: logits near zero, a first loss near ln V
 KINDS = {  # a configuration's name -> the stand-in whose tokenizer it takes
     "PhoBERT-base": "phobert",
     "GPT-2": "gpt2",
     "T5-small": "t5",
     "Llama-3.2-1B": "llama",
 }
-TINY = {  # to see that the program runs
+TINY = {  # only to check that the program runs
     "phobert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
     "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 1024},
     "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2},
@@ -53,10 +54,10 @@ FROM_TOKENIZER = (
 
 
 def stand_in(kind: str, texts: Sequence[str]) -> Path:
-    """The folder of a stand-in whose words are those of the texts."""
+    """The folder of a stand-in whose vocabulary is learned from the texts."""
     if kind == "llama":
         talk = list(itertools.pairwise(texts[:100]))  # as questions and answers
-        with patch.object(chat_standins, "_pretrain"):  # only its tokenizer is taken
+        with patch.object(chat_standins, "_pretrain"):  # only its tokenizer is used
             return chat_standins.llama(talk)
     return {"phobert": standins.phobert, "gpt2": standins.gpt2, "t5": standins.t5}[kind](texts)
 
@@ -68,7 +69,7 @@ def config_of(name: str, source: Path, tiny: bool) -> PreTrainedConfig:
         sizes = {**LAYERS, **TINY[KINDS[name]], "vocab_size": given.vocab_size + UNKNOWN}
         changed = {key: value for key, value in sizes.items() if hasattr(given, key)}
         settings = {**given.to_dict(), **changed}
-        settings.pop("layer_types", None)  # one entry per layer follows from their number
+        settings.pop("layer_types", None)  # one entry per layer, so it is computed again
         return type(given)(**settings)
     config = copy.deepcopy(CONFIGS[name])
     for field in FROM_TOKENIZER:
@@ -80,12 +81,12 @@ def config_of(name: str, source: Path, tiny: bool) -> PreTrainedConfig:
 def weights(
     config: PreTrainedConfig, dtype: torch.dtype, device: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor that `save_pretrained` would write, drawn on `device`, one after another."""
+    """Yield every tensor that `save_pretrained` would write; each is drawn on `device`."""
     with torch.device("meta"):
         model = getattr(transformers, config.architectures[0])(config)
     written: set[int] = set()
     for name, empty in model.state_dict(keep_vars=True).items():
-        if id(empty) in written:  # tied to one that was written
+        if id(empty) in written:  # tied to a tensor that was written already
             continue
         written.add(id(empty))
         if empty.dim() == 1:
@@ -97,7 +98,7 @@ def weights(
 
 
 def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str) -> None:
-    """The configuration, and random weights as safetensors in shards."""
+    """Write the configuration, and random weights as safetensors in shards."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -133,4 +134,4 @@ def build(name: str, texts: Sequence[str], folder: Path, *, tiny: bool, device: 
     others = shutil.ignore_patterns("*.safetensors", "manifest.json", "metrics.json")
     shutil.copytree(source, part, ignore=others)
     save(config_of(name, source, tiny), part, torch.float16, device)
-    return part.rename(folder)  # whole or not there at all
+    return part.rename(folder)  # the folder appears only when it is complete

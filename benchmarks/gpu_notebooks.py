@@ -1,10 +1,10 @@
-"""Stage B of `gpu.py`: does every cell of the notebooks run on this GPU within a T4's memory?
+"""Stage B of `gpu.py`: does every notebook cell run on this GPU within a T4's memory?
 
 The machine has no network, so a loopback Hub (`tests/hub/server.py`) serves models of the real
 sizes with random weights under the real names, and the shipped samples of the data sets. The
-notebooks run as they are, in the profile t4 with COURSE_QUICK=1, each in a kernel of its own whose
-share of the GPU is `LIMIT`. After each cell an expression outside the notebook reads the peak of
-the memory; a cell that fails is noted, and the next one runs.
+notebooks run unchanged, in the profile t4 with COURSE_QUICK=1. Each has its own kernel, which can
+use `LIMIT` bytes of the GPU. After each cell, an expression that is not part of the notebook reads
+the peak memory. If a cell fails, the error is recorded and the next cell runs.
 """
 
 import functools
@@ -30,33 +30,33 @@ NEEDS = {  # notebook -> the models that it loads
     "05": ("Llama-3.2-1B",),
     "08": ("T5-small", "GPT-2"),
 }
-AFTER = {"02": "01", "04": "03", "05": "04"}  # a notebook -> whose artifact it takes
-NAMES = {  # a model -> its names on the Hub; the gated ones are asked for first
+AFTER = {"02": "01", "04": "03", "05": "04"}  # a notebook -> the notebook whose artifact it needs
+NAMES = {  # a model -> its names on the Hub, the gated name first
     "PhoBERT-base": ("vinai/phobert-base",),
     "GPT-2": ("NlpHUST/gpt2-vietnamese", "openai-community/gpt2"),
     "T5-small": ("google-t5/t5-small",),
     "Llama-3.2-1B": (shelves.CHAT.choices["llama"].hub_id, shelves.CHAT.choices["llama"].copy),
 }
 PROFILE = "t4-quick"
-# after a cell; the last entry starts the next cell's peak
+# evaluated after each cell; the last entry restarts the peak for the next cell
 MEASURES = {
     "peak_mb": "__import__('torch').cuda.max_memory_allocated() / 1e6",
     "reserved_mb": "__import__('torch').cuda.max_memory_reserved() / 1e6",
     "kept_mb": "__import__('torch').cuda.memory_allocated() / 1e6",
     "reset": "__import__('torch').cuda.reset_peak_memory_stats()",
 }
-# IPython runs it as a kernel starts; torch built without CUDA has no share to limit
+# IPython runs this when a kernel starts; a torch without CUDA has no memory limit to set
 STARTUP = """(lambda torch: torch.version.cuda and torch.cuda.set_per_process_memory_fraction(
     min(1.0, {limit} / torch.cuda.get_device_properties(0).total_memory)))(__import__("torch"))
 """
-Keep = Callable[[str, dict[str, object]], None]  # writes an item into the report
+Keep = Callable[[str, dict[str, object]], None]  # stores an item in the report
 
 
-# --- What the Hub serves -------------------------------------------------------------------------
+# --- The models on the Hub ------------------------------------------------------------------------
 
 
 def put_into_cache(repository: server.Repository, home: Path) -> None:
-    """Link the weights into the Hub's cache, where its client finds them: no byte is copied.
+    """Link the weights into the cache of the Hub's client, so that no file is copied.
 
     The client still asks the Hub for every file, and the course still checks their content.
     """
@@ -69,7 +69,7 @@ def put_into_cache(repository: server.Repository, home: Path) -> None:
 
 
 def build(model: str, folder: Path, texts: Sequence[str], quick: bool) -> dict[str, object]:
-    """The model's folder, with random weights."""
+    """Write the model's folder, with random weights."""
     from benchmarks import gpu_models
 
     target = folder / "models" / model
@@ -80,7 +80,7 @@ def build(model: str, folder: Path, texts: Sequence[str], quick: bool) -> dict[s
 
 
 def serve(model: str, folder: Path, hub: server.Hub) -> None:
-    """Let the Hub serve a model under its names."""
+    """Serve a model from the Hub under each of its names."""
     first = server.Repository(NAMES[model][0], folder / "models" / model)
     for name in NAMES[model]:
         repository = server.Repository(name, first.folder, gated=name in shelves.GATED)
@@ -91,7 +91,7 @@ def serve(model: str, folder: Path, hub: server.Hub) -> None:
 
 
 def environment(hub: server.Hub, folder: Path) -> dict[str, str]:
-    """What a kernel on a machine with an empty disk and this Hub is started with."""
+    """The environment variables of a kernel that has this Hub and an empty cache."""
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     (startup / "00-limit.py").write_text(STARTUP.format(limit=LIMIT), encoding="utf-8")
@@ -117,7 +117,7 @@ def environment(hub: server.Hub, folder: Path) -> dict[str, str]:
 
 
 def last_line(cell: object) -> str | None:
-    """`NameError: …` of a cell that failed, from the last line of its error."""
+    """The error of a cell that failed, such as `NameError: …`, with its last line."""
     for output in cell.outputs:
         if output.output_type == "error":
             plain = re.sub(r"\x1b\[[\d;]*m", "", output.evalue)  # without colours
@@ -127,7 +127,7 @@ def last_line(cell: object) -> str | None:
 
 
 def measured(client: object) -> dict[str, float]:
-    """The memory of the cell before, asked of the kernel without a trace in the notebook."""
+    """The memory of the last cell; the question to the kernel leaves no trace in the notebook."""
     how = {"silent": True, "store_history": False, "user_expressions": MEASURES}
     reply = client.wait_for_reply(client.kc.execute("", **how))
     found = (reply or {"content": {}})["content"].get("user_expressions", {})
@@ -140,7 +140,7 @@ def measured(client: object) -> dict[str, float]:
 
 @contextmanager
 def kernel(notebook: object, path: Path, variables: dict[str, str]) -> Iterator[object]:
-    """A client whose kernel lives as long as the block."""
+    """A client whose kernel runs until the end of the block."""
     from nbclient import NotebookClient
 
     client = NotebookClient(
@@ -158,7 +158,7 @@ def kernel(notebook: object, path: Path, variables: dict[str, str]) -> Iterator[
 def run_notebook(
     number: str, variables: dict[str, str], keep: Keep, left: Callable[[], float]
 ) -> None:
-    """Every code cell in order, each written down at once; without time left it stops."""
+    """Run the code cells in order and store each result at once; stop when no time is left."""
     import nbformat
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -169,7 +169,7 @@ def run_notebook(
     found["limit_mb"] = LIMIT / 1e6
     began = time.perf_counter()
     with kernel(notebook, path, variables) as client:
-        measured(client)  # what the start of the kernel took is not the first cell's
+        measured(client)  # memory used by the start of the kernel does not count in the first cell
         for count, (at, cell) in enumerate(code, start=1):
             start, stopped = time.perf_counter(), None
             try:
@@ -203,14 +203,14 @@ def run_notebook(
 def run(
     wanted: Sequence[str],
     folder: Path,
-    report: object,  # of gpu.py
+    report: object,  # a Report of gpu.py
     attempt: Callable[[str, Callable[[], dict[str, object]]], None],
     left: Callable[[], float],
     *,
     quick: bool,
 ) -> None:
-    """The wanted notebooks, each after the one whose artifact it takes, where that is not here."""
-    os.environ["COURSE_CACHE"] = str(folder / "cache")  # untrained stand-ins stay apart
+    """Run the wanted notebooks; if an artifact is missing, first run the notebook that makes it."""
+    os.environ["COURSE_CACHE"] = str(folder / "cache")  # untrained stand-ins get their own cache
     data_sets = shelves.data_sets(folder / "data", rows=60 if quick else 10**6)
     texts = shelves.sentences(data_sets)
     served: set[str] = set()
@@ -234,7 +234,7 @@ def run(
             if not handed_over(before):
                 go(before)
             if not handed_over(before):
-                if report.settled(before):  # else it was cut, and goes on in the next call
+                if report.settled(before):  # otherwise it continues in the next call
                     report.begin(number)
                     report.keep(number, {"error": f"notebook {before} has handed nothing over"})
                 return

@@ -1,10 +1,10 @@
-"""Stage A of `gpu.py`: does the GPU compute in half precision what it computes in fp32?
+"""Stage A of `gpu.py`: do results in half precision agree with fp32 on this GPU?
 
 Each item takes random weights of a real size, rounds them to half precision once, and computes the
-same thing twice: in half precision as the course does, and in fp32 in the plainest way. A check has
-a difference and the bound that it must keep. Differences of log-probabilities are in nats per
-token; differences of gradients and products are relative, ‖found - wanted‖ / ‖wanted‖; both have
-the bound of `utils.models.precision.tolerance` for one token.
+same quantity twice: in half precision as the course does, and in fp32 in the simplest way. A check
+consists of a difference and its upper bound. Differences of log-probabilities are in nats per
+token; differences of gradients and products are relative, ‖found - wanted‖ / ‖wanted‖. The bound of
+both is `utils.models.precision.tolerance` for one token.
 """
 
 import copy
@@ -38,20 +38,20 @@ from utils.ppo import sampling
 
 Item = Callable[[], dict[str, object]]
 PROFILES = {"fp16": "t4", "bf16": "a100"}
-SPREAD = 0.03  # of the random weights: wide enough that attention matters
+SPREAD = 0.03  # standard deviation of the random weights: large enough that attention matters
 PAD = 0
-ROOMY = 40e9  # bytes of a GPU that holds 8 billion weights in 16 bits
+ROOMY = 40e9  # bytes; a GPU with more memory can hold 8 billion weights in 16 bits
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the models and batches of this stage are."""
+    """The sizes of this stage's models and batches."""
 
     shape: str  # a key of common.SHAPES
     texts: int
     shortest: int  # tokens of a text
     longest: int
-    states: int  # tokens that meet the output layer alone
+    states: int  # tokens in the check of the output layer
     layer: tuple[int, int]  # inputs and outputs of the four-bit layer
     gpt2: ppo.Size
     sft_rows: int
@@ -113,7 +113,7 @@ def items(quick: bool) -> dict[str, Item]:
 
 
 def verdict(checks: dict[str, tuple[float, float]], **facts: object) -> dict[str, object]:
-    """Each check's difference, its bound and whether it is kept; NaN keeps no bound."""
+    """Each check's difference, its bound, and whether it passed; NaN never passes."""
     found = {
         name: {
             "difference": float(difference),
@@ -137,7 +137,7 @@ def relative(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def llama_config(shape: str) -> LlamaConfig:
-    """A Llama of one of `common.SHAPES`."""
+    """The configuration of a Llama with one of `common.SHAPES`."""
     layers, width, inner, heads, groups, vocabulary, tied = common.SHAPES[shape]
     return LlamaConfig(
         num_hidden_layers=layers,
@@ -190,7 +190,7 @@ def per_token(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def triton() -> dict[str, object]:
-    """Whether TRL computes with Triton here; that it does not work is a finding, no failure."""
+    """Record whether TRL uses Triton here; the item passes either way."""
     from trl.kernels import chunked_logprob
 
     installed = chunked_logprob._use_triton(torch.device("cuda"))
@@ -200,7 +200,7 @@ def triton() -> dict[str, object]:
 
 
 def fused_head(size: Size, precision: str) -> dict[str, object]:
-    """TRL's output layer against a product and a softmax in fp32, on the same states."""
+    """Compare TRL's output layer with a product and a softmax in fp32, on the same states."""
     from trl.kernels import chunked_logprob
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
@@ -232,7 +232,7 @@ def fused_head(size: Size, precision: str) -> dict[str, object]:
 
 @torch.no_grad()
 def packed_rows(size: Size, precision: str) -> dict[str, object]:
-    """Texts packed into rows, in half precision, against each text alone in fp32."""
+    """Compare texts packed into rows, in half precision, with each text alone in fp32."""
     from utils.finetune.packing import PackedRows
 
     half, full = both(size.shape, precision)
@@ -260,7 +260,7 @@ def packed_rows(size: Size, precision: str) -> dict[str, object]:
     alone = [plain_logps(full, text) for text in ids]
     packed = scored(**batch)
     leaking = scored(**{name: batch[name] for name in ("input_ids", "labels")})
-    second = slice(1, None, 2)  # only a text that follows another can read of it
+    second = slice(1, None, 2)  # only the second text of a row could attend to another
     difference = per_token(packed[second], alone[second])
     leak = per_token(leaking[second], alone[second])
     return verdict(
@@ -272,7 +272,7 @@ def packed_rows(size: Size, precision: str) -> dict[str, object]:
 
 
 def shared_prompt(size: Size, precision: str) -> dict[str, object]:
-    """Both answers behind one prompt, in half precision, against two rows per pair in fp32."""
+    """Compare two answers after one prompt, in half precision, with two rows per pair in fp32."""
     from utils.finetune.shared_prompt import PromptOnce
 
     half, full = both(size.shape, precision)
@@ -318,7 +318,7 @@ def shared_prompt(size: Size, precision: str) -> dict[str, object]:
         for name, (logps, _) in found.items()
     }
     gradients = {name: gradient for name, (_, gradient) in found.items()}
-    rounding = relative(gradients["TRL"], gradients["fp32"])  # what half precision itself costs
+    rounding = relative(gradients["TRL"], gradients["fp32"])  # the error of half precision itself
     return verdict(
         {
             "log-probabilities": (per_token(sums["ours"], sums["fp32"]), tolerance(precision, 1)),
@@ -330,7 +330,7 @@ def shared_prompt(size: Size, precision: str) -> dict[str, object]:
 
 
 def four_bits(size: Size, precision: str) -> dict[str, object]:
-    """A four-bit layer against the product in fp32 with the weights that it stands for."""
+    """Compare a four-bit layer with a product in fp32 of its dequantised weights."""
     import bitsandbytes as bnb
 
     draw, dtype, (inputs, outputs) = sampling.generator(5), DTYPES[precision], size.layer
@@ -341,7 +341,7 @@ def four_bits(size: Size, precision: str) -> dict[str, object]:
     layer.support_avx512bf16_for_cpu = False  # as utils.models.adapters.keep_gradients
     weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
     bound, checks = tolerance(precision, 1), {}
-    for name, rows in (("many rows", 64), ("one row", 1)):  # the GPU has a kernel for each
+    for name, rows in (("many rows", 64), ("one row", 1)):  # each has its own kernel
         states = torch.randn(rows, inputs, generator=draw).to("cuda", dtype)
         with torch.no_grad():
             found = layer(states)
@@ -350,13 +350,13 @@ def four_bits(size: Size, precision: str) -> dict[str, object]:
     back = torch.randn(1, outputs, generator=draw).to("cuda", dtype)
     (gradient,) = torch.autograd.grad(layer(states), states, back)
     checks["gradient of the input"] = (relative([gradient], [back.float() @ weight]), bound)
-    spread = relative([weight], [plain.to("cuda")])  # of four bits: about a tenth
+    spread = relative([weight], [plain.to("cuda")])  # the error of four bits is about a tenth
     return verdict(checks | {"error of the quantisation": (spread, 0.15)})
 
 
 @torch.no_grad()
 def answers(size: Size, precision: str) -> dict[str, object]:
-    """`utils.models.logprobs` in half precision against the full logits in fp32."""
+    """Compare `utils.models.logprobs` in half precision with the full logits in fp32."""
     half, full = both(size.shape, precision)
     prompts, replies = texts(size, 6), texts(size, 7)[::-1]
     found = logprobs.answer_logps(half, prompts, replies)
@@ -371,10 +371,10 @@ def answers(size: Size, precision: str) -> dict[str, object]:
 
 @torch.no_grad()
 def samples(size: Size, precision: str) -> dict[str, object]:
-    """The compiled step and its static cache against the growing cache, for the same draws.
+    """Compare the compiled step and its static cache with the dynamic cache, for the same draws.
 
-    A temperature of 0.1 makes a random model as sure of its next token as a trained one is. One
-    token that differs changes the rest of its response, so the share is of tokens before that.
+    With a temperature of 0.1, a random model is as certain of its next token as a trained one. If
+    one token differs, the rest of its response changes, so later tokens are not counted.
     """
     make, _ = ppo.models_and_tokenizer(size.gpt2, "cuda")
     model = make(GPT2LMHeadModel).eval()
@@ -390,7 +390,7 @@ def samples(size: Size, precision: str) -> dict[str, object]:
             return sampling.sample_responses(*given, end=-1, temperature=0.1, static=step)
 
     def differing(found: Tensor, wanted: Tensor) -> float:
-        """Of the tokens up to the first that differs in each row, the share that differ."""
+        """The fraction of tokens that differ, counted up to the first difference in each row."""
         same = (found == wanted).long().cumprod(1).sum(1)  # (batch,)
         broken = (same < wanted.shape[1]).sum()
         return float(broken / (same.sum() + broken))
@@ -412,7 +412,7 @@ def samples(size: Size, precision: str) -> dict[str, object]:
 
 
 class Watch(TrainerCallback):
-    """Counts steps, those the gradient scaler skipped, and gradients that are not finite."""
+    """Counts the steps, the skipped steps, and the steps with gradients that are not finite."""
 
     def __init__(self, trainer: object) -> None:
         self.trainer, self.steps, self.skipped, self.infinite = trainer, 0, 0, 0
@@ -435,7 +435,7 @@ class Watch(TrainerCallback):
 
 
 def profile_of(size: Size, precision: str) -> Profile:
-    """The profile that computes in this precision, with batches of one step each."""
+    """The profile that computes in this precision, without gradient accumulation."""
     profile, batch = TABLE[PROFILES[precision]], {"batch_size": 4, "accumulation": 1}
     return replace(
         profile,
@@ -446,7 +446,7 @@ def profile_of(size: Size, precision: str) -> Profile:
 
 
 def trained(trainer: object, steps: int, precision: str) -> tuple[float, dict, dict]:
-    """The first loss; what every training must keep, as checks; and some facts."""
+    """Train; return the first loss, the checks that every training must pass, and some facts."""
     trainer.args.max_steps = steps
     watch = Watch(trainer)
     trainer.add_callback(watch)
@@ -461,7 +461,7 @@ def trained(trainer: object, steps: int, precision: str) -> tuple[float, dict, d
     wrapped = sum("_original_forward" in module.__dict__ for module in model.modules())
     others = sum(
         p.dtype != torch.float32 for p in model.parameters() if p.requires_grad
-    )  # what is trained stays in fp32
+    )  # trained weights must stay in fp32
     checks = {
         "parameters without a gradient": (len(watch.without), 0),
         "steps with a gradient that is not finite": (watch.infinite, 0),
@@ -475,7 +475,7 @@ def trained(trainer: object, steps: int, precision: str) -> tuple[float, dict, d
 
 
 def on_gpu(load: Callable[..., nn.Module], *given: object) -> nn.Module:
-    """A model made where there is room for its 16-bit weights: on a large GPU, else on the CPU."""
+    """Create a model where its 16-bit weights fit: on a large GPU, otherwise on the CPU."""
     roomy = torch.cuda.get_device_properties(0).total_memory > ROOMY
     with torch.device("cuda" if roomy else "cpu"):
         return load(*given)
@@ -483,14 +483,14 @@ def on_gpu(load: Callable[..., nn.Module], *given: object) -> nn.Module:
 
 @contextmanager
 def quick_loading() -> Iterator[None]:
-    """Within the block the benchmarks draw their random weights on the GPU: seconds per model."""
+    """Within the block the benchmarks draw random weights on the GPU, which takes seconds."""
     load = functools.partial(on_gpu, common.random_llama)
     with patch.object(common, "random_llama", load):
         yield
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """An adapter that has learned something: lora_B is not zero."""
+    """Give lora_B non-zero weights, as in a trained adapter."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=1e-3)
@@ -498,7 +498,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def sft_steps(size: Size, precision: str) -> dict[str, object]:
-    """Packed steps on four-bit weights: the first loss is about ln V, since weights are random."""
+    """Train with packing on four-bit weights: random weights have a first loss of about ln V."""
     both.cache_clear()
     profile = profile_of(size, precision)
     with tempfile.TemporaryDirectory() as folder, quick_loading():
@@ -512,7 +512,7 @@ def sft_steps(size: Size, precision: str) -> dict[str, object]:
 
 
 def dpo_steps(size: Size, precision: str) -> dict[str, object]:
-    """Ours and TRL's trainer, each four steps: the first loss is ln 2, since nothing has moved."""
+    """Four steps of our trainer and of TRL's; policy = reference, so the loss is ln 2."""
     profile, checks, facts = profile_of(size, precision), {}, {}
     for method in dpo.METHODS:
         with tempfile.TemporaryDirectory() as folder, quick_loading():
@@ -559,7 +559,7 @@ def orpo_steps(size: Size, precision: str) -> dict[str, object]:
 
 
 def ppo_updates(size: Size, precision: str) -> dict[str, object]:
-    """PPO's first ratio is 1, since learning repeats the scoring passes; then some updates."""
+    """PPO's first ratio is 1, because learning repeats the scoring pass; then run some updates."""
     from utils.ppo.trainer import PPOConfig, PPOTrainer
 
     make, tokenizer = ppo.models_and_tokenizer(size.gpt2, "cuda")

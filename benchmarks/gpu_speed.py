@@ -1,7 +1,8 @@
-"""Stage C of `gpu.py`: how fast is the course's code on this GPU, against what it replaces?
+"""Stage C of `gpu.py`: the speed of the course's code on this GPU, compared with alternatives.
 
-Rounds are interleaved (A B A B …) in rotating order; a speed is that of the median round, a ratio
-is taken within each round and the median is reported. Models have random weights of real sizes.
+Rounds are interleaved (A B A B …) in rotating order. A speed is that of the median round. A ratio
+is computed within each round, and the median is reported. Models have real sizes and random
+weights.
 The work and the methods are those of `benchmarks/sft.py`, `dpo.py` and `ppo.py`.
 """
 
@@ -25,12 +26,12 @@ from utils.models import logprobs, memory
 from utils.models.precision import DTYPES
 from utils.ppo import sampling
 
-ROWS = {"Llama-3.2-1B": 256, "Llama-3.1-8B": 64, "tiny": 8}  # of SFT, and pairs of DPO
+ROWS = {"Llama-3.2-1B": 256, "Llama-3.1-8B": 64, "tiny": 8}  # rows of SFT, pairs of DPO
 TRL_FOLDER = common.ROOT / ".cache" / f"trl-{ppo.TRL}"  # where benchmarks/ppo.py installs it
 
 
 def items(quick: bool) -> dict[str, Item]:
-    """Every item of this stage by its name, the most important first."""
+    """Every item of this stage by its name; the most important items come first."""
     shapes = ["tiny"] if quick else ["Llama-3.2-1B", "Llama-3.1-8B"]
     found: dict[str, Item] = {}
     for shape in shapes:
@@ -50,16 +51,16 @@ def items(quick: bool) -> dict[str, Item]:
 def compared(
     runs: dict[str, Callable[[], Run]], rounds: int, amounts: dict[str, float]
 ) -> dict[str, object]:
-    """Amounts per second and peaks of every method; how many times faster the first one is."""
+    """Amounts per second and peak memory of each method, and its time over the first one's."""
     peaks = dict.fromkeys(runs, 0.0)
 
     def watched(name: str) -> Run:
-        memory.release()  # of the round before
+        memory.release()  # free the memory of the previous round
         held = [runs[name]()]
 
         def timed() -> Callable[[], dict[str, float]]:
             torch.cuda.reset_peak_memory_stats()
-            reached = held.pop()()()  # nothing stays that would count in another method's peak
+            reached = held.pop()()()  # keep nothing that would count in another method's peak
             peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() / 1e6)
             return lambda: reached
 
@@ -98,10 +99,10 @@ def profile_of(precision: str, quick: bool) -> Profile:
 
 
 def sft_speed(shape: str, precision: str, quick: bool) -> dict[str, object]:
-    """Our packing against TRL's, and against padding as the course began."""
+    """Compare our packing with TRL's packing, and with padding (the course's first settings)."""
 
     def trls() -> AbstractContextManager:
-        """Within the block TRL's own trainer packs, with the very same arguments."""
+        """Within the block TRL's own trainer packs, with the same arguments."""
         from trl import SFTTrainer
 
         return patch("utils.finetune.packing.PackedSFTTrainer", SFTTrainer)
@@ -126,7 +127,7 @@ def sft_speed(shape: str, precision: str, quick: bool) -> dict[str, object]:
 
 
 def dpo_speed(shape: str, precision: str, quick: bool) -> dict[str, object]:
-    """The shared prompt against TRL's trainer."""
+    """Compare the shared prompt with TRL's trainer."""
     with tempfile.TemporaryDirectory() as folder, quick_loading():
         task = dpo.cuda_task(shape, profile_of(precision, quick), ROWS[shape], folder)
         runs = {
@@ -138,7 +139,7 @@ def dpo_speed(shape: str, precision: str, quick: bool) -> dict[str, object]:
 
 
 def ppo_speed(others: tuple[str, ...], quick: bool) -> dict[str, object]:
-    """Our PPO against other ways; the trainers are made, and have run once, before the clock."""
+    """Compare our PPO with other trainers; each runs once before the clock starts."""
     size = (ppo.QUICK_SIZES if quick else ppo.CUDA_SIZES)[0]
     made = {name: ppo.method(name, size, "cuda") for name in ("ours", *others)}
     for run in made.values():
@@ -156,13 +157,13 @@ def ppo_speed(others: tuple[str, ...], quick: bool) -> dict[str, object]:
 
 
 def alone(quick: bool) -> dict[str, object]:
-    """Against TRL's last PPOTrainer, in a process of its own: it needs another TRL."""
+    """Compare with TRL's last PPOTrainer, in a separate process because it needs another TRL."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(ppo_speed, (("trl",), quick))
 
 
 def decoding(precision: str, quick: bool) -> dict[str, object]:
-    """One token for every row: the compiled step with its static cache, and the growing cache."""
+    """One token per row: the compiled step with its static cache, and the dynamic cache."""
     from transformers import GPT2LMHeadModel
 
     size = (ppo.QUICK_SIZES if quick else ppo.CUDA_SIZES)[0]
@@ -181,7 +182,7 @@ def decoding(precision: str, quick: bool) -> dict[str, object]:
             sampling.sample_responses(*given, end=-1, temperature=1.0, static=step)
         return dict
 
-    for step in (static, static, None):  # compiled, and captured as a graph
+    for step in (static, static, None):  # the first call compiles, the second captures a CUDA graph
         written(step)
     runs = {
         "static": lambda: functools.partial(written, static),

@@ -1,8 +1,8 @@
 """Every stage of the course that fills a GPU, at its real size, for `benchmarks/memory.py`.
 
-Each stage is a function that runs inside `fake_gpu.simulated`: it builds the models as the notebook
-does, holds in `gpu.resident` what the notebook keeps on the GPU beside them, runs the stage, and
-returns its shape. Rows are as long as the profile allows, unless lengths are given.
+Each stage is a function that runs inside `fake_gpu.simulated`. It builds the models as the notebook
+does, stores in `gpu.resident` the other objects that the notebook has on the GPU, runs the stage,
+and returns its shape. Rows are as long as the profile allows, unless lengths are given.
 """
 
 import functools
@@ -28,7 +28,7 @@ from utils.ppo import sampling
 from utils.ppo.policy import ActorCritic
 
 PROMPT, ANSWER = 70, 180  # mean tokens of Vi-Alpaca in the chat template
-SHORT_PROMPT = 40  # little more than the template: two long answers behind it fill the longest row
+SHORT_PROMPT = 40  # little more than the template, so that two long answers fill the longest row
 TWO_WORDS = 8  # tokens of the longest prompt of notebook 02
 
 # --- Models --------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def small_t5() -> PreTrainedModel:
 
 
 def chat_model(profile: Profile, name: str, *frozen: str) -> PeftModel:
-    """A base in four bits with an adapter to train, and others that are frozen; all in fp32."""
+    """A base in four bits with one trainable adapter and frozen ones; all adapters are in fp32."""
     config, dtype = CONFIGS[name], DTYPES[profile.precision]
     base = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model = get_peft_model(fake_gpu.in_four_bits(base), adapters.lora(profile.chat))
@@ -94,7 +94,7 @@ def chat_model(profile: Profile, name: str, *frozen: str) -> PeftModel:
 
 
 def reward_step(gpu: GPU, profile: Profile, length: int) -> str:
-    """01: a step of PhoBERT with all its weights."""
+    """01: a training step of all of PhoBERT's weights."""
     rows, model = profile.reward_model.batch_size, phobert()
     prepare(model, profile.precision)
     labels = torch.zeros(rows, dtype=torch.long)
@@ -108,7 +108,7 @@ def reward_step(gpu: GPU, profile: Profile, length: int) -> str:
 
 
 def classification(gpu: GPU, profile: Profile, length: int, trained: bool) -> str:
-    """128 sentences: 01's evaluation under autocast beside AdamW's states, or a reward in fp32."""
+    """128 sentences: 01's evaluation under autocast with AdamW's states, or a reward in fp32."""
     model = phobert()
     gpu.resident = states_of(model) if trained else []
     prepare(model, profile.precision if trained else "fp32")
@@ -142,21 +142,21 @@ MAIN, GROUPS, HACKED = "main run", "RLOO and GRPO", "run without the KL"
 
 
 def session(when: str) -> list[object]:
-    """What notebook 02 keeps on the GPU beside a run: the models of its cells' variables."""
+    """The models that notebook 02's variables hold on the GPU during a run."""
     base, student, noisy = gpt2(), gpt2(), gpt2()
     resident = [phobert(), base, states_of(base), noisy]  # `adapting` holds the states
-    resident += [student, states_of(student), states_of(student)[::2]]  # and its gradients
+    resident += [student, states_of(student), states_of(student)[::2]]  # with its gradients
     if when != MAIN:
         policy = gpt2()
-        resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]  # and its reference
-        resident.append(gpt2())  # the contender before: TRL's head makes its policy a cycle
+        resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]  # and reference
+        resident.append(gpt2())  # the last method's policy: TRL's head is a cycle
     if when == HACKED:
-        resident.append(gpt2())  # the reference of the last contender, which is a variable still
+        resident.append(gpt2())  # the last method's reference is still a variable
     return resident
 
 
 def whole_states(trunk: nn.Module, rollout: sampling.Rollout, rows: Tensor) -> Tensor:
-    """`sampling.response_states` where every response is as long as it may be."""
+    """`sampling.response_states` for responses that all have the maximum length."""
     attention = rollout.attention[rows]
     hidden = trunk(
         input_ids=rollout.tokens[rows, :-1], attention_mask=attention[:, :-1],
@@ -166,7 +166,7 @@ def whole_states(trunk: nn.Module, rollout: sampling.Rollout, rows: Tensor) -> T
 
 
 def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
-    """02: "sampling" with the static cache, "scoring" or "learning" of a minibatch."""
+    """02: "sampling" with the static cache, or "scoring" or "learning" of a minibatch."""
     run, words = profile.ppo, SimpleNamespace(eos_token_id=0, pad_token_id=0)
     new, rows = run.max_new_tokens, run.minibatch_size
     gpu.resident, (policy, reference) = session(when), (gpt2(), gpt2())
@@ -203,7 +203,7 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
 def group_step(gpu: GPU, profile: Profile) -> str:
     """02: a step of TRL's RLOO or GRPO, all completions in one pass."""
     rows, new, model = profile.group.batch_size, profile.ppo.max_new_tokens, gpt2()
-    gpu.resident = [session(GROUPS), gpt2(), gpt2()]  # the contender's reference, and TRL's own
+    gpu.resident = [session(GROUPS), gpt2(), gpt2()]  # our copy of the reference, and TRL's
     sampling.fuse_gelu(model)
     fused_head(model)
     prepare(model, profile.precision)
@@ -218,14 +218,14 @@ def group_step(gpu: GPU, profile: Profile) -> str:
 
 
 def loaded(gpu: GPU, profile: Profile, name: str) -> str:
-    """A chat model that lies on the GPU while another one works, as in sweeps and side runs."""
+    """A chat model that stays on the GPU while another one is used, as in sweeps."""
     gpu.resident = [chat_model(profile, name)]
     gpu.start()
     return name
 
 
 def sft_step(gpu: GPU, profile: Profile, name: str) -> str:
-    """03: packed rows."""
+    """03: a training step on packed rows."""
     run, model = profile.sft, chat_model(profile, name)
     fused_head(model)
     prepare(model, profile.precision, run.checkpointing)
@@ -246,8 +246,8 @@ def longest(run: object, lengths: Lengths) -> tuple[int, int]:
 def pair_logps(
     gpu: GPU, count: int, prompt: int, answer: int
 ) -> tuple[Callable[[nn.Module], Tensor], str]:
-    """What `PromptOnce` makes of a batch of pairs: (2 · pairs, prompt + answer - 1)."""
-    joined = prompt + 2 * answer + 1  # tokens of the row that both answers share
+    """The log-probabilities that `PromptOnce` computes: (2 · pairs, prompt + answer - 1)."""
+    joined = prompt + 2 * answer + 1  # tokens of the row that contains both answers
     two, one = tokens(2 * count, prompt + answer), tokens(count, joined)
     seen = torch.ones(count, 1, joined, joined, dtype=torch.bool)
     row = {"input_ids": one, "position_ids": one, "attention_mask": seen, "labels": one}
@@ -283,7 +283,7 @@ def pair_step(gpu: GPU, profile: Profile, name: str, part: str, lengths: Lengths
 def reference_pass(
     gpu: GPU, profile: Profile, name: str, part: str, lengths: Lengths = None
 ) -> str:
-    """04, 07: a batch of the reference's log-probabilities before training."""
+    """04, 07: the reference's log-probabilities of one batch, before training."""
     run, model = getattr(profile, part), chat_model(profile, name, "reference", "ref")
     fused_head(model)
     prepare(model, profile.precision)
@@ -294,7 +294,7 @@ def reference_pass(
 
 
 def evaluation(gpu: GPU, profile: Profile, name: str, length: int, padded: bool = True) -> str:
-    """03 to 05, 07: a batch of `logprobs.answer_logps` after a training."""
+    """03 to 05, 07: one batch of `logprobs.answer_logps` after training."""
     model, rows = chat_model(profile, name, "reference"), logprobs.BATCH_TOKENS // length
     gpu.resident = states_of(model)
     prompt = min(PROMPT, length // 2)
@@ -305,7 +305,7 @@ def evaluation(gpu: GPU, profile: Profile, name: str, length: int, padded: bool 
 
 
 def next_token(model: nn.Module, rows: int, known: int, read: int) -> None:
-    """A step of `generate`: `read` tokens go in beside `known` ones in the cache, one comes out."""
+    """A step of `generate`: read `read` tokens with `known` ones in the cache, draw one token."""
     cache, config = DynamicCache(config=model.config), model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = rows, config.num_key_value_heads, known, width
@@ -318,7 +318,7 @@ def next_token(model: nn.Module, rows: int, known: int, read: int) -> None:
 
 
 def generation(gpu: GPU, profile: Profile, name: str, prompt: int = SHORT_PROMPT) -> str:
-    """03 to 05, 07: a batch of `chat.reply`: its prompts, and its last token, which is counted."""
+    """03 to 05, 07: one batch of `chat.reply`: its prompts, then its last token (its time)."""
     model, new = chat_model(profile, name, "reference").eval(), profile.chat.max_new_tokens
     gpu.resident = states_of(model)
     rows = chat.REPLY_TOKENS // (prompt + new)
@@ -333,7 +333,7 @@ def generation(gpu: GPU, profile: Profile, name: str, prompt: int = SHORT_PROMPT
 
 
 def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
-    """08: T5 in fp32, "sft", "dpo" or the "evaluation" of 32 pairs, beside earlier models."""
+    """08: T5 in fp32: "sft", "dpo" or the "evaluation" of 32 pairs; earlier models stay."""
     run, first, model = profile.small_dpo, small_t5(), small_t5()
     prompt, answer = lengths or (run.max_prompt_length, run.max_answer_length)
     count = 32 if part == "evaluation" else run.batch_size
@@ -360,22 +360,17 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
 
 
 def small_gpt2(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
-    """08: GPT-2 with TRL, "sft", "dpo" or the "evaluation" of 32 pairs, beside earlier models."""
+    """08: GPT-2 with TRL: "sft", "dpo" or the "evaluation" of 32 pairs; earlier models stay."""
     run, model, reference = profile.small_dpo, gpt2(), gpt2()
     prompt, answer = lengths or (run.max_prompt_length, run.max_answer_length)
     rows = {"sft": run.batch_size, "dpo": 2 * run.batch_size, "evaluation": 64}[part]
-    gpu.resident = [
-        small_t5(),
-        small_t5(),
-        small_t5(),
-        states_of(small_t5()),
-        states_of(small_t5()),
-    ]
+    gpu.resident = [small_t5(), small_t5(), small_t5()]
+    gpu.resident += [states_of(small_t5()), states_of(small_t5())]
     gpu.resident += [gpt2(), gpt2(), states_of(gpt2())]
     for each in (model, reference):
         fused_head(each)
         prepare(each, profile.precision)
-        each.train(part == "sft")  # else dropout is off
+        each.train(part == "sft")  # otherwise dropout is off
     ids, gpu.learned = tokens(rows, prompt + answer), rows * answer
     given = {"input_ids": ids, "attention_mask": ids, "labels": ids, "fused_lm_head": True}
 

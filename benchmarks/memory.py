@@ -1,11 +1,11 @@
-"""How much GPU memory does each stage of the course take, and how long does each notebook run?
+"""The GPU memory of each stage of the course, and the minutes of each notebook.
 
     python benchmarks/memory.py [--quick] [--out FILE]
 
-Simulated by `benchmarks/fake_gpu.py`, at the real sizes of the profiles t4 and a100, on a machine
-without a GPU. `benchmarks/gpu_stages.py` has the stages: each takes the longest rows that its
+`benchmarks/fake_gpu.py` simulates them at the real sizes of the profiles t4 and a100, on a machine
+without a GPU. `benchmarks/gpu_stages.py` contains the stages: each uses the longest rows that its
 profile allows. The minutes of a notebook come from the same simulation at mean lengths. `--quick`
-takes a few stages and writes nothing.
+runs a few stages and writes nothing.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from utils.models import chat, logprobs
 
 GB = 2**30
 OVERHEAD = 0.6  # GB: the CUDA context and the workspaces of cuBLAS, which no tensor holds
-LONGEST, USUAL = 200, 75  # GPT-2 tokens of the longest sentence, and of a batch's longest
+LONGEST, USUAL = 200, 75  # GPT-2 tokens of the longest sentence; in a typical batch
 TRAIN, VALIDATION, TEST = 11_426, 1_583, 3_166  # sentences of UIT-VSFC
 ALPACA = 65_017  # questions with answers
 ASSUMPTIONS = [
@@ -80,16 +80,16 @@ ASSUMPTIONS = [
 
 @dataclass(frozen=True)
 class Found:
-    """What a stage came to."""
+    """The result of a stage."""
 
     shape: str
     peak: float  # GB
-    seconds: float  # of a micro-batch, a batch or a token
+    seconds: float  # per micro-batch, batch or token
 
 
 @functools.cache
 def simulate(profile: str, stage: Callable[..., str], *given: object) -> Found:
-    """Run a stage on a profile's GPU."""
+    """Run a stage on the simulated GPU of a profile."""
     with simulated(TABLE[profile]) as gpu:
         shape = stage(gpu, TABLE[profile], *given)
         found = Found(shape, gpu.peak / GB, gpu.seconds())
@@ -101,7 +101,7 @@ BESIDE = " beside another model"  # of the same kind, as in sweeps and side runs
 
 
 def stages(profile: Profile) -> list[tuple]:
-    """Notebook, model, what it is, the stage's function and what it is given."""
+    """One tuple per stage: notebook, model, name, function, and the function's arguments."""
     top, width = profile.reward_model.max_length, profile.dpo.max_length
     rows, held = profile.policy.adapt_batch_size, profile.policy.adapt_eval_batch_size
     found: list[tuple] = [
@@ -151,7 +151,7 @@ def stages(profile: Profile) -> list[tuple]:
 
 
 def chat_minutes(profile: Profile, name: str) -> dict[str, float]:
-    """Minutes of notebooks 03 to 05 with a chat model, 07 with the labelled one."""
+    """Minutes of notebooks 03 to 05 with a chat model, or of 07 with its 8B model."""
     new, mean = profile.chat.max_new_tokens, (PROMPT, ANSWER)
     cost = functools.partial(simulate, profile.name)
     held, limit = profile.dpo.held_out, profile.sft.batch_size * profile.sft.max_length
@@ -164,7 +164,7 @@ def chat_minutes(profile: Profile, name: str) -> dict[str, float]:
         batches = questions * sides * sum(mean) / logprobs.BATCH_TOKENS
         return batches * cost(evaluation, name, sum(mean)).seconds
 
-    def kl(questions: int) -> float:  # sampled, and read by both models
+    def kl(questions: int) -> float:  # answers are sampled, and both models score them
         return wrote(questions) + read(questions)
 
     def sft(rows: int, epochs: float = 1) -> float:
@@ -253,7 +253,7 @@ def small_minutes(profile: Profile) -> dict[str, float]:
 
 
 def settings(profile: Profile) -> dict[str, object]:
-    """The sizes that the figures depend on: the profile without its rates, and the budgets."""
+    """The sizes that the figures depend on: the profile without its rates, and budgets."""
     parts = {part: row for part, row in asdict(profile).items() if isinstance(row, dict)}
     found = {f"{part}.{name}": value for part, row in parts.items() for name, value in row.items()}
     kept = {k: v for k, v in found.items() if not isinstance(v, (float, dict)) or "epochs" in k}

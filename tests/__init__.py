@@ -1,12 +1,12 @@
 """The tests. Folders mirror the rooms of `utils`; beside them:
 
-helpers      what several tests use and is no test: tiny models, workers that are killed or launched
-exercises    the exercises' checks, and right and wrong solutions of each notebook
-notebooks    the notebooks' form, and cells that are tested by themselves
-stages       whole training stages: killed, with a full disk
+helpers      code for several tests: tiny models, workers that are killed or launched
+exercises    the checks of the exercises, with right and wrong solutions for each notebook
+notebooks    the form of the notebooks, and single cells
+stages       whole training stages: with kills, a full disk, several processes
 gpu          the emulated GPU, and every notebook on it
-hub          a Hub on loopback, with faults
+hub          a Hub server on loopback, which can fail
 browser      the panel and the demo in Chromium
-benchmarks   that the committed figures belong to today's settings
-repository   files, names, licences, safety, the map of the house
+benchmarks   the committed figures must belong to the current settings
+repository   files, names, licences, safety, the map of the packages
 """

@@ -1,4 +1,4 @@
-"""What several tests share: offline, small caches, tiny data."""
+"""Settings of all tests: offline, small caches, tiny data."""
 
 import os
 
@@ -29,12 +29,12 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Stand-ins of the tests go to a folder of their own."""
+    """The tests keep their stand-ins in a separate cache folder."""
     os.environ["COURSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what is long, except in `make test-all`; let the longest files start first.
+    """Skip long tests, except in `make test-all`, and start the longest files first.
 
     `make test` distributes files to its workers (`--dist loadfile`), so that a file's tests stay
     together. xdist's groups would not: pytest 9.2 ignores the names that xdist 3.8 gives to them.

@@ -42,7 +42,7 @@ def test_token_logps_and_their_gradient_match_the_definition(kind, temperature):
 
 
 def test_in_place_logps_do_not_depend_on_how_the_rows_are_cut_into_blocks():
-    logits, tokens = torch.randn(7, 2**17), torch.randint(2**17, (7,))  # two rows a block
+    logits, tokens = torch.randn(7, 2**17), torch.randint(2**17, (7,))  # two rows per block
     assert_close(
         losses.token_logps_(logits.clone(), tokens), torch.log_softmax(logits, -1)[range(7), tokens]
     )
@@ -69,7 +69,7 @@ def test_sequence_logps_sum_and_ignore_the_prompt():
 
 def test_inverse_cdf_samples_the_softmax():
     logits = torch.randn(1, 5)
-    draws = (torch.arange(20_000) + 0.5) / 20_000  # an even comb over [0, 1)
+    draws = (torch.arange(20_000) + 0.5) / 20_000  # evenly spaced over [0, 1)
     tokens = losses.inverse_cdf(logits.expand(20_000, 5).clone(), draws)
     shares = torch.bincount(tokens, minlength=5) / 20_000
     assert_close(shares, logits.softmax(-1)[0], atol=1e-4, rtol=0)
@@ -143,7 +143,7 @@ def test_clipped_losses_match_case_by_case_in_value_and_gradient():
     assert_close(fast, slow, check_dtype=False)
     gradients = [torch.autograd.grad(x.sum(), logps)[0] for x in (fast, slow)]
     assert_close(*gradients)
-    assert gradients[0][1] == 0 and gradients[0][4] == 0  # beyond the clip, in the paying direction
+    assert gradients[0][1] == 0 and gradients[0][4] == 0  # the clipped objective is constant
 
 
 @pytest.mark.parametrize("clip", [0.2, None])

@@ -1,4 +1,4 @@
-"""The proof on real weights belongs to today's t4 rows, and its figures are what they say."""
+"""The benchmark on real weights belongs to the current t4 profile, and its figures are right."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_todays_row_makes_held_out_answers_likelier(found, arm):
 
 @pytest.mark.parametrize("arm", ["dpo", "labelling"])
 def test_todays_row_learns_a_preference(found, arm):
-    """The policy starts as its reference: a margin of 0, accuracy by chance, a loss of ln 2."""
+    """The policy starts as its reference: margin 0, accuracy at chance, loss ln 2."""
     run = of_today(found, arm)
     assert run["implicit_reward_accuracy"]["low"] >= 0.6
     assert run["margin"]["low"] > 0
@@ -67,7 +67,7 @@ def test_answers_do_not_collapse(found, arm):
     before = run.get("sampled_before", start["sampled"])
     after = run.get("sampled_after", run["sampled"])
     assert after["ended"] >= before["ended"]
-    assert after["distinct_2_within"] > 0.9  # sampled ones; the likeliest repeat in the base too
+    assert after["distinct_2_within"] > 0.9  # sampled, because greedy answers repeat
     assert after["different_texts"] > 0.9
     assert len(run["answers"]) == real_weights.SHOWN
 
@@ -179,7 +179,7 @@ def test_gains_margins_and_losses_by_hand():
     assert figures["accuracy_summed"]["mean"] == 1.0
     assert figures["gain_summed"]["mean"] == 0.5
     assert figures["margin"]["mean"] == 1.0  # 0.5 · (0 + 4) / 2
-    assert figures["implicit_reward_accuracy"]["mean"] == 0.5  # a pair that did not move is no win
+    assert figures["implicit_reward_accuracy"]["mean"] == 0.5  # an unchanged pair is not right
     assert figures["chosen_nats_per_token"] == pytest.approx(6 / 5)
     assert figures["orpo_loss"] == pytest.approx(6 / 5)  # λ = 0 leaves the supervised loss
     assert figures["dpo_loss"] == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2, abs=1e-4)

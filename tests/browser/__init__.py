@@ -28,9 +28,9 @@ def screenshot(page: Page, name: str) -> Path:
 
 @contextmanager
 def jupyterlab(root: Path, notebook: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """The address of a notebook below `root` in a JupyterLab of our own, ended after the block.
+    """The address of a notebook below `root` in a new JupyterLab, which ends with the block.
 
-    It and its kernels have this environment; what it writes for itself lies beside `root`.
+    JupyterLab and its kernels have this environment; its own files are written next to `root`.
     """
     settings, log = root.parent / "settings", root.parent / "lab.log"
     _without_news(settings)
@@ -53,7 +53,7 @@ def jupyterlab(root: Path, notebook: str, environment: Mapping[str, str]) -> Ite
         _wait_until_up(server, f"http://127.0.0.1:{port}", log)
         yield f"http://127.0.0.1:{port}/doc/tree/{notebook}?token={token}"
     finally:
-        server.terminate()  # ends its kernels too
+        server.terminate()  # this also ends its kernels
         try:
             server.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ FLAGS = (
 )
 
 
-# Playwright's event loop runs in this thread until `stop`: not longer than this folder's tests.
+# Playwright's event loop runs in this thread until `stop`: so it ends with this folder's tests.
 @pytest.fixture(scope="package")
 def browser():
     executable = CHROMIUM if CHROMIUM.exists() else shutil.which("chromium")
@@ -33,7 +33,7 @@ def browser():
 
 @pytest.fixture
 def browser_page(browser):
-    """A page of its own for each test, as wide as a projector shows it."""
+    """A separate page for each test, as wide as on a projector."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.set_default_timeout(30_000)

@@ -1,4 +1,4 @@
-"""The web demo as a visitor meets it: choose, ask, read, vote; and nothing leaves the machine."""
+"""A visitor of the web demo chooses, asks, reads and votes; no data goes to other hosts."""
 
 import re
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from utils.votes import store as preferences
 
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 QUESTION = "giảng viên <script>document.title=1</script>"
-PATIENCE = 60_000  # ms that a page or two answers may take on a busy machine
+PATIENCE = 60_000  # milliseconds for a page or two answers on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(texts, store, tmp_path_factory):
-    """The demo over two tiny GPT-2, served by this process."""
+    """The address of the demo with two tiny GPT-2 models, served by this process."""
     shelf = artifacts.Shelf(tmp_path_factory.mktemp("shelf") / "lab")
     with artifacts.publish("02_gpt2_ppo_negative_feedback", shelf, metrics={}) as folder:
         for seed, name in enumerate(("reference", "policy")):
@@ -39,7 +39,7 @@ def address(texts, store, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser_page, address):
-    """The page, opened; requests to anywhere else are noted and cut off."""
+    """The open page; requests to other hosts are recorded and blocked."""
     abroad, errors = [], []
     expect.set_options(timeout=PATIENCE)
 
@@ -60,14 +60,14 @@ def visit(browser_page, address):
 
 
 def choose(page, label, model):
-    """Choose a model; what the list offered."""
+    """Choose a model and return the options of the list."""
     page.get_by_label(label).click()
     options = page.get_by_role("option")
     expect(options.first).to_be_visible()
     offered = [option.get_attribute("aria-label") for option in options.all()]
     page.get_by_role("option", name=model).click()
     expect(page.get_by_label(label)).to_have_value(model)
-    expect(options).to_have_count(0)  # the list fades
+    expect(options).to_have_count(0)  # wait until the list has closed
     return offered
 
 
@@ -110,7 +110,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     assert visit.title() == "So sánh hai mô hình"
     assert visit.locator("img[src=x]").count() == 0
     assert visit.evaluate("document.documentElement.scrollWidth") <= 1280
-    assert visit.evaluate("document.documentElement.scrollHeight") <= 800  # nothing to scroll
+    assert visit.evaluate("document.documentElement.scrollHeight") <= 800  # no scrolling
     screenshot(visit, "demo-after-the-vote")
 
 

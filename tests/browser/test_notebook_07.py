@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser import jupyterlab, screenshot
-from tests.hub.conftest import hub_of_its_own_words, surroundings
+from tests.hub.conftest import hub_with_matching_vocabularies, surroundings
 from utils.course.notebooks import path_of
 from utils.course.paths import ROOT
 from utils.course.session import SEED
@@ -19,20 +19,20 @@ from utils.votes.panel import DOUBLE_CLICK, Shown, queue
 from utils.votes.store import open_store, read_votes
 
 NAME = "07_collect_preferences"
-ROWS = 60  # of each split on the Hub
-VOTES = 16  # two steps of DPO a pass
-PATIENCE = 240_000  # ms that a half of the notebook may take on a busy machine
+ROWS = 60  # per split on the Hub
+VOTES = 16  # two DPO steps per epoch
+PATIENCE = 240_000  # milliseconds for half of the notebook on a busy machine
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with hub_of_its_own_words(tmp_path_factory.mktemp("shelves"), ROWS) as running:
+    with hub_with_matching_vocabularies(tmp_path_factory.mktemp("shelves"), ROWS) as running:
         yield running
 
 
 @pytest.fixture
 def machine(hub, tmp_path) -> dict[str, str]:
-    """The environment of a fresh machine on which An is to vote."""
+    """The environment of a new machine on which An will vote."""
     return surroundings(
         hub,
         tmp_path / "home",
@@ -41,7 +41,7 @@ def machine(hub, tmp_path) -> dict[str, str]:
         COURSE_ARTIFACTS=str(tmp_path / "artifacts"),
         COURSE_VOTES=f"sqlite:///{tmp_path}/votes.sqlite",
         COURSE_ANNOTATOR="An",
-        OMP_NUM_THREADS="1",  # enough for one small layer, and quick beside other work
+        OMP_NUM_THREADS="1",  # enough for one small layer, and fast while other programs run
         HF_HUB_OFFLINE="0",
         HF_TOKEN="",
     )
@@ -49,7 +49,7 @@ def machine(hub, tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def notebook(tmp_path) -> Path:
-    """A copy without outputs, in a course of its own: JupyterLab saves what it runs."""
+    """A copy of the notebook without outputs, because JupyterLab saves what it runs."""
     course = tmp_path / "course"
     (course / "notebooks").mkdir(parents=True)
     for name in ("benchmarks", "configs", "data", "utils"):
@@ -64,14 +64,14 @@ def notebook(tmp_path) -> Path:
 
 @pytest.fixture
 def lab(notebook, machine):
-    """The address of the copy in a JupyterLab of our own."""
+    """The address of the copy in a new JupyterLab."""
     course = notebook.parent.parent
     with jupyterlab(course, f"{notebook.parent.name}/{notebook.name}", machine) as address:
         yield address
 
 
 def run(page: Page, item: str, notebook: Path) -> nbformat.NotebookNode:
-    """Run cells as the menu offers it, all without an error; the notebook as it is then saved."""
+    """Run cells through the menu, check that none fails, and return the saved notebook."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text(item, exact=True).click()
     waiting = page.locator(".jp-InputPrompt", has_text="*")
@@ -93,7 +93,7 @@ def outputs(content: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def vote_for_the_shorter(page: Page, shown: Shown, by_keyboard: bool) -> str:
-    """Read what is on the screen, choose the shorter answer; which one that was."""
+    """Read both answers on the screen, vote for the shorter one, and return its side."""
     panel = page.locator(".course-panel")
     expect(panel.locator(".course-question")).to_have_text(shown.question)
     answers = panel.locator(".course-answer div")

@@ -1,4 +1,4 @@
-"""The labelling panel in a real JupyterLab, voted on with a mouse and with a keyboard."""
+"""The labelling panel in a real JupyterLab, used with a mouse and with a keyboard."""
 
 import json
 import os
@@ -50,7 +50,7 @@ side_by_side(rows)""",
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a notebook in a JupyterLab of our own; ended after the test."""
+    """The address of a notebook in a new JupyterLab, which ends after the test."""
     home = tmp_path / "home"
     home.mkdir()
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
@@ -77,7 +77,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     question, answers = panel.locator(".course-question"), panel.locator(".course-answer div")
     buttons = panel.locator("button.course-button")
 
-    # nobody votes without a name
+    # without a name no vote is possible
     expect(question).to_contain_text("Ghi tên")
     expect(buttons.first).to_be_disabled()
     panel.get_by_placeholder("tên của bạn").fill("Lan")
@@ -85,7 +85,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     expect(question).to_have_text(PAIRS[0]["question"])
     screenshot(page, "panel-first-pair")
 
-    # what a model wrote is shown, not run
+    # a model's text is shown and not interpreted
     both = answers.all_inner_texts()
     assert sorted(both) == sorted([PAIRS[0]["first"], PAIRS[0]["second"]])
     assert panel.locator("script, img, mjx-container").count() == 0
@@ -97,7 +97,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     assert table.locator("script, img, mjx-container").count() == 0  # neither HTML nor formulas
     expect(table.locator("td").first).to_have_text("5 $ hay 6 $, $5 hay $6?")
 
-    # a click is a row
+    # one click stores one row
     buttons.filter(has_text="A tốt hơn").click()
     expect(question).to_have_text(PAIRS[1]["question"])
     (vote,) = store.votes()
@@ -105,7 +105,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     assert [vote.answer_a, vote.answer_b] == both
     screenshot(page, "panel-second-pair")
 
-    # a letter and Enter is a row too, and the letter does not reach the notebook's own shortcuts
+    # a letter and Enter store one row too, and the letter does not trigger a notebook shortcut
     command = panel.get_by_placeholder("a / b / t / s / u")
     command.click()
     page.keyboard.type("b")
@@ -122,7 +122,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     expect(panel.locator(".course-note")).to_contain_text("không phải là lệnh")
     assert page.locator(".jp-Notebook .jp-Cell").count() == len(CELLS)
 
-    # Tab walks along the buttons in their order, Space presses one
+    # Tab moves through the buttons in order, Space presses a button
     buttons.first.focus()
     labels = []
     for _ in range(5):
@@ -138,7 +138,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     buttons.filter(has_text="Hoàn tác").click()
     expect(question).to_have_text(PAIRS[1]["question"])
 
-    # a double click is one vote, not one more on a pair that nobody has read
+    # a double click stores one vote, and no second vote for the next, unread pair
     page.wait_for_timeout(unread)
     buttons.filter(has_text="Ngang nhau").dblclick()
     page.wait_for_timeout(unread)
@@ -152,7 +152,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     expect(panel.locator(".course-rubric li")).to_have_count(5)
     screenshot(page, "panel-done-with-rubric")
 
-    # another person starts at the first pair; the first one, in a new kernel, where she stopped
+    # another person starts at the first pair; the first person, in a new kernel, where she stopped
     panel.get_by_placeholder("tên của bạn").fill("Minh")
     panel.get_by_placeholder("tên của bạn").press("Enter")
     expect(question).to_have_text(PAIRS[0]["question"])

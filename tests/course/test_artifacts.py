@@ -137,7 +137,7 @@ def test_require_says_what_to_do_when_building_does_not_help(shelf, monkeypatch)
 
 
 def test_the_notebook_that_makes_an_artifact_gets_the_users_token(tmp_path, monkeypatch, capsys):
-    """A child process cannot read Colab's secrets: without it, it would take the ungated copy."""
+    """A child process cannot read Colab's secrets; without it, the copy would be used."""
     given = {}
 
     def execute(name, on_cell=None, environment=None):
@@ -149,4 +149,4 @@ def test_the_notebook_that_makes_an_artifact_gets_the_users_token(tmp_path, monk
     with pytest.raises(artifacts.ArtifactError, match="stopped with: stopped"):
         artifacts.require("01_phobert_reward_model", artifacts.Shelf(tmp_path / "lab"))
     assert given["HF_TOKEN"] == "hf_from_the_secret"
-    assert "is run now (" in capsys.readouterr().out  # and how long that takes
+    assert "is run now (" in capsys.readouterr().out  # followed by the expected time

@@ -1,4 +1,4 @@
-"""The set-up cell on Colab: what it would install there, and what it does when it is run."""
+"""The set-up cell on Colab: the packages it installs there, and its effects when it runs."""
 
 import ast
 import contextlib
@@ -24,7 +24,7 @@ PYTHONS = ("3.12", "3.13")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 # cannot stand in one resolution with PyPI's torch, whose CUDA is 13; Colab's own build has 12.8
 CUDA_12 = "cudf-cu12"
-MUST_MOVE = {"datasets", "pyarrow", "torchao"}  # TRL needs newer ones; PEFT refuses the torchao
+MUST_MOVE = {"datasets", "pyarrow", "torchao"}  # TRL needs newer ones; PEFT rejects this torchao
 NOT_ON_COLAB = {"psycopg"}  # only a vote store on a PostgreSQL server needs it
 
 
@@ -58,7 +58,7 @@ def resolve(folder: Path, python: str, wanted: list[str], kept: list[str] = ()) 
         # PyPI's torch carries no local version such as +cu128
         text = "\n".join(re.sub(r"\+\w+$", "", line) for line in lines)
         (folder / name).write_text(text, encoding="utf-8")
-    # an output file that exists holds the versions to prefer: what pip does with installed ones
+    # an existing output file gives the preferred versions, as pip prefers installed ones
     command = "pip compile wanted.in -c kept.txt -o chosen.txt --only-binary :all: --no-config"
     command += f" --python-version {python} --python-platform x86_64-manylinux_2_28"
     run = subprocess.run(
@@ -78,7 +78,7 @@ def resolve(folder: Path, python: str, wanted: list[str], kept: list[str] = ()) 
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def resolution(request, tmp_path_factory):
-    """What `prepare` asks of pip on the image, resolved."""
+    """The versions that result from the pip command of `prepare` on the image."""
     folder = tmp_path_factory.mktemp("colab")
     wanted = colab.requirements()
     asked, kept = colab.to_install(IMAGE, wanted), colab.to_keep(IMAGE, wanted)
@@ -111,7 +111,7 @@ def test_nothing_else_in_the_image_is_broken_by_it(resolution, tmp_path):
 
 @pytest.mark.long
 def test_cudf_bears_the_new_pyarrow(tmp_path):
-    """By itself, since PyPI's torch excludes it; of Colab's own torch that says nothing."""
+    """cudf is resolved alone, because PyPI's torch excludes it; Colab's own torch does not."""
     chosen = resolve(
         tmp_path, PYTHONS[-1], [f"{CUDA_12}=={IMAGE[CUDA_12]}", "pyarrow>=21", "datasets>=4.7"]
     )
@@ -147,7 +147,7 @@ def imported_distributions() -> dict[str, str]:
 
 def test_whatever_the_course_imports_is_in_the_image_or_installed():
     named = {canonicalize_name(name) for name in (*colab.NEEDED, *colab.PROTECTED, *IMAGE)}
-    # packages such as starlette come with one that is named
+    # packages such as starlette come as dependencies of a named package
     brought = set()
     for name in named:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -165,7 +165,7 @@ def test_whatever_the_course_imports_is_in_the_image_or_installed():
 
 @pytest.fixture
 def session(monkeypatch, tmp_path):
-    """A Colab runtime whose pip only takes notes."""
+    """A Colab runtime whose pip only records its calls."""
     image, calls = dict(IMAGE), []
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setattr(
@@ -220,7 +220,7 @@ def test_a_loaded_package_that_moves_twice_asks_for_a_restart_by_hand(session, m
 
 
 def test_a_dependency_that_moved_while_loaded_restarts_too(session, monkeypatch):
-    """huggingface_hub is not asked for, but pip may have to move it."""
+    """huggingface_hub is not requested, but pip may have to change its version."""
     image, _, restarts = session
     for name in colab.NEEDED:
         monkeypatch.delitem(sys.modules, name.lower(), raising=False)
@@ -333,7 +333,7 @@ REFUSALS = {
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """A repository with today's working tree under the tag that the notebooks clone."""
+    """A repository with the current working tree under the tag that the notebooks clone."""
     repository = tmp_path_factory.mktemp("published")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "utils", "notebooks", "data", "*.t*"],
@@ -353,7 +353,7 @@ def published(tmp_path_factory) -> Path:
 
 
 class Colab:
-    """One simulated machine: its home, its site-packages, what its pip was asked."""
+    """One simulated machine: its home, its site-packages, and the calls of its pip."""
 
     def __init__(self, folder: Path, published: Path) -> None:
         self.site, self.home, self.published = folder / "site", folder / "home", published
@@ -364,7 +364,7 @@ class Colab:
             (self.site / name).touch()
         (self.site / "pip" / "__main__.py").write_text(FAKE_PIP)
         (self.site / "driver.py").write_text(DRIVER)
-        # the image's versions of what must go or move; 0.0.1 hides what is installed here only
+        # the image's versions of packages to remove or change; 0.0.1 hides one of this machine
         claimed = dict.fromkeys(("trl", "bitsandbytes", "underthesea"), "0.0.1")
         for name, version in claimed.items() | {name: IMAGE[name] for name in MUST_MOVE}.items():
             info = self.site / f"{name}-{version}.dist-info"
@@ -377,7 +377,7 @@ class Colab:
         self.secret("missing")
 
     def secret(self, answer: str) -> None:
-        """How google.colab.userdata answers from now on."""
+        """Set what google.colab.userdata returns from now on."""
         (self.site / "google" / "colab" / "userdata.py").write_text(
             textwrap.dedent(
                 f"""
@@ -397,7 +397,7 @@ class Colab:
         )
 
     def run(self, times: int = 1, loaded: str = "", **environment: str) -> tuple[dict, str]:
-        """The first cell in a fresh kernel; what became of it and what it printed."""
+        """Run the first cell in a new kernel; return its result and its output."""
         tmp = self.home / "tmp"
         tmp.mkdir(exist_ok=True)
         git = {
@@ -445,7 +445,7 @@ def test_the_first_cell_fresh_then_again_then_after_a_restart(machine):
     assert found["restarts"] == []
     assert found["notebook"] == "01_phobert_reward_model"
     assert found["from"].startswith(str(machine.home / "preference-tuning"))  # the clone, not here
-    removal, install = machine.pip_calls()  # and no third one when the cell runs again
+    removal, install = machine.pip_calls()  # and no third call when the cell runs again
     assert removal["words"][:3] == ["uninstall", "-y", "torchao"]
     asked = {NAME.match(word).group() for word in install["words"] if ">=" in word}
     assert asked >= {"trl", "bitsandbytes", "underthesea", "datasets", "pyarrow"}
@@ -462,7 +462,7 @@ def test_the_first_cell_with_pyarrow_loaded_restarts_once(machine):
     found, printed = machine.run(times=2, loaded="pyarrow")
     assert found == {"ended": ["left"], "restarts": [True]}
     assert "pyarrow was already loaded: the runtime restarts once" in printed
-    found, printed = machine.run()  # the fresh kernel has loaded nothing yet
+    found, printed = machine.run()  # the new kernel has not imported anything yet
     assert found["ended"] == ["ran"] and found["restarts"] == []
     assert "Installing" not in printed
 

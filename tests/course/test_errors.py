@@ -11,12 +11,12 @@ from utils.course.paths import ROOT
 
 
 class SpoonError(CourseError, ValueError):
-    """An error of the course, and a ValueError for those who catch one."""
+    """An error of the course that is also a ValueError."""
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What a shell shows for a cell that raises."""
+    """The output of a shell for a cell that raises an error."""
     shell = InteractiveShell()
     lines = []
     monkeypatch.setattr(shell, "_showtraceback", lambda kind, value, stb: lines.extend(stb))

@@ -18,7 +18,7 @@ def machine(monkeypatch, capability, **environment):
     ("capability", "name", "precision"),
     [
         (None, "lab", "fp32"),
-        ((7, 5), "t4", "fp16"),  # a T4 claims bf16 and emulates it
+        ((7, 5), "t4", "fp16"),  # a T4 reports bf16 support but emulates it
         ((8, 0), "a100", "bf16"),
         ((9, 0), "a100", "bf16"),
     ],
@@ -99,7 +99,7 @@ def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
 
 @pytest.mark.parametrize("profile", profiles.TABLE.values(), ids=profiles.TABLE)
 def test_an_experiment_on_the_side_reads_no_more_rows_than_the_main_run(profile):
-    """Their notebooks make one pass over these rows, whatever the accumulation."""
+    """The notebooks read these rows once, whatever the accumulation."""
     assert profile.sft.side_rows <= profile.sft.rows * profile.sft.epochs
     assert profile.dpo.sweep_rows * len(profile.dpo.sweep_betas) <= profile.dpo.rows
     assert profile.orpo.sweep_rows * len(profile.orpo.sweep_weights) <= profile.orpo.rows

@@ -1,4 +1,4 @@
-"""Bars are for who watches: none in a headless run, none left when a step is done."""
+"""Progress bars: a headless run shows none, and a finished step leaves none."""
 
 import pytest
 from datasets import Dataset
@@ -10,7 +10,7 @@ from utils.finetune import training
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Every bar that was made, as (what, total, count at its end)."""
+    """Every bar that was created, as (description, total, final count)."""
     made = []
 
     class Noted:

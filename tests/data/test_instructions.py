@@ -9,7 +9,7 @@ from utils.data.reading import DataError
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes rows, or lines as they are, as the user's train.jsonl."""
+    """A function that writes rows or raw lines as the user's train.jsonl."""
     monkeypatch.setenv("COURSE_PREFERENCE_DATA", str(tmp_path))
 
     def write(*rows, encoding="utf-8"):
@@ -52,7 +52,7 @@ def test_pairs_of_the_users_own_are_read_as_pairs(own):
         )
     )
     answers = load_instructions(quiet=True)["answer"]
-    assert len(answers) == 18  # every tenth row is test
+    assert len(answers) == 18  # every tenth row goes to the test split
     assert set(answers) < {f"đúng {n}" for n in range(20)}
 
 

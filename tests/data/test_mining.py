@@ -36,14 +36,14 @@ def test_nearest_is_the_sorted_whole_whatever_the_block(block):
 
 
 def test_of_equal_documents_the_first_wins():
-    documents = np.repeat(unit_rows(3, 8, 2), 40, axis=0)  # forty copies of each of three
+    documents = np.repeat(unit_rows(3, 8, 2), 40, axis=0)  # three rows, forty copies each
     indices, _ = nearest(documents[[0, 40, 80]], documents, 5)
     assert indices.tolist() == [[0, 1, 2, 3, 4], [40, 41, 42, 43, 44], [80, 81, 82, 83, 84]]
 
 
 @pytest.mark.parametrize(("count", "k"), [(2000, 3), (1999, 60), (700, 699), (64, 64), (1, 1)])
 def test_nearest_is_exact_whatever_the_groups(count, k):
-    # few different values, so that most similarities are tied, and the best stand at the end
+    # few different values, so that most similarities are equal, and the highest are at the end
     documents = unit_rows(7, 4, 3)[np.arange(count) % 7]
     documents[-1] = documents[0]
     queries = unit_rows(5, 4, 4)
@@ -148,7 +148,7 @@ def test_a_row_of_the_same_fact_is_never_rejected():
     questions, answers, facts, values = capitals()
     found = mine(questions, answers, facts=facts, values=values)
     assert all(facts[row] != facts[other.index] for row, other in enumerate(found))
-    # without knowing the facts the answer in other words would have been taken
+    # without the facts, the same answer in other words would have been chosen
     blind = mine(questions, answers, controls=Controls(answer_ceiling=1.1, question_ceiling=1.1))
     assert any(facts[row] == facts[other.index] for row, other in enumerate(blind))
 
@@ -187,7 +187,7 @@ def test_the_result_is_the_same_every_time_and_in_the_band():
 
 
 def sized(count):
-    """Questions on one topic whose answers differ in nothing but their length."""
+    """Questions on one topic whose answers differ only in length."""
     questions = [f"Kể về chuyến đi thứ {n} của nhà bạn?" for n in range(count)]
     answers = [f"Chuyến đi {n} vui{' lắm' * (n % 17)}." for n in range(count)]
     return questions, answers
@@ -239,7 +239,7 @@ def test_the_report_counts_what_it_names():
 
 def test_beyond_the_nearest_the_band_is_still_looked_for():
     questions, answers, facts, values = capitals()
-    # two candidates are both far above the band, the right ones stand further down the ranking
+    # two candidates are far above the band; the right ones come later in the ranking
     narrow = Controls(candidates=2, band=(0.0, 0.1))
     found = mine(questions, answers, facts=facts, values=values, controls=narrow)
     assert max(other.similarity for other in found) <= 0.1

@@ -1,4 +1,4 @@
-"""The shipped feedback keeps what its data card promises."""
+"""The shipped feedback has the properties that its data card states."""
 
 import csv
 import unicodedata

@@ -1,4 +1,4 @@
-"""The shipped pairs and questions keep what their data cards promise."""
+"""The shipped pairs and questions have the properties that their data cards state."""
 
 import json
 import re
@@ -115,7 +115,7 @@ def test_rejected_is_the_right_answer_to_another_question_and_wrong_for_this(pai
             this = known.get(row["question"])
             others = [known.get(question) for question in answered[row["rejected"]]]
             if this is None:
-                assert others == [None] * len(others)  # by hand with by hand
+                assert others == [None] * len(others)  # all are hand-written
             else:
                 assert all(this.fact != other.fact for other in others)
                 assert all(this.value != other.value for other in others)
@@ -134,7 +134,7 @@ def test_no_answer_is_rejected_over_and_over(pairs):
         assert max(Counter(row["rejected"] for row in pairs[split]).values()) <= 3
 
 
-# the systematic families, checked without their own tables where that is possible
+# the systematic families, where possible checked without their own tables
 
 
 def test_held_out_facts_can_be_learned_but_not_their_phrasing(families):
@@ -147,7 +147,7 @@ def test_held_out_facts_can_be_learned_but_not_their_phrasing(families):
             if row.kind in TABLES:
                 assert facts[row.fact] >= 2
             else:
-                assert facts[row.fact] == 0  # new numbers, new lists
+                assert facts[row.fact] == 0  # test uses numbers and lists that train does not have
 
 
 def test_every_phrasing_of_every_table_is_learned_and_of_the_larger_ones_tested(families):
@@ -207,7 +207,7 @@ def test_what_the_answers_say_about_numbers_is_true(families, pattern, holds):
 
 
 def test_answers_on_numbers_repeat_those_of_the_question(families):
-    # "3 + 4 = 7 em nhé" must answer the question on 3 and 4
+    # "3 + 4 = 7 em nhé" must answer the question about 3 and 4
     for row in families:
         if row.kind in ("phép cộng", "phép trừ", "phép nhân", "so sánh số"):
             asked, answered = (set(re.findall(r"\d+", t)) for t in (row.question, row.answer))
@@ -215,7 +215,7 @@ def test_answers_on_numbers_repeat_those_of_the_question(families):
 
 
 def read_words(text):
-    """A number in words, read by other rules than number_words writes it."""
+    """The value of a number in words, by rules independent of number_words."""
     digits = ["không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín", "mười"]
     total = 0
     for word in text.split():
@@ -287,7 +287,7 @@ def test_units_are_true(families):
     assert seen == set(size)
 
 
-# the other two sets
+# the other two data sets
 
 
 def test_human_like_keeps_its_card(monkeypatch):

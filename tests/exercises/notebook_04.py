@@ -11,7 +11,7 @@ def _both_orders(judge, first, second):
 
 
 def _without(judge, first, second, keep):
-    """Both orders, but ties handled by `keep`."""
+    """Judge in both orders, but handle ties with `keep`."""
     results = []
     for a, b in zip(first, second, strict=True):
         forward, backward = judge(a, b), 1 - judge(b, a)

@@ -1,4 +1,4 @@
-"""The shipped Accelerate configurations are read by Accelerate, and two processes train as one.
+"""Accelerate reads the shipped configurations, and two processes train like one.
 
 As a program (`python tests/finetune/test_accelerate_configs.py KIND OUT.json`) it trains a tiny
 chat model by sft or dpo with four rows per step, however many processes share them.
@@ -27,7 +27,7 @@ FOLDER = ROOT / "configs" / "accelerate"
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 ALL = pytest.mark.parametrize("name", CONFIGS)
 WORKER, ROWS = Path(__file__), 4  # rows per step
-SECONDS = 400  # that a program may take
+SECONDS = 400  # limit for one program
 
 
 def main(kind: str, out: Path) -> None:
@@ -39,7 +39,7 @@ def main(kind: str, out: Path) -> None:
     model, changes = chat_worker.adapted(folder), {"save_strategy": "no"}
     if kind == "dpo":
         chat_worker.shaken(model)
-        # TRL keeps them in a temporary folder of the first process, where the others look in vain
+        # TRL keeps them in a temporary folder of the first process, so the others cannot find them
         changes["precompute_ref_log_probs"] = False
     trainer = chat_worker.MAKERS[kind](
         model,
@@ -67,7 +67,7 @@ def main(kind: str, out: Path) -> None:
 
 
 def arguments(name: str, *more: str):
-    """What `accelerate launch --config_file` makes of a configuration."""
+    """The arguments that `accelerate launch --config_file` reads from a configuration."""
     parser = launch_command_parser()
     line = ["--config_file", str(CONFIGS[name]), *more, "script.py"]
     return _validate_launch_command(parser.parse_args(line))[0]
@@ -91,7 +91,7 @@ def test_accelerates_own_loader_reads_it(name):
 
 @ALL
 def test_every_nested_setting_is_one_of_the_launchers(name):
-    """Accelerate refuses unknown names at the top and takes any below."""
+    """Accelerate rejects unknown names at the top level and accepts any nested name."""
     known = set(vars(launch_command_parser().parse_args(["script.py"])))
     config = load_config_from_file(str(CONFIGS[name]))
     nested = {**config.fsdp_config, **config.deepspeed_config}
@@ -148,13 +148,13 @@ def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) == 6
-    # sums in another order; on four-bit weights TRL rounds what it trains to bf16 besides
+    # the order of sums differs; on four-bit weights TRL also rounds trained weights to bf16
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
 
 
 def test_ppo_on_two_machines_equals_one(tmp_path):
-    """Notebook 02, with a launcher for each of two machines; here both are this one."""
+    """Notebook 02 with one launcher per machine; here both machines are this one."""
     run([tiny_ppo.__file__, tmp_path / "one.json"])
     from accelerate.utils.other import get_free_port
 

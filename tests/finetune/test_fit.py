@@ -49,7 +49,7 @@ def data():
 
 
 def runs_out_above(limit: int, trainer, step: int = 0):
-    """The trainer, without memory for batches above the limit from the given step on."""
+    """The trainer; from the given step on, batches above the limit run out of memory."""
     training_step = trainer.training_step
 
     def scarce(*arguments, **keywords):
@@ -62,7 +62,7 @@ def runs_out_above(limit: int, trainer, step: int = 0):
 
 
 def run(kind, folder, data, out, limit, step=0, **changes):
-    """Losses and the sizes that were tried."""
+    """Return the losses and the batch sizes that were tried."""
     model = worker.adapted(folder)
     if kind == "dpo":
         model = worker.shaken(model)
@@ -78,7 +78,7 @@ def run(kind, folder, data, out, limit, step=0, **changes):
     return losses, tried
 
 
-@pytest.mark.parametrize(  # at once, before the first checkpoint, and after one
+@pytest.mark.parametrize(  # in the first step, before the first checkpoint, and after it
     ("kind", "step"), [(kind, step) for kind in ("sft", "dpo") for step in (0, 2, 5)]
 )
 def test_out_of_memory_halves_the_batch_and_the_steps_stay_the_same(
@@ -94,7 +94,7 @@ def test_out_of_memory_halves_the_batch_and_the_steps_stay_the_same(
     assert len(found) == len(wanted) == 8
     assert found == pytest.approx(wanted, abs=2e-3)
     if kind == "dpo":
-        assert found[0] == pytest.approx(math.log(2), abs=1e-4)  # the reference is the start
+        assert found[0] == pytest.approx(math.log(2), abs=1e-4)  # policy = reference
 
 
 def test_one_row_that_does_not_fit_is_one_sentence(folder, data, tmp_path):
@@ -117,7 +117,7 @@ def test_what_is_trained_stays_in_32_bits(folder, data, tmp_path):
 
 
 def test_the_mark_of_a_run_is_written_whole_or_not_at_all(folder, data, tmp_path, monkeypatch):
-    """A kill or a full disk while it is renewed must not cost the checkpoints of that run."""
+    """A kill or a full disk while the mark is written must not lose the checkpoints of that run."""
     trainer = worker.sft_trainer(worker.adapted(folder), folder, data, tmp_path, 2, 1, max_steps=1)
     assert not training._same_run(trainer, 2) and training._same_run(trainer, 2)
     written = (tmp_path / training.RUN_MARK).read_text()
@@ -126,7 +126,7 @@ def test_the_mark_of_a_run_is_written_whole_or_not_at_all(folder, data, tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training.os, "replace", fails)
-    trainer.args.learning_rate = 1e-9  # another run: the mark must change
+    trainer.args.learning_rate = 1e-9  # this makes it another run, so the mark must change
     with pytest.raises(OSError, match="No space left"):
         training._same_run(trainer, 2)
     assert (tmp_path / training.RUN_MARK).read_text() == written

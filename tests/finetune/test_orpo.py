@@ -11,9 +11,9 @@ def batch() -> tuple[GPT2LMHeadModel, dict[str, torch.Tensor]]:
     model = GPT2LMHeadModel(
         GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=1, n_head=2)
     )
-    ids = torch.randint(1, 30, (4, 9))  # two chosen rows, then two rejected
+    ids = torch.randint(1, 30, (4, 9))  # two chosen rows, then two rejected rows
     lengths, starts = [9, 7, 8, 5], [3, 2, 3, 2]
-    ids[2:, :3] = ids[:2, :3]  # the prompt of a pair
+    ids[2:, :3] = ids[:2, :3]  # both rows of a pair have the same prompt
     attention = torch.arange(9) < torch.tensor(lengths)[:, None]
     completion = attention & (torch.arange(9) >= torch.tensor(starts)[:, None])
     add_fused_lm_head(model)

@@ -1,4 +1,4 @@
-"""Rows that stay rows must teach what TRL's one long row teaches."""
+"""Packed batches with separate rows must give the losses of TRL's one long row."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_positions_and_labels_by_hand():
     assert set(batch) == {"input_ids", "position_ids", "labels"}
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [4, 3, 1, 1, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
-    # 8 begins a text: another text must not be asked for it
+    # token 8 begins a text, so the text before must not predict it
     assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9], [-100, 3, -100, -100, -100]]
     texts = find_packed_sequence_indices(batch["position_ids"])
     assert texts.tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
@@ -47,7 +47,7 @@ def test_losses_and_gradients_equal_trls_one_long_row(model, monkeypatch, tmp_pa
         train_dataset=trainer.train_dataset,
         processing_class=models.chat_tokenizer(folder),
     )
-    float32_adapters(model)  # TRL has rounded them
+    float32_adapters(model)  # TRL has rounded the adapters
     for collator in (trainer.data_collator, theirs.data_collator):
         model.zero_grad()
         loss = trainer.compute_loss(model, trainer._prepare_inputs(collator(rows)))
@@ -65,7 +65,7 @@ def test_losses_and_gradients_equal_trls_one_long_row(model, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("what", ["Packing", "The shared prompt"])
 def test_a_model_with_a_window_or_a_state_is_refused_with_a_sentence(what):
-    """Texts that share a row would see one another there, without an error."""
+    """In such models, texts in one row would attend to each other without an error."""
     config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1)
     assert "sliding_attention" in config.layer_types
     with pytest.raises(CourseError, match=rf"{what} needs full attention .* sliding_attention"):

@@ -149,7 +149,7 @@ def test_the_examples_in_the_docstrings():
 
 
 def by_hand(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """One answer, one token at a time, with no padding and no mask."""
+    """Log-probability of one answer, token by token, without padding or mask."""
     total, read = 0.0, [model.config.decoder_start_token_id]
     for token in answer:
         logits = model(
@@ -265,10 +265,10 @@ def test_evaluation_is_the_mean_over_rows(tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def twins(texts):
-    """A GPT-2, and an encoder-decoder that writes the same whatever its encoder says.
+    """A GPT-2, and an encoder-decoder whose outputs equal those of the GPT-2.
 
-    Its decoder is that GPT-2, with cross-attention whose output is zero; its decoder starts with
-    the token that is GPT-2's whole prompt.
+    Its decoder is that GPT-2 with cross-attention whose output is zero, so the encoder has no
+    effect. The decoder's start token is the whole prompt of the GPT-2.
     """
     torch.manual_seed(3)
     tokenizer = AutoTokenizer.from_pretrained(standins.gpt2(texts))
@@ -350,7 +350,7 @@ def test_loss_rewards_and_gradient_equal_trls(twins, tmp_path, variant):
 def test_forty_pairs_are_learned(tokenizer, tmp_path):
     trainer = trainer_of(tokenizer, tmp_path, data=pairs(40), max_steps=25)
     before = trainer.evaluate()
-    assert before["eval_rewards/accuracies"] < 0.5  # equal rewards are no win
+    assert before["eval_rewards/accuracies"] < 0.5  # equal rewards do not count as right
     trainer.train()
     after = trainer.evaluate()
     assert after["eval_rewards/accuracies"] >= 0.95

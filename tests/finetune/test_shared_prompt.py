@@ -1,4 +1,4 @@
-"""One row a pair must give what two rows give."""
+"""One row per pair must give the same results as two rows per pair."""
 
 import copy
 
@@ -40,7 +40,7 @@ LENGTHS = [(5, 3, 6), (1, 4, 1), (7, 1, 2), (2, 9, 9)]  # prompt, chosen, reject
 
 
 def batch(lengths: list[tuple[int, int, int]] = LENGTHS, extra: int = 0) -> dict[str, Tensor]:
-    """What TRL's collator makes: chosen rows, then rejected, padded on the right."""
+    """A batch as TRL's collator makes it: chosen rows, then rejected rows, padded on the right."""
     draw = torch.Generator().manual_seed(0)
     width = max(p + max(c, r) for p, c, r in lengths) + extra
     ids = torch.zeros(2 * len(lengths), width, dtype=torch.long)
@@ -84,7 +84,7 @@ def test_a_pair_in_one_row():
         [1, 1, 0, 0, 0, 1, 1],
     ]
     assert columns[0].tolist()[2:4] == [2, 3]  # 4 and 5 are predicted there
-    assert columns[1].tolist()[2] == 5  # and 6 from the prompt's last token, the second time
+    assert columns[1].tolist()[2] == 5  # and 6 from the second copy of the prompt's last token
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +134,7 @@ def test_fewer_tokens_are_computed():
 
 @pytest.fixture(scope="module", params=["llama", "qwen"])
 def both(request, tmp_path_factory):
-    """TRL's trainer and ours on the same shaken adapter; the first batch of each."""
+    """TRL's trainer and ours with the same adapter, and the first batch of each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(models.CHAT_VARIABLE, request.param)
         folder = chat_worker.stand_in()
@@ -172,7 +172,7 @@ def both(request, tmp_path_factory):
 
 def test_the_trainer_equals_trl(both):
     (theirs, their_loss, their_metrics, their_gradients), (ours, loss, metrics, gradients) = both
-    for side in ("ref_chosen_logps", "ref_rejected_logps"):  # by adapters that TRL rounds to bf16
+    for side in ("ref_chosen_logps", "ref_rejected_logps"):  # TRL: adapters in bf16
         mine, same = (torch.tensor(rows[side].to_numpy()) for rows in (ours, theirs))
         torch.testing.assert_close(mine, same, atol=0.0, rtol=1e-4)
     assert loss == pytest.approx(their_loss, abs=1e-5)
@@ -193,4 +193,4 @@ def test_an_attention_that_takes_no_mask_of_its_own_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs attn_implementation='sdpa'"):
         chat_worker.dpo_trainer(model, folder, rows, tmp_path, 4, 1)
     with pytest.raises(ValueError, match="needs attn_implementation='sdpa'"):
-        pair_logps(model, batch())  # ORPO's way
+        pair_logps(model, batch())  # as ORPO does

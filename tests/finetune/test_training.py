@@ -33,7 +33,7 @@ def test_adapting_learns_the_texts_and_their_end(adapted, texts):
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
         following = model(ids).logits[0, -1].argmax()
-    assert following == tokenizer.eos_token_id  # padding is the same token and was not learned
+    assert following == tokenizer.eos_token_id  # padding, the same token, has no label
 
 
 def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
@@ -48,11 +48,11 @@ def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
         hook.remove()
         wrong = model(input_ids=padded, attention_mask=mask).logits[:, 3:]
     torch.testing.assert_close(alone, shifted, atol=1e-4, rtol=1e-4)
-    assert (alone - wrong).abs().max() > 1e-2  # what the hook is for
+    assert (alone - wrong).abs().max() > 1e-2  # the error that the hook prevents
 
 
 class Judge:
-    """Finds every text negative."""
+    """A judge that classifies every text as negative."""
 
     def predict(self, found):
         return np.zeros(len(found))
@@ -63,7 +63,7 @@ def lengths(found):
 
 
 def group_run(method, model, tokenizer, prompts, run, folder) -> Frontier:
-    """TRL's method on a copy of the model, with the lengths of the texts as their reward."""
+    """Train a copy of the model with TRL's method; the reward of a text is its length."""
     models = ActorCritic(copy.deepcopy(model), tokenizer, max_new_tokens=6)
     frontier = Frontier(Judge(), prompts)
     train_group_method(method, models, lengths, prompts, run, LAB, str(folder), frontier)
@@ -72,7 +72,7 @@ def group_run(method, model, tokenizer, prompts, run, folder) -> Frontier:
 
 @pytest.mark.parametrize("method", ["RLOO", "GRPO"])
 def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_path, monkeypatch):
-    """TRL loads its reference by itself: it must be the adapted policy, not the untrained one."""
+    """TRL loads the reference itself: it must be the adapted policy, not the untrained one."""
     model, tokenizer, _ = adapted
     run = replace(LAB.group, steps=2, batch_size=16, generations=4, learning_rate=0.0)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"] * 10
@@ -96,7 +96,7 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
 
 @pytest.mark.parametrize("method", ["RLOO", "GRPO"])
 def test_group_methods_train_on_fewer_prompts_than_a_step_takes(adapted, method, tmp_path):
-    """TRL drops a step that lacks prompts: with few of them it would train on nothing."""
+    """TRL skips a step that has too few prompts, so with few prompts it would not train at all."""
     model, tokenizer, _ = adapted
     run = replace(LAB.group, steps=2, batch_size=32, generations=4)  # 8 prompts per step
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]

@@ -1,4 +1,4 @@
-"""Write down what each notebook cell took of the emulated GPU's memory, from inside the kernel."""
+"""Record the emulated GPU memory of each notebook cell, from inside the kernel."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def watch(log: str | None) -> None:
-    """A line of JSON per cell from the next one on, if this process is a notebook's kernel."""
+    """Write one line of JSON per cell from now on, if this process is a notebook's kernel."""
     try:
         from IPython import get_ipython
     except ImportError:

@@ -1,19 +1,19 @@
-"""A CUDA device that is not there, so that the GPU path can be tested on a CPU.
+"""An emulated CUDA device, so that the GPU code can be tested on a CPU.
 
 `switch_on(MACHINES["t4"])` makes torch answer as it does on a machine with that GPU:
 
 - Placement. Every tensor stays in the CPU's memory. A storage that `.to("cuda")`, `.cuda()` or a
-  factory with `device="cuda"` makes carries a tag, and what an operation makes of tagged tensors is
-  tagged. An operation on tensors of two devices raises CUDA's own error.
+  factory with `device="cuda"` makes has a tag, and the result of an operation on tagged tensors has
+  the tag as well. An operation on tensors of two devices raises CUDA's own error.
 - Memory. The bytes of the living tagged storages are counted; beyond the machine's memory
   `torch.OutOfMemoryError` is raised.
 - Precision. `autocast("cuda")` and the gradient scaler really compute in fp16 or bf16, products
-  add up in fp32 as a GPU's do, and what CUDA's autocast keeps in fp32 is kept in fp32.
-- Answers. `torch.cuda`, `torch.accelerator` and the libraries that ask them see the machine.
+  are summed in fp32 as on a GPU, and operations that CUDA's autocast runs in fp32 run in fp32.
+- Answers. `torch.cuda`, `torch.accelerator` and the libraries that query them report this machine.
 
-What it cannot show: the speed and the kernels of a GPU, its own random numbers, CUDA graphs and
-`torch.compile` (which returns the function as it is), and the memory that CUDA itself, the
-allocator's fragments and the libraries' workspaces take.
+Not emulated: the speed and the kernels of a GPU, its random numbers, CUDA graphs, `torch.compile`
+(which returns the function unchanged), and the memory of CUDA itself, of the allocator's fragments
+and of the libraries' workspaces.
 """
 
 import functools
@@ -61,7 +61,7 @@ class Memory:
     peak: int = 0
 
     def take(self, size: int, index: int) -> None:
-        """Count a new storage, or say that it does not fit as CUDA says it."""
+        """Count a new storage, or raise CUDA's error if it does not fit."""
         if self.now + size > self.limit:
             free = (self.limit - self.now) / 2**20
             raise torch.OutOfMemoryError(
@@ -76,12 +76,12 @@ class Memory:
 
 @dataclass
 class State:
-    """What is switched on in this process."""
+    """The state of the emulation in this process."""
 
     machine: Machine
     memory: list[Memory]
     current: int = 0  # the device that "cuda" means
-    visible: int | None = None  # how many GPUs; fixed when the first one is asked for
+    visible: int | None = None  # number of GPUs; fixed when the first one is used
     tags: dict[int, tuple[int, int]] = field(default_factory=dict)  # storage -> bytes, GPU
     generators: set[int] = field(default_factory=set)  # those made for a GPU
     around: int | None = None  # the GPU that a composite operation makes its masks on
@@ -127,7 +127,7 @@ def _tag(tensor: Tensor, index: int) -> Tensor:
 def _copy(tensor: Tensor, dtype: torch.dtype, index: int | None, **how: object) -> Tensor:
     """A new tensor of the same values, on a GPU or (None) on the CPU."""
     with _disable_current_modes(), torch.no_grad():
-        if index is not None:  # before the bytes are there, as CUDA would say it
+        if index is not None:  # before the bytes are allocated, as in CUDA
             free = state.memory[index].limit - state.memory[index].now
             if tensor.numel() * dtype.itemsize > free:
                 state.memory[index].take(tensor.numel() * dtype.itemsize, index)
@@ -178,13 +178,13 @@ def _refuse_two_devices(name: str, given: list[Tensor], gpus: list[int | None]) 
 
 
 def _in_float32(func: Callable, name: str, args: tuple, kwargs: dict) -> object:
-    """A product of half precision: added up in fp32, then rounded, or kept as `dtype` asks."""
+    """A product in half precision: summed in fp32, then rounded or returned in `dtype`."""
 
     def widened(value: object) -> object:
         return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
 
     target = kwargs.pop("out", None)
-    asked = [value for value in args if isinstance(value, torch.dtype)]  # CUDA alone has these
+    asked = [value for value in args if isinstance(value, torch.dtype)]  # only CUDA has these
     rounded = asked[0] if asked else next(_tensors(args)).dtype
     plain = [widened(value) for value in args if not isinstance(value, torch.dtype)]
     made = getattr(torch.ops.aten, name).default(*plain, **kwargs).to(rounded)
@@ -201,7 +201,7 @@ def _check_generator(generator: torch.Generator | None, index: int | None) -> No
 
 
 class Placement(TorchDispatchMode):
-    """Watches every operation: which device its tensors lie on, and where its result goes."""
+    """Checks the devices of the tensors of every operation, and tags its result."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -283,7 +283,7 @@ class _Move(torch.autograd.Function):
 
 
 def _moved(tensor: Tensor, device: torch.device | None, **how: object) -> Tensor:
-    """What `tensor.to` gives."""
+    """The result of `tensor.to`."""
     how.pop("non_blocking", None)
     if tensor.is_meta or (device is not None and device.type == "meta"):
         target = {} if device is None else {"device": "meta" if device.type == "meta" else "cpu"}
@@ -325,7 +325,7 @@ def _to_host(function: Callable) -> Callable:
 
 
 def _placed(make: Callable) -> Callable:
-    """A factory that takes after a tensor: `zeros_like`, `new_zeros` and their kin."""
+    """A factory with a tensor as its model: `zeros_like`, `new_zeros` and similar functions."""
 
     @functools.wraps(make)
     def made(tensor: Tensor, *args: object, **how: object) -> Tensor:
@@ -347,7 +347,7 @@ def _placed(make: Callable) -> Callable:
 
 
 def _factory(make: Callable) -> Callable:
-    """`torch.empty` and its kin. The watch sees them too, but not inside a library's operation."""
+    """`torch.empty` and similar functions; `Placement` misses them inside a library's operation."""
 
     @functools.wraps(make)
     def made(*args: object, **how: object) -> Tensor:
@@ -366,14 +366,14 @@ def _factory(make: Callable) -> Callable:
 
 
 def _default_device() -> torch.device | None:
-    """What `with torch.device(…)` or `torch.set_default_device` has set."""
+    """The device set by `with torch.device(…)` or `torch.set_default_device`."""
     modes = reversed(torch.overrides._get_current_function_mode_stack())
     kind = torch.utils._device.DeviceContext
     return next((mode.device for mode in modes if isinstance(mode, kind)), None)
 
 
 def _from_data(make: Callable, *, copies: bool) -> Callable:
-    """`torch.tensor` and `torch.as_tensor`: their data may be, or may become, a GPU's."""
+    """`torch.tensor` and `torch.as_tensor`: their data may be on a GPU, or may go there."""
 
     @functools.wraps(make)
     def made(data: object, *args: object, **how: object) -> Tensor:
@@ -391,7 +391,7 @@ def _from_data(make: Callable, *, copies: bool) -> Callable:
 
 
 def _composite(function: Callable) -> Callable:
-    """An operation of many whose C++ makes tensors where its first argument seems to lie."""
+    """A composite operation, whose C++ creates tensors on the first argument's apparent device."""
 
     @functools.wraps(function)
     def around(first: Tensor, *args: object, **how: object) -> Tensor:
@@ -446,7 +446,7 @@ def _patch_tensors() -> None:
 
 
 def _patch_files() -> None:
-    """`torch.save` writes where a tensor lay, `torch.load` brings it back there."""
+    """`torch.save` writes the device of a tensor, and `torch.load` restores it."""
 
     def where(storage: torch.UntypedStorage) -> str | None:
         tag = state.tags.get(storage._cdata)
@@ -464,7 +464,7 @@ def _patch_files() -> None:
 
 # --- Precision -----------------------------------------------------------------------------------
 
-# what CUDA's autocast computes in fp32 and the CPU's does not
+# operations that CUDA's autocast runs in fp32, but not the CPU's
 FLOAT32 = {
     torch.nn.functional: "softmax log_softmax layer_norm cross_entropy nll_loss mse_loss kl_div "
     "softplus group_norm normalize cosine_similarity l1_loss smooth_l1_loss",
@@ -501,7 +501,7 @@ def _patch_precision() -> None:
     def on_cpu(function: Callable) -> Callable:
         @functools.wraps(function)
         def asked(device_type: str | None = None, *args: object, **how: object) -> object:
-            given = () if device_type is None else ("cpu",)  # without one CUDA's is meant
+            given = () if device_type is None else ("cpu",)  # None means CUDA
             return function(*(given or ("cpu",)), *args, **how)
 
         return asked
@@ -545,7 +545,7 @@ def _patch_precision() -> None:
 
 
 class Generator(torch.Generator):
-    """A generator for either device; its numbers are the CPU's."""
+    """A generator for either device; its numbers are those of the CPU."""
 
     def __new__(cls, device: object = "cpu") -> "Generator":
         made = super().__new__(cls)
@@ -556,12 +556,12 @@ class Generator(torch.Generator):
 
     @property
     def device(self) -> torch.device:
-        """Where it was made for."""
+        """The device for which it was created."""
         return torch.device("cuda", 0) if self._cdata in state.generators else torch.device("cpu")
 
 
 class _Quiet:
-    """A stream, an event or a device context: there is nothing to wait for."""
+    """A stream, an event or a device context that does nothing: there is nothing to wait for."""
 
     def __init__(self, *_: object, **__: object) -> None:
         self.device, self.cuda_stream, self.device_index = torch.device("cuda", 0), 0, 0
@@ -609,7 +609,7 @@ def device_count() -> int:
 
 @dataclass(frozen=True)
 class Properties:
-    """What `get_device_properties` gives."""
+    """The result of `get_device_properties`."""
 
     name: str
     major: int
@@ -671,7 +671,7 @@ def _answers() -> dict[str, object]:
         ),
         "ipc_collect": nothing,
         "reset_max_memory_allocated": forget_peak,
-        "manual_seed": nothing,  # torch.manual_seed seeds the numbers that are used
+        "manual_seed": nothing,  # torch.manual_seed seeds the CPU, whose numbers are used
         "manual_seed_all": nothing,
         "seed": nothing,
         "seed_all": nothing,
@@ -722,7 +722,7 @@ def _patch_libraries() -> None:
     from transformers.quantizers import quantizer_bnb_4bit
 
     def named(device_map: object) -> object:
-        # a number means the current accelerator to torch's C++, which knows none
+        # torch's C++ takes a number for the current accelerator, and it has none
         if not isinstance(device_map, dict):
             return device_map
         return {k: f"cuda:{v}" if type(v) is int else v for k, v in device_map.items()}
@@ -746,7 +746,7 @@ class _Launcher:
 
 
 def with_triton(module: object) -> None:
-    """TRL's fused head takes the branch that it takes where Triton is: only answers are scored."""
+    """TRL's fused head takes the branch for Triton, which scores only the answers."""
     module._use_triton = lambda device: device.type == "cuda"
     module._forward_kernel = _Launcher(module._forward_tile)
     module._backward_kernel = _Launcher(module._backward_tile)
@@ -754,9 +754,9 @@ def with_triton(module: object) -> None:
 
 
 def switch_on(machine: Machine, memory: int | None = None) -> None:
-    """Make torch see this machine's GPUs from here on; for good, in this process.
+    """Make torch report this machine's GPUs for the rest of this process.
 
-    `memory` in bytes replaces that of the machine, to meet its limit with small tensors.
+    `memory` in bytes replaces that of the machine, so that small tensors reach the limit.
     """
     global state
     if state is not None:
@@ -767,7 +767,7 @@ def switch_on(machine: Machine, memory: int | None = None) -> None:
     limit = memory or machine.memory
     state = State(machine, [Memory(limit) for _ in range(machine.gpus)])
     torch._C._ensureCUDADeviceGuardSet()
-    torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(…, device="cuda") comes by
+    torch._C._set_only_lift_cpu_tensors(True)  # to dispatch torch.tensor(…, device="cuda")
     torch.utils._device._device_constructors()  # `with torch.device(…)` knows the factories of now
     _patch_answers()
     _patch_libraries()
@@ -778,7 +778,7 @@ def switch_on(machine: Machine, memory: int | None = None) -> None:
     run = threading.Thread.run
 
     def placed(thread: threading.Thread) -> None:
-        with Placement():  # a mode belongs to the thread that entered it
+        with Placement():  # a dispatch mode is active only in the thread that entered it
             run(thread)
 
     threading.Thread.run = placed

@@ -1,4 +1,4 @@
-"""Run by `test_inside.py` where a GPU is emulated: what a GPU does to the course's own code."""
+"""Run by `test_inside.py` with an emulated GPU: the course's own code on a GPU."""
 
 import copy
 import gc
@@ -49,7 +49,7 @@ def adapted(folder: str):
 
 
 class Limit:
-    """Within the block the GPU has so many bytes left."""
+    """Within the block, the GPU has only this many free bytes."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -247,7 +247,7 @@ def test_a_triton_that_does_not_work_is_left_aside(monkeypatch, capsys):
         def __getitem__(self, grid: object) -> object:
             raise RuntimeError("PTX assembly aborted: sm_75 is not supported")
 
-    for module in (users, chunked_logprob):  # put back what the check changes
+    for module in (users, chunked_logprob):  # undo the changes of the check
         monkeypatch.setattr(module, "_use_triton", module._use_triton)
     monkeypatch.setattr(users, "is_triton_available", users.is_triton_available)
     monkeypatch.setattr(chunked_logprob, "_forward_kernel", Broken())

@@ -1,4 +1,4 @@
-"""Run by `test_inside.py` where a GPU is emulated: it behaves as CUDA's documentation says."""
+"""Run by `test_inside.py` with an emulated GPU: it behaves as CUDA's documentation says."""
 
 import copy
 import gc
@@ -27,7 +27,7 @@ def test_torch_sees_the_machine():
     assert torch.cuda.get_device_capability() == state.machine.capability
     assert torch.cuda.get_device_properties(0).total_memory == state.machine.memory
     assert torch.accelerator.current_accelerator().type == "cuda"
-    assert torch.cuda.is_bf16_supported()  # a T4 says so too, and computes it slowly
+    assert torch.cuda.is_bf16_supported()  # a T4 reports this as well, and computes it slowly
     assert torch.cuda.is_bf16_supported(including_emulation=False) is (NAME == "a100")
 
 
@@ -125,7 +125,7 @@ def test_a_cpu_tensor_is_not_indexed_from_the_gpu():
         lambda gpu: gpu * 2,
         lambda gpu: gpu[torch.tensor([0, 1])],  # indices may lie on the CPU
         lambda gpu: gpu[torch.tensor([True, False, True])],
-        lambda gpu: gpu.copy_(torch.ones(3)),  # a copy is how data comes over
+        lambda gpu: gpu.copy_(torch.ones(3)),  # a copy may cross devices
         lambda gpu: gpu.index_put_((torch.tensor([0]),), torch.tensor(5.0)),
         lambda gpu: torch.where(gpu > 0, gpu, torch.tensor(0.0)),
     ],
@@ -189,7 +189,7 @@ def test_bytes_are_counted_and_given_back():
     part = held[10:]
     assert torch.cuda.memory_allocated() - before == -(-4000 // BLOCK) * BLOCK
     del held
-    assert torch.cuda.memory_allocated() > before  # a view keeps its storage
+    assert torch.cuda.memory_allocated() > before  # a view keeps its storage alive
     del part
     assert torch.cuda.memory_allocated() == before
     assert torch.cuda.max_memory_allocated() == before + 4096
@@ -248,7 +248,7 @@ def test_fp16_overflows_and_the_scaler_skips_the_step():
     weight = torch.nn.Parameter(on(1))
     optimizer, scaler = torch.optim.SGD([weight], lr=1.0), torch.amp.GradScaler("cuda", 2.0**16)
     with torch.autocast("cuda", torch.float16):
-        loss = (weight.half() * 60000 * 4).sum()  # beyond 65504
+        loss = (weight.half() * 60000 * 4).sum()  # greater than 65504, the largest fp16 number
     scaler.scale(loss).backward()
     scaler.step(optimizer)
     before = scaler.get_scale()

@@ -15,7 +15,7 @@ FEEDBACK, PAIRS = "uitnlp/vietnamese_students_feedback", "thainq107/Vi-Alpaca-Pr
 
 
 def machine(hub: Hub, gpu: str, folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a fresh machine with this GPU."""
+    """The environment of a new machine with this GPU."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "COURSE_PROFILE": "",  # the hardware chooses
@@ -30,7 +30,7 @@ def machine(hub: Hub, gpu: str, folder: Path, **more: str) -> dict[str, str]:
 
 
 def finished(run: notebooks.Execution, artifacts: Path, profile: str) -> dict:
-    """What a notebook that ran to its end has handed over as metrics."""
+    """The metrics of a notebook that ran to its end."""
     assert run.error is None, f"{run.notebook}: {run.error}"
     metrics = json.loads((artifacts / profile / run.notebook / "metrics.json").read_text("utf-8"))
     assert metrics["profile"] == profile
@@ -38,6 +38,6 @@ def finished(run: notebooks.Execution, artifacts: Path, profile: str) -> dict:
 
 
 def cells(environment: dict[str, str]) -> list[dict]:
-    """What each cell took of the GPU's memory."""
+    """The GPU memory of each cell."""
     text = Path(environment["EMULATED_GPU_LOG"]).read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]

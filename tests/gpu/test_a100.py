@@ -15,7 +15,7 @@ def a100(hub, tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_on_an_a100_as_a_quick_lesson(name, a100):
-    """Its artifacts lie in a folder of their own, apart from those of a full run."""
+    """Its artifacts are in a separate folder, so they do not replace those of a full run."""
     run = notebooks.execute(name, environment=a100, timeout=900)
     finished(run, Path(a100["COURSE_ARTIFACTS"]), "a100-quick")
     print(f"{name}: {run.seconds:.0f} s")

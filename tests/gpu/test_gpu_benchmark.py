@@ -20,7 +20,7 @@ from utils.course.paths import ROOT
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """All three stages at tiny sizes, as often as it is called: what a call prints."""
+    """A function that runs all three stages at tiny sizes and returns their output."""
     folder = tmp_path_factory.mktemp("gpu")
     more = {"COURSE_CACHE": str(folder), "COURSE_PROFILE": "", "OMP_NUM_THREADS": "1"}
 
@@ -100,7 +100,7 @@ def test_a_second_call_computes_nothing(command, first):
     before = {stage: (first[1] / f"{stage}.json").read_bytes() for stage in "ABC"}
     names = {name for stage in "ABC" for name in run_of(first[1], stage)["items"]}
     printed, out = command()
-    models = {name for name in names if name.startswith("model ")}  # there; nobody asks for them
+    models = {name for name in names if name.startswith("model ")}  # no later item needs the models
     assert set(re.findall(r"(?m)^(.+): done before$", printed)) == names - models
     assert {stage: (out / f"{stage}.json").read_bytes() for stage in "ABC"} == before
 
@@ -116,7 +116,7 @@ def test_the_files_name_no_folder_of_this_machine(first):
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """A maker of reports on one file; the device is not asked whether it still lives."""
+    """A function that opens a report of one file; the check of the device is switched off."""
     monkeypatch.setattr(gpu, "device_lives", lambda: True)
     belongs = {"commit": "c", "device": "d", "capability": [8, 0], "quick": True}
 
@@ -187,7 +187,7 @@ def test_a_notebook_that_was_cut_is_not_settled(fresh):
 
 
 def closure(roots: list[str]) -> set[str]:
-    """The packages and all that they need here."""
+    """The packages and all their dependencies on this machine."""
     found, left = set(), [(root, "") for root in roots]
     while left:
         name, extra = left.pop()

@@ -1,4 +1,4 @@
-"""Tests that need a GPU, each file in a process of its own where one is emulated."""
+"""Tests that need a GPU: each file runs in a separate process with an emulated one."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def emulated(machine: str, **more: str) -> dict[str, str]:
-    """The environment of a process that finds this machine's GPU."""
+    """The environment of a process that sees this machine's emulated GPU."""
     paths = [str(HERE / "startup"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,

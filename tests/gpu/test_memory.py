@@ -1,4 +1,4 @@
-"""The simulated GPU of the benchmarks counts what the emulated one counts; its report holds."""
+"""The benchmarks' simulated GPU counts the same memory as the emulated GPU; its report is valid."""
 
 import functools
 import json
@@ -71,7 +71,7 @@ def sft(gpu, four_bits, device, checkpointing):
 
 
 def dpo(gpu, four_bits, device):
-    """Pairs behind one prompt: on the emulated GPU from TRL's batch, in the simulation by shape."""
+    """Pairs with a shared prompt: TRL's batch on the emulated GPU, shapes in the simulation."""
     model, prompt, answer = quantised_llama(four_bits), 24, 60
     fake_gpu.fused_head(model)
     fake_gpu.prepare(model, "fp16", checkpointing=True)
@@ -110,7 +110,7 @@ STEPS = {
 
 
 def emulated_peak(name: str) -> int:
-    """Bytes, without TRL's kernels: Triton works in place, the torch forms do not."""
+    """Peak bytes without TRL's kernels, because Triton works in place and torch does not."""
     clock = SimpleNamespace(start=torch.cuda.reset_peak_memory_stats, units=0)
     for kernel in ("_forward_kernel", "_backward_kernel"):
         setattr(chunked_logprob, kernel, fake_gpu.NoKernel())
@@ -120,7 +120,7 @@ def emulated_peak(name: str) -> int:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """TRL's tile, 64 MB with these rows, would be nearly all of the memory."""
+    """Use a small tile: TRL's tile of 64 MB would be nearly all of the memory with these rows."""
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE)
 
 
@@ -180,7 +180,7 @@ def test_more_rows_take_more_memory_and_time():
         return gpu
 
     few, many = small(2), small(8)
-    assert 2 < many.peak / few.peak < 4  # the weights and TRL's tile are there once
+    assert 2 < many.peak / few.peak < 4  # the weights and TRL's tile do not grow with the rows
     assert many.busy > 2 * few.busy
 
 

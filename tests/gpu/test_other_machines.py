@@ -22,7 +22,7 @@ OTHERS += [("qwen3", CHAT_NAMES[0]), ("sailor", CHAT_NAMES[0])]
 
 @pytest.mark.parametrize(("choice", "name"), OTHERS)
 def test_a_notebook_with_another_chat_model(choice, name, t4):
-    """The same cells; an adapter of one model is not taken for one of another."""
+    """The same cells run, and an adapter of one model is not used for another."""
     run = notebooks.execute(name, environment={**t4, models.CHAT_VARIABLE: choice}, timeout=900)
     artifacts = Path(t4["COURSE_ARTIFACTS"])
     finished(run, artifacts, "t4")

@@ -1,8 +1,8 @@
 """Every notebook on an emulated T4, against the loopback Hub.
 
-Identifiers, revisions, dtypes and loading code are those of the real profile; only what the Hub
-serves is small: models of one layer and a few hundred rows per split. The T4s are Colab's: each
-notebook has a machine of its own, and they share nothing but Google Drive.
+Identifiers, revisions, dtypes and loading code are those of the real profile. Only the models and
+data of the Hub are small: models of one layer and a few hundred rows per split. As on Colab, each
+notebook has a separate machine, and the machines share only Google Drive.
 """
 
 import os
@@ -15,10 +15,10 @@ from tests.gpu.test_inside import HERE
 from tests.hub import shelves
 from utils.course import notebooks
 
-NEEDS = {  # what a notebook must have taken from the Hub
+NEEDS = {  # the files that a notebook must have requested from the Hub
     "01": {"vinai/phobert-base", FEEDBACK},
     "02": {"NlpHUST/gpt2-vietnamese"},
-    # there is no token here, so the ungated copies serve
+    # without a token, the ungated copies are used
     "03": {shelves.CHAT.choices["llama"].copy, PAIRS},
     "06": {"bkai-foundation-models/vietnamese-bi-encoder"},
     "07": {shelves.CHAT.labelled.copy},
@@ -41,13 +41,13 @@ def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, 
     finished(run, kept, "t4")
     made_here = {path.name for path in (kept / "t4").iterdir() if path.name[0].isdigit()}
     earlier = set(NAMES[: NAMES.index(name) + 1])
-    assert {made.removesuffix(".former") for made in made_here} <= earlier  # nothing made twice
+    assert {made.removesuffix(".former") for made in made_here} <= earlier  # none was made twice
     assert not (tmp_path / "artifacts").exists()
     for repository in NEEDS.get(name[:2], ()):
         cache = Path(own["HF_HOME"], "hub")
         assert list(cache.glob(f"*--{repository.replace('/', '--')}/.verified/*.json")), repository
     used = cells(own)
-    if name.startswith("07"):  # its last cell loads the saved model: the trained one goes before
-        assert used[-1]["kept"] < 0.75 * used[-2]["kept"]  # two models would be as much as before
+    if name.startswith("07"):  # its last cell frees the trained model, then loads the saved one
+        assert used[-1]["kept"] < 0.75 * used[-2]["kept"]  # two models would need as much as before
     assert used[-1]["kept"] < KEPT_MB * 2**20, max(used, key=lambda cell: cell["kept"])
     print(f"{name}: {run.seconds:.0f} s, peak {max(c['peak'] for c in used) / 2**20:.1f} MB")

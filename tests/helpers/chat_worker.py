@@ -35,7 +35,7 @@ BATCH, STEPS, SAVE = 4, 12, 3
 
 @contextlib.contextmanager
 def tiny():
-    """Stand-ins within the block are small and have read nothing."""
+    """Within the block, stand-ins are small and not pre-trained."""
     pretrain, shape = chat_standins._pretrain, dict(chat_standins.SHAPE)
     chat_standins._pretrain = lambda *_: None
     chat_standins.SHAPE.update(SMALL)
@@ -58,19 +58,19 @@ def pairs(rows: int = BATCH * STEPS) -> DatasetDict:
 
 
 def stand_in() -> str:
-    """The folder of a tiny Llama, or of what COURSE_MODEL names."""
+    """The folder of a tiny Llama, or of the model that COURSE_MODEL names."""
     with tiny():
         return models.chat_source(LAB.chat, pairs())[0]
 
 
 def adapted(folder: str, seed: int = 0) -> PeftModel:
-    """A fresh adapter on the 4-bit stand-in."""
+    """A new adapter on the 4-bit stand-in."""
     torch.manual_seed(seed)
     return get_peft_model(models.chat_model(folder, LAB)[0], models.lora(LAB.chat))
 
 
 def shaken(model: PeftModel, by: float = 0.02, seed: int = 1) -> PeftModel:
-    """The adapter as if it had learned something: lora_B is not zero."""
+    """Give lora_B non-zero weights, as in a trained adapter."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B.default" in name:
@@ -126,7 +126,7 @@ def dpo_trainer(
     tokenizer = models.chat_tokenizer(folder)
     settings = {
         "precompute_ref_log_probs": kind is SharedPromptDPOTrainer,
-        "train_sampling_strategy": "sequential",  # `fitting` has made the order
+        "train_sampling_strategy": "sequential",  # `fitting` has set the order
     }
     if "ref" in model.peft_config:  # TRL adds it again, as a copy of the adapter
         model.delete_adapter("ref")

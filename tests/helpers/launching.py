@@ -1,4 +1,4 @@
-"""Programs under `accelerate launch`, on CPU processes that talk by gloo."""
+"""Programs under `accelerate launch`, on CPU processes that communicate by gloo."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def launched(program: Sequence[str | Path], *options: str, **environment: str) -> subprocess.Popen:
-    """A program under `accelerate launch` with these options; without options, by itself."""
+    """Start a program under `accelerate launch` with these options, or directly without options."""
     launcher = ["-m", "accelerate.commands.launch", *options] if options else []
     return subprocess.Popen(
         [sys.executable, *launcher, *map(str, program)],
@@ -20,7 +20,7 @@ def launched(program: Sequence[str | Path], *options: str, **environment: str) -
 
 
 def finished(process: subprocess.Popen, seconds: float) -> str:
-    """What a program printed, once it has ended without an error within this time."""
+    """The output of a program, which must end without an error within this time."""
     printed, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, printed[-3000:]
     return printed

@@ -1,4 +1,4 @@
-"""Data of a user's own as it comes: 30 rows, some very long, of one word, or nothing but emoji."""
+"""Unusual user data: 30 rows, some very long, some of one word, some of emoji only."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ _CLAUSES = (
 
 
 def rambling(syllables: int) -> str:
-    """One sentence of so many syllables, without a full stop on the way."""
+    """One sentence with this many syllables and no full stop inside."""
     words = [word for n in range(syllables) for word in _CLAUSES[n % len(_CLAUSES)].split()]
     return " ".join(words[:syllables])
 
 
 def nfd(text: str) -> str:
-    """The text with its diacritics as characters of their own, as macOS writes file names."""
+    """The text in NFD (diacritics as separate characters), as macOS writes file names."""
     return unicodedata.normalize("NFD", text)
 
 
@@ -70,7 +70,7 @@ FEEDBACK = {  # sentence, sentiment, topic: 18 + 5 + 7 rows
 
 
 def write_feedback(folder: Path, rows: dict[str, list[tuple[str, int, int]]] | None = None) -> Path:
-    """train.csv as Excel on Windows saves it (byte-order mark, CRLF), the others plainly."""
+    """Write train.csv as Excel on Windows does (byte-order mark, CRLF), the others in UTF-8."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, lines in (rows or FEEDBACK).items():
         text = io.StringIO()
@@ -101,7 +101,7 @@ _FACTS = (
 def pairs() -> list[dict[str, str]]:
     """30 usable rows of question, chosen and rejected, and one with an empty side.
 
-    There is no test split: every tenth row becomes one, and the last of them is very long.
+    There is no test split: every tenth row goes into it, and the last of these is very long.
     """
     rows = [
         (rambling(LONG) + "?", "Phải.", "Không."),

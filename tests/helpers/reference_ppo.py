@@ -1,6 +1,6 @@
-"""PPO written a second time, slowly: float64, one episode and one token at a time, no shared code.
+"""A second, slow implementation of PPO: float64, one token at a time, no shared code.
 
-Masks are lists of episode lengths, padding does not exist, and every sum is a Python loop.
+It uses lists of episode lengths in place of masks and padding, and every sum is a Python loop.
 """
 
 import math
@@ -48,7 +48,7 @@ def token_rewards(kls: list, score: float, kl_coef: float) -> list:
 
 
 def advantages_of(rewards: list, values: list, gamma: float, lam: float) -> list:
-    """Each advantage as its explicit sum of discounted temporal differences, not a recursion."""
+    """Each advantage as an explicit sum of discounted temporal differences, without recursion."""
     following = [*values[1:], 0.0]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [
@@ -68,7 +68,7 @@ def whiten(episodes: list[list], keep_mean: bool) -> list[list]:
 
 def policy_loss(logp: Tensor, old_logp: float, advantage: float, clip: float) -> Tensor:
     ratio = torch.exp(logp - old_logp)
-    if advantage >= 0:  # good actions stop paying above 1 + clip
+    if advantage >= 0:  # above 1 + clip, a positive advantage has no gradient
         return -advantage * (ratio if ratio < 1 + clip else torch.tensor(1 + clip))
     return -advantage * (ratio if ratio > 1 - clip else torch.tensor(1 - clip))
 

@@ -1,9 +1,9 @@
-"""Training stages that SIGKILL ends several times and that are started again.
+"""Training stages that are killed by SIGKILL several times and started again.
 
     python tests/helpers/survival.py KIND FOLDER     one whole run, and one that is killed
 
-Children are forked from a process that has imported everything and computed nothing, so that a
-start takes a second. A kill comes within a random step, or while a checkpoint is being written.
+Each run is forked from a process that has finished its imports, so that a start takes a second.
+A kill comes within a random step, or while a checkpoint is being written.
 """
 
 import json
@@ -44,7 +44,7 @@ Build = Callable[[int, int], Trainer]
 
 
 class Progress(TrainerCallback):
-    """Leaves the number of the step that begins in a file."""
+    """Writes the number of each step that begins into a file."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -57,7 +57,7 @@ class Progress(TrainerCallback):
 
 
 def through_fit(build: Build, checkpoints: Path, out: Path) -> None:
-    """Every stage but PPO; losses and what was learned go to `out`."""
+    """Every stage except PPO; losses and trained weights go to `out`."""
 
     def watched(*sizes: int) -> Trainer:
         trainer = build(*sizes)
@@ -94,9 +94,9 @@ def t5_stage(checkpoints: Path, out: Path) -> None:
 
 
 def reward_stage(checkpoints: Path, out: Path) -> None:
-    """Notebook 01: a checkpoint an epoch, words hidden at random, the best epoch is kept."""
+    """Notebook 01: one checkpoint per epoch, word dropout, the best epoch is kept."""
     settings, words = chat_worker.LAB.reward_model, TEXTS * 20
-    standins.phobert(words)  # made by the first run, found by the others: the seed comes after
+    standins.phobert(words)  # the first run builds it, later runs load it; the seed follows
     torch.manual_seed(0)
     model, tokenizer = models.sentiment_classifier(settings, words, "cpu")
     rows = Dataset.from_dict({**encode(tokenizer, TEXTS * 2, 32), "labels": [0, 1, 2] * 4})
@@ -130,7 +130,7 @@ def reward_stage(checkpoints: Path, out: Path) -> None:
 
 
 def ppo_stage(checkpoints: Path, out: Path) -> None:
-    """Notebook 02; an update is a step."""
+    """Notebook 02; one update counts as one step."""
     step = checkpoints.parent / "step"
     trainer = tiny_ppo.trainer(
         {"updates": STEPS, "checkpoint_every": SAVE, "target_kl": 0.5, "kl_horizon": 40},
@@ -156,7 +156,7 @@ STAGES: dict[str, Callable[[Path, Path], None]] = {
 
 
 def child(kind: str, folder: Path, out: Path) -> int:
-    """Fork a run whose checkpoints lie in `folder`; its process id."""
+    """Fork a run whose checkpoints are in `folder`; return its process id."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "step").unlink(missing_ok=True)
     if pid := os.fork():
@@ -175,7 +175,7 @@ def child(kind: str, folder: Path, out: Path) -> int:
 
 
 def wait_for(condition: Callable[[], bool], pid: int, seconds: float = 240) -> None:
-    """Until the condition holds; the child must live until then."""
+    """Wait until the condition holds; the child must still run then."""
     limit = time.monotonic() + seconds
     while not condition():
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -193,18 +193,18 @@ def at_step(folder: Path) -> int:
 
 
 def saved(folder: Path) -> set[Path]:
-    """Checkpoints, those being written among them."""
+    """The checkpoints, including those being written."""
     return {p for p in (folder / "checkpoints").glob("*") if p.is_dir()}
 
 
 def reached(folder: Path) -> int:
-    """The step of the newest checkpoint that may be whole."""
+    """The step of the newest checkpoint that may be complete."""
     steps = [int(p.name.split("-")[1]) for p in saved(folder) if p.name[0] != "."]
     return max(steps, default=0)
 
 
 def kill_once(kind: str, folder: Path, out: Path, number: int, chance: random.Random) -> int:
-    """Start the run and end it; how it ended."""
+    """Start the run and kill it; return its exit code."""
     pid, start, before = child(kind, folder, out), reached(folder), saved(folder)
     if number in WHILE_SAVING and start + SAVE < STEPS:
         wait_for(lambda: bool(saved(folder) - before), pid)

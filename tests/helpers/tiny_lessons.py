@@ -1,6 +1,6 @@
-"""Lessons of seconds: every cell of a notebook, with the smallest numbers.
+"""Profiles with the smallest numbers, so that every cell of a notebook runs in seconds.
 
-What is tried is whether the cells run (on a device, with a user's data), not what a model learns.
+The tests check that the cells run (on a device, with a user's data), not what a model learns.
 """
 
 from dataclasses import replace

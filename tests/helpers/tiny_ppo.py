@@ -1,4 +1,4 @@
-"""The smallest PPO run that is still one: a made-up language, three architectures, a word reward.
+"""A minimal PPO run: an artificial language, three architectures, a reward for words.
 
 As a program (`python tests/helpers/tiny_ppo.py OUT.json [FOLDER [KILL_AT]]`) it writes its history
 and is killed by SIGKILL after update KILL_AT. The tests of checkpoints and of several processes use
@@ -38,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def policy(kind: str = "gpt2", seed: int = 0, dropout: float = 0.1, end_bias: float = 0.0):
-    """A random policy in training mode, dropout on; `end_bias` makes it end its texts early."""
+    """A random policy in training mode with dropout; `end_bias` makes its texts end early."""
     torch.manual_seed(seed)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     common = {
@@ -77,7 +77,7 @@ def policy(kind: str = "gpt2", seed: int = 0, dropout: float = 0.1, end_bias: fl
 
 
 def drifted(model: torch.nn.Module, amount: float = 0.02) -> torch.nn.Module:
-    """The policy moved away from its reference, the same way every time."""
+    """The policy with a fixed change of its weights, so that it differs from its reference."""
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -86,7 +86,7 @@ def drifted(model: torch.nn.Module, amount: float = 0.02) -> torch.nn.Module:
 
 
 def reward(texts: list[str]) -> list[float]:
-    """Odd words are good, even words bad."""
+    """Odd words raise the reward, even words lower it."""
     return [sum(0.3 if int(word[1:]) % 2 else -0.3 for word in text.split()) for text in texts]
 
 

@@ -24,7 +24,7 @@ from utils.ppo.sampling import fuse_gelu
 
 
 class WordReward(torch.nn.Module):
-    """`tiny_ppo.reward` in the form that TRL wants: odd words are good, even words bad."""
+    """`tiny_ppo.reward` with the interface that TRL needs."""
 
     base_model_prefix = "backbone"
 

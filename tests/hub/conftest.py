@@ -17,7 +17,7 @@ WITHOUT = {"HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE",
 
 
 def surroundings(hub: server.Hub, home: Path, **more: str) -> dict[str, str]:
-    """The environment of a fresh machine whose Hub is the loopback one."""
+    """The environment of a new machine that uses the loopback Hub."""
     kept = {key: value for key, value in os.environ.items() if key not in WITHOUT}
     return kept | {
         "HF_ENDPOINT": hub.url,
@@ -32,7 +32,7 @@ def surroundings(hub: server.Hub, home: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def hub_with_matching_vocabularies(folder: Path, rows: int) -> Iterator[server.Hub]:
-    """The loopback Hub with `rows` a split, and models whose words are those of the served data."""
+    """The loopback Hub with `rows` per split, models with vocabularies learned from its data."""
     repositories = shelves.data_sets(folder, rows)
     texts = shelves.sentences(repositories)
     with server.serve([*repositories, *shelves.models(folder, texts)]) as running:
@@ -54,7 +54,7 @@ def hub(shelf):
 
 @pytest.fixture
 def client(hub, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run a program on a machine of its own that knows only the loopback Hub."""
+    """Run a program on a new machine that can reach only the loopback Hub."""
 
     def run(program: str, **more: str) -> subprocess.CompletedProcess:
         return subprocess.run(

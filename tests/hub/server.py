@@ -1,4 +1,4 @@
-"""A loopback Hub: speaks what huggingface_hub, transformers and datasets ask for, and breaks.
+"""A loopback Hub with the API of huggingface_hub, transformers and datasets, and with faults.
 
 with serve([Repository("vinai/phobert-base", folder)]) as hub:
     ...  # a process started with HF_ENDPOINT=hub.url loads from it
@@ -97,7 +97,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong, for the paths that contain `where`, the next `times` times."""
+    """A fault in the next `times` requests whose paths contain `where`."""
 
     kind: str  # unavailable (503), cut, flipped, truncated
     where: str = ""
@@ -107,7 +107,7 @@ class Fault:
 
 @dataclass
 class Hub:
-    """A running server, its faults and what it was asked."""
+    """A running server with its faults and a list of its requests."""
 
     repositories: list[Repository]
     server: ThreadingHTTPServer = field(init=False)
@@ -122,7 +122,7 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def breaks(self, method: str, path: str, *kinds: str) -> str | None:
-        """The fault that strikes this request, spent by it."""
+        """The fault of this request; it counts as used."""
         with self.lock:
             for fault in self.faults:
                 if fault.times and fault.kind in kinds and fault.where in path:
@@ -133,11 +133,11 @@ class Hub:
         return None
 
     def forget(self) -> None:
-        """No fault and no memory of what was asked."""
+        """Remove all faults and recorded requests."""
         self.faults.clear(), self.asked.clear(), self.ranges.clear()
 
     def stop(self) -> None:
-        """The network is gone: nothing listens on the port any more."""
+        """Stop the server, so that nothing listens on the port any more."""
         self.server.shutdown()
         self.server.server_close()
 

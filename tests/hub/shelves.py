@@ -29,11 +29,11 @@ def shrunk(source: Path, target: Path, **sizes: int) -> Path:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(weights, "manifest.json"))
     config = transformers.AutoConfig.from_pretrained(source)
     settings = {**config.to_dict(), **sizes}
-    settings.pop("layer_types", None)  # one entry a layer: follows from the number of layers
+    settings.pop("layer_types", None)  # one entry per layer, so it is computed again
     transformers.set_seed(0)
     model = getattr(transformers, config.architectures[0])(type(config)(**settings))
     for name, parameter in model.named_parameters():
-        if name.endswith("_proj.bias"):  # Qwen2's, which begin at zero and are not
+        if name.endswith("_proj.bias"):  # zero in a new Qwen2, not in a trained one
             torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(target)
     return target
@@ -43,7 +43,7 @@ def end_soon(folder: Path, odds: float) -> None:
     """Let a GPT-2 end its text after a token with probability `odds`, so that it writes little."""
     model = transformers.GPT2LMHeadModel.from_pretrained(folder)
     end, body = model.config.eos_token_id, model.transformer
-    with torch.no_grad():  # the last dimension speaks of the end and of nothing else
+    with torch.no_grad():  # only the end token uses the last dimension
         body.wte.weight[:, -1] = 0
         body.wte.weight[end] = 0
         body.wte.weight[end, -1] = 1
@@ -55,7 +55,7 @@ def end_soon(folder: Path, odds: float) -> None:
 def sentence_encoder(source: Path, target: Path) -> Path:
     """A sentence-transformers folder whose vector of a text is the mean of random word vectors.
 
-    So texts that share no word are no neighbours, as with an encoder that has learned something.
+    Texts without a common word are therefore not neighbours, as with a trained encoder.
     """
     from sentence_transformers import SentenceTransformer, models
 
@@ -78,7 +78,7 @@ def write_parquet(rows: Sequence[dict], features: object, path: Path) -> None:
 
 
 def data_sets(folder: Path, rows: int) -> list[Repository]:
-    """The three data sets in the layouts of the Hub, `rows` a split at most."""
+    """The three data sets in the layouts of the Hub, at most `rows` per split."""
     shelves = []
     feedback = data.load_feedback(quiet=True)
     target = folder / "feedback"
@@ -104,7 +104,7 @@ def data_sets(folder: Path, rows: int) -> list[Repository]:
 
 
 def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
-    """Every model that the profiles name, very small, its words learned on `texts`."""
+    """Every model that the profiles name, very small, with a vocabulary learned from `texts`."""
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     small |= {"intermediate_size": 64}
     phobert = shrunk(standins.phobert(texts), folder / "phobert", **small)
@@ -115,7 +115,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
     small |= {"num_key_value_heads": 1, "max_position_embeddings": 4096}
     small |= {"hidden_size": 64, "intermediate_size": 128}  # 64 weights share a scale in 4 bits
     talk = list(itertools.pairwise(texts[:100]))  # as questions and answers
-    with patch.object(chat_standins, "_pretrain"):  # their weights are thrown away here
+    with patch.object(chat_standins, "_pretrain"):  # their weights are not used here
         llama = shrunk(chat_standins.llama(talk), folder / "llama", **small)
         qwen = shrunk(chat_standins.qwen2(talk), folder / "qwen", **small)
         qwen3 = shrunk(chat_standins.qwen3(talk), folder / "qwen3", **small, head_dim=32)
@@ -137,7 +137,7 @@ def models(folder: Path, texts: Sequence[str]) -> list[Repository]:
 
 
 def sentences(repositories: Sequence[Repository]) -> list[str]:
-    """The sentences of every data set served, to learn words from."""
+    """The sentences of all data sets, from which vocabularies are learned."""
     found = []
     for repository in repositories:
         for path in sorted(repository.folder.rglob("*.parquet")):

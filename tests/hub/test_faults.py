@@ -1,4 +1,4 @@
-"""What a student meets on a bad day: each fault ends in one sentence, a retry or the cache."""
+"""Faults of the Hub: each leads to a one-sentence error, a retry or the use of the cache."""
 
 import errno
 import hashlib
@@ -33,7 +33,7 @@ def fetch(*names, **more):
 
 @pytest.fixture
 def fetch(client):
-    """Run `fetch` on a fresh machine."""
+    """Run `fetch` on a new machine."""
 
     def run(*names: str, then: str = "", **more: str):
         return client(f"{PRELUDE}\nfolder = fetch(*{names!r})\n{then}", **more)
@@ -47,7 +47,7 @@ def folder_of(run) -> Path:
 
 
 def sentence(run) -> str:
-    """The last word of a run that failed."""
+    """The last line of a run that failed."""
     assert run.returncode == 1, run.stdout
     return run.stderr.strip().splitlines()[-1]
 
@@ -60,7 +60,7 @@ def same(folder: Path, shelf: list[Repository], name: str, files: list[str] | No
 
 
 def half_written(home: Path) -> list[Path]:
-    """Blobs of the cache whose content is not what their name says, and rests of downloads."""
+    """Blobs of the cache whose content differs from their hash, and incomplete downloads."""
     found = []
     for path in home.glob("hub/*/blobs/*"):
         content = path.read_bytes()
@@ -330,7 +330,7 @@ def test_an_error_of_ours_keeps_its_stack():
 
 @pytest.fixture
 def colab(monkeypatch):
-    """A simulated google.colab whose vault does what it is told."""
+    """A simulated google.colab whose secrets behave as the test sets them."""
 
     def install(get) -> None:
         userdata = types.SimpleNamespace(get=get)

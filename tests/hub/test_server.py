@@ -1,4 +1,4 @@
-"""The loopback Hub against the real clients: what they load from it is what lies on the shelf."""
+"""The loopback Hub against the real clients: they load exactly the served files."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The judge that learned nothing, duels in both orders, and the win rate at equal length."""
+"""The untrained judge, duels in both orders, and the win rate at equal length."""
 
 from collections import Counter
 
@@ -98,7 +98,7 @@ def test_an_effect_that_is_only_length_is_gone_at_equal_length():
 
 def test_an_effect_of_its_own_stays():
     results, longer = drawn(0.8, -0.5)
-    assert results.mean() < 0.5  # shorter answers win, and these are longer
+    assert results.mean() < 0.5  # shorter answers win, and the first are longer
     assert length_controlled(results, longer) == pytest.approx(1 / (1 + np.exp(-0.8)), abs=0.02)
 
 

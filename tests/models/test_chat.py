@@ -1,4 +1,4 @@
-"""Chat rows, log-probabilities and answers against loops, and against what TRL makes of them."""
+"""Chat rows, log-probabilities and answers against loops, and against TRL's results."""
 
 import copy
 
@@ -40,7 +40,7 @@ def tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def plain(folder):
-    """Not in four bits, and with layers that say more than a fresh model's."""
+    """A model in fp32 whose layers have larger weights than a new model's."""
     model = models.chat_model(folder, worker.LAB, quantised=False)[0]
     for name, parameter in model.named_parameters():
         if "proj" in name:
@@ -59,7 +59,7 @@ def data():
 def test_the_date_of_the_template_is_fixed(tokenizer, name, data):
     text = tokenizer.decode(prompt_ids(tokenizer, "Thủ đô của Pháp?"))
     assert ("Today Date: 26 Jul 2024" in text) == (name == "llama")
-    if name == "llama":  # without it the template asks the clock
+    if name == "llama":  # without it the template uses today's date
         free = tokenizer.apply_chat_template(asked("?"), tokenize=False)
         assert "Today Date" in free and "26 Jul 2024" not in free
 
@@ -182,7 +182,7 @@ def test_rows_of_like_length_stand_together_and_batches_in_any_order(tokenizer, 
 
 
 def one_by_one(model, tokenizer, questions, answers):
-    """The same in double precision, a row at a time."""
+    """The same in double precision, one row at a time."""
     exact, found = copy.deepcopy(model).double(), []
     for question, answer in zip(questions, answers, strict=True):
         ids = answer_ids(tokenizer, answer) if isinstance(answer, str) else answer
@@ -215,7 +215,7 @@ def test_neither_padding_nor_the_order_of_rows_changes_them(plain, tokenizer, da
 
 
 def greedy(model, prompt, end, limit):
-    """Token by token without a cache."""
+    """Greedy generation, token by token without a cache."""
     ids = list(prompt)
     while len(ids) - len(prompt) < limit:
         with torch.no_grad():
@@ -227,9 +227,9 @@ def greedy(model, prompt, end, limit):
 
 @pytest.fixture(scope="module")
 def stopping(plain, tokenizer, data):
-    """A tokenizer whose end of turn the model says early to some questions; and a limit.
+    """A tokenizer whose end-of-turn token the model generates early for some questions; a limit.
 
-    The model has learned nothing: a token that it happens to say stands in for the end of turn.
+    The model is untrained, so a token that it happens to generate is used as the end-of-turn token.
     """
     written = [greedy(plain, prompt_ids(tokenizer, q), -1, 16) for q in data["question"][:8]]
     firsts = {

@@ -1,4 +1,4 @@
-"""Four-bit models, adapters and their hand-over, on stand-ins that have read nothing."""
+"""Four-bit models, adapters and their hand-over, on untrained stand-ins."""
 
 import copy
 import json
@@ -85,7 +85,7 @@ def test_a_layers_gradients_on_the_cpu_are_those_of_the_weights_it_stands_for(fo
 def test_the_adapters_gradients_are_those_of_the_model_it_stands_for(
     folder, checkpointing, asked_before
 ):
-    """Also once the model has answered in between, where bitsandbytes would drop the gradient."""
+    """This also holds after generation, when bitsandbytes would drop the gradient."""
     model = worker.shaken(worker.adapted(folder)).train()
     plain = dequantised(model)
     if asked_before:
@@ -191,12 +191,12 @@ def test_a_saved_adapter_is_one_small_file_and_names_no_folder(folder, tokenizer
 
 
 def test_an_adapter_is_refused_on_a_base_of_other_weights(folder, tokenizer, tmp_path):
-    """Trained on one's own data, opened without it: the stand-in of the same name is another."""
+    """An adapter of a stand-in built from own data: without that data, the stand-in differs."""
     artifact, other = tmp_path / "03_llama_sft_vi_alpaca", tmp_path / "base"
     models.save_adapter(worker.adapted(folder), tokenizer, artifact, "llama stand-in")
     models.check_base(artifact, folder)
     shutil.copytree(folder, other)
-    assert models.content_hash(other) == models.content_hash(folder)  # wherever it lies
+    assert models.content_hash(other) == models.content_hash(folder)  # in any folder
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
@@ -258,7 +258,7 @@ def test_the_former_result_is_kept_beside_the_new_one(course):
         hand_over(course, content, keep_former=True)
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("third", "second")
     assert find(NAME, course.shelf)[0] is not None
-    assert find(f"{NAME}.former", course.shelf)[0] is not None  # it is whole, too
+    assert find(f"{NAME}.former", course.shelf)[0] is not None  # it is complete as well
     hand_over(course, "fourth")
     assert (read(course, NAME), read(course, f"{NAME}.former")) == ("fourth", "second")
     names = {path.name for path in course.shelf.folder.iterdir()}
@@ -289,7 +289,7 @@ def test_where_a_run_starts_is_chosen_and_reported(course, monkeypatch, tmp_path
     monkeypatch.setenv(CONTINUE_VARIABLE, "1")
     folder, message = course.adapter_to_start_from(first, inputs)
     assert folder == course.shelf.folder / NAME and f"{CONTINUE_VARIABLE}=1" in message
-    # what was made from other data is not gone on from, whatever the variable says
+    # a result of other data is never continued, whatever the variable says
     assert course.adapter_to_start_from(first, {"data": "b"})[0] == first
 
 

@@ -1,4 +1,4 @@
-"""Texts that are longer than a model can read are cut and counted, wherever they meet one."""
+"""Texts that are longer than a model can read are cut and counted in every stage."""
 
 import sys
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_a_long_row_has_the_log_probability_of_what_the_model_can_read(
     assert torch.isfinite(found).all()
     wanted = len(chat.answer_ids(tokenizer, answer))
     assert tokens[0] == wanted if answer == "có" else 64 <= tokens[0] < wanted
-    if question == "hay?":  # nothing is lost but the answer's end
+    if question == "hay?":  # only the answer's end is lost
         assert tokens[0] == 128 - len(chat.prompt_ids(tokenizer, question))
 
 

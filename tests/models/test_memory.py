@@ -1,4 +1,4 @@
-"""Batches by tokens, and what happens to one that does not fit."""
+"""Batches by tokens, and the handling of a batch that does not fit."""
 
 import pytest
 import torch

@@ -37,7 +37,7 @@ def test_wrong_kinds_are_named():
 
 
 def test_training_evaluation_and_reward_see_identical_token_ids(parts, monkeypatch):
-    """Fails as soon as one of the three takes another way from text to ids."""
+    """Fails if one of the three encodes a text differently."""
     model, tokenizer = parts
     spellings = ["thầy hoà nhã , dạy dễ hiểu", "giảng viên nhiệt tình"]
     training = encode(tokenizer, spellings, 64)["input_ids"]

@@ -25,7 +25,7 @@ def sources() -> list[str]:
 
 
 def look_alikes(found, library, inputs, mistakes):
-    """Each named mistake, with the names of all losses that are near it, the right one included."""
+    """Each named mistake, with the names of all losses close to it, including the right loss."""
     known = {"right": library, **mistakes}
     for name, loss in mistakes.items():
         apart = {k: max(found["distances"](loss, other, inputs)) for k, other in known.items()}
@@ -50,7 +50,7 @@ def lesson(tmp_path_factory):
 
             def noted(attempt, library, inputs, mistakes, catch=catch):
                 catch(attempt, library, inputs, mistakes)
-                # at once: later cells give other meanings to the names that these functions use
+                # now, because later cells redefine names that these functions use
                 found["caught"] += look_alikes(found, library, inputs, mistakes)
 
             found["catch"] = noted

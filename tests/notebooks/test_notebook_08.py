@@ -1,4 +1,4 @@
-"""Notebook 08's check of a tokenizer: emoji cost a picture, letters cost the language."""
+"""Notebook 08's check of a tokenizer: unknown emoji are tolerable, unknown letters are not."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The committed notebooks: from one clean run, quiet, small, complete."""
+"""The committed notebooks: each comes from one clean run, without noise, small and complete."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def source(cell):
 
 
 def texts(path) -> Iterator[tuple[str, str]]:
-    """(cell's first words, text) of all that the outputs say; pictures left out."""
+    """(start of the cell, text) for every output except pictures."""
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
             data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
@@ -105,7 +105,7 @@ def test_the_setup_cell_is_the_same_everywhere_and_short(path):
 
 
 def dead_links(path, prose: str) -> list[str]:
-    """Relative targets, of Markdown and of HTML, where nothing lies."""
+    """Relative link targets, in Markdown and HTML, that do not exist."""
     prose = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", prose)
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)\s]+)[^)]*\)", prose)
     targets += re.findall(r"""(?:src|href)=["'](?!https?:|#|data:|mailto:)([^"']+)""", prose)

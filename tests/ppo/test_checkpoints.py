@@ -37,7 +37,7 @@ def test_killed_three_times_and_run_again_the_metrics_are_those_of_an_uninterrup
     assert run(tmp_path / "killed.json", tmp_path / "checkpoints").returncode == 0
     assert metrics(tmp_path / "killed.json") == metrics(tmp_path / "whole.json")
     assert metrics(tmp_path / "whole.json")["history"][-1]["kl_coef"] != 0.1  # the controller moved
-    # A finished run runs nothing again.
+    # Starting a finished run again runs no update.
     assert run(tmp_path / "again.json", tmp_path / "checkpoints", 6).returncode == 0
     assert metrics(tmp_path / "again.json") == metrics(tmp_path / "whole.json")
 

@@ -89,7 +89,7 @@ def test_the_static_cache_of_cuda_samples_the_same(kind):
         trainer.models.trunk,
         StaticCache(config=trainer.models.trunk.config, max_cache_len=room),
     )
-    for _ in range(2):  # the second time with a used cache
+    for _ in range(2):  # the second time with a cache that was used before
         static = trainer.rollout()
         assert_close(static.responses, plain.responses)
         assert_close(static.mask, plain.mask)
@@ -142,7 +142,7 @@ def test_temperature_is_the_same_in_sampling_and_scoring():
     trainer = tiny_ppo.trainer({"temperature": 1e-3})
     rollout = trainer.rollout()
     logps, _ = trainer.models.logps_and_values(rollout, torch.arange(8))
-    assert logps.min() > -1e-3  # next to no temperature: the best token, with certainty
+    assert logps.min() > -1e-3  # at a temperature near 0, the best token has probability 1
     warm = tiny_ppo.trainer({"temperature": 2.0})
     rollout = warm.rollout()
     logps, _ = warm.models.logps_and_values(rollout, torch.arange(8))
@@ -165,7 +165,7 @@ def test_the_reward_reads_prompt_and_response_as_text():
     for row, text, length in zip(rows, texts, rollout.mask.sum(1), strict=True):
         assert text.startswith(tiny_ppo.PROMPTS[row])
         words = len(text.split()) - len(tiny_ppo.PROMPTS[row].split())
-        assert length - 1 <= words <= length  # the end-of-text token is no word
+        assert length - 1 <= words <= length  # the end-of-text token is not a word
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_cap_and_missing_end_penalty_change_the_last_token_only():
     changed = tiny_ppo.trainer({"reward_cap": 0.25, "missing_eos_penalty": 2.0}, model)
     rollout = plain.rollout()
     before, after = plain.experience(rollout), changed.experience(rollout)
-    assert_close(before.scores, after.scores)  # metrics keep the reward's own numbers
+    assert_close(before.scores, after.scores)  # metrics use the reward's original scores
     expected = before.scores.clamp(-0.25, 0.25) - 2.0 * ~rollout.ended - before.scores
     difference = after.rewards - before.rewards
     last = rollout.mask.sum(1, keepdim=True) - 1
@@ -437,7 +437,7 @@ def test_the_entropy_metric_estimates_the_entropy():
 
 
 def test_approximate_kl_and_gradient_norm_by_hand():
-    """One step: the policy has not moved when its batch is learned; its gradient is one vector."""
+    """With one step, the policy has not changed yet when it learns, and there is one gradient."""
     settings = {"minibatch_size": 8, "epochs": 1, "max_grad_norm": 1e9}
     trainer = tiny_ppo.trainer(settings)
     metrics = trainer.update(trainer.experience(trainer.rollout()))

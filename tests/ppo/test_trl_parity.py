@@ -1,4 +1,4 @@
-"""The same rollouts through TRL 1.12's real PPOTrainer: same advantages, losses and gradients."""
+"""TRL 1.12's PPOTrainer gives the same advantages, losses and gradients for the same rollouts."""
 
 import dataclasses
 import json

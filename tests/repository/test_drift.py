@@ -38,7 +38,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class UnfollowedError(Exception):
-    """A ** whose keys cannot be read off the source: write it so that they can."""
+    """A ** whose keys cannot be read from the source: write it so that they can."""
 
 
 # --- What the course passes ----------------------------------------------------------------------
@@ -54,7 +54,7 @@ class Use:
 
 
 class Course:
-    """The course's sources, with a way from a `**name` to the keys that it brings."""
+    """The course's sources, with the keys that each `**name` brings."""
 
     def __init__(self, sources: dict[str, str]) -> None:
         self.trees = {where: ast.parse(text) for where, text in sources.items()}

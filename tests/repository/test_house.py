@@ -1,4 +1,4 @@
-"""The rooms of `utils`: the map is the one in the README, and no arrow points up."""
+"""The subpackages of `utils`: the README has the same map, and none imports from above."""
 
 import ast
 import importlib
@@ -13,7 +13,7 @@ import utils
 from utils.course.paths import ROOT
 
 HOUSE = ROOT / "utils"
-FOUNDATION = {"door"}  # how a room is opened, not a room
+FOUNDATION = {"door"}  # it exports the names of the rooms, and is not a room
 
 
 def map_of(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Nothing that a file, a model or a visitor says is run, and nothing secret leaves the machine."""
+"""No text of a file, a model or a visitor is executed, and no secret leaves the machine."""
 
 import ast
 import html
@@ -141,14 +141,14 @@ TEXTS = {".json", ".jsonl", ".txt", ".csv", ".md", ".log", ".ipynb", ".yaml", ".
 
 
 def committed() -> list[Path]:
-    """What git knows, or would take up."""
+    """The files that git tracks or would add."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
 def written() -> list[Path]:
-    """What runs have left: artifacts and the programs' logs."""
+    """The files that runs have written: artifacts and logs."""
     roots = [ROOT / "artifacts", ROOT / ".ci" / "output", ROOT / ".cache" / "logs"]
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     return [path for path in files if path.suffix in TEXTS]
@@ -522,7 +522,7 @@ def test_licences_that_are_not_permissive_are_flagged(terms, free):
 
 @pytest.fixture
 def answering(tmp_path, monkeypatch):
-    """A uv that only does what a script says."""
+    """A fake uv that runs a given script."""
 
     def install(script: str) -> None:
         program = tmp_path / "uv"

@@ -1,4 +1,4 @@
-"""The web demo over tiny models: what it offers, what it answers, whom it lets in."""
+"""The web demo with tiny models: its choices, its answers, and who has access."""
 
 import json
 import os
@@ -194,7 +194,7 @@ def test_a_stand_in_base_is_made_from_the_text_it_was_made_from(shelf, tmp_path,
         return shelf.folder.parent / "base"
 
     monkeypatch.setitem(saved.chat_standins.BUILDERS, kind, built)
-    monkeypatch.setenv("COURSE_MODEL", "other")  # what the adapter says counts
+    monkeypatch.setenv("COURSE_MODEL", "other")  # the base named by the adapter counts
     Library(copy).get("llama-sft")
     assert documents == models.base_documents(load_preferences(quiet=True))
 
@@ -245,7 +245,7 @@ def test_the_draws_follow_the_model_s_probabilities(library):
     draws = [(number + 0.5) / count for number in range(count)]
     first = [next(saved.write(loaded, [5, 6], [draw], 0.3)) for draw in draws]
     shares = torch.bincount(torch.tensor(first), minlength=len(expected)) / count
-    assert expected.max() > 2 / count  # else nothing is tested
+    assert expected.max() > 2 / count  # otherwise nothing is tested
     assert (shares - expected).abs().max() <= 1 / count
 
 
@@ -257,7 +257,7 @@ def test_the_seed_decides_the_answers_and_one_model_can_meet_itself(library):
 
 
 def hand_logp(loaded, prompt, answer):
-    """ln π(answer | prompt), a forward pass a token."""
+    """ln π(answer | prompt), one forward pass per token."""
     total = 0.0
     for position, token in enumerate(answer):
         before = answer[:position]
@@ -380,7 +380,7 @@ def test_a_round_is_one_vote_however_often_it_is_clicked(library, store):
     done = compared(library)["done"]
     *_, after, _, _, _ = demo._vote(store, "b", done, "  An  ")
     assert "Hãy gửi một câu hỏi mới." in demo._vote(store, "a", after, "An")[2]
-    demo._vote(store, "b", done, "An")  # a click that was under way
+    demo._vote(store, "b", done, "An")  # a click that was sent before the page changed
     (vote,) = store.votes()
     assert vote == replace(done.vote("b", "An"), voted_at=vote.voted_at)
     assert (vote.source, vote.seed, vote.question) == ("demo", 3, PROMPT)

@@ -1,4 +1,4 @@
-"""A disk that fills up while something is saved: one sentence, and what was saved before stays."""
+"""If the disk fills up while saving, the error is one sentence and earlier files stay."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ SIZE = 48  # MB
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, which only root may mount."""
+    """A separate small file system, which only root may mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", str(folder)]
@@ -32,7 +32,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder: Path, leave: int = 40_000) -> None:
-    """Leave so many bytes of the disk free."""
+    """Fill the disk except for this many bytes."""
     filler = folder / "filler"
     with filler.open("wb") as file:
         file.write(bytes(shutil.disk_usage(folder).free - leave))

@@ -1,4 +1,4 @@
-"""Stages launched without Jupyter: two processes equal one, a killed run goes on, all is found.
+"""Stages launched without Jupyter: two processes equal one, and a killed run continues.
 
 As a program (`python tests/stages/test_launch.py STAGE --output FOLDER`) it is the launcher with
 the tiny models of chat_worker; KILL_AT=N ends the first process by SIGKILL after step N.
@@ -134,7 +134,7 @@ def calls(body: list[ast.stmt]) -> set[str]:
 
 @pytest.mark.parametrize("name", launch.STAGES)
 def test_what_trains_is_run_by_all_processes_at_once(name):
-    """In their turn, the first process would wait there for the others for ever."""
+    """If processes trained one after another, the first would wait for the others for ever."""
     document = json.loads(notebooks.path_of(name[:2]).read_text(encoding="utf-8"))
     sources = {cell["id"]: "".join(cell["source"]) for cell in document["cells"]}
     stage = launch.STAGES[name]
@@ -165,7 +165,7 @@ def test_processes_together_make_the_steps_of_one(processes):
     for batch_size, accumulation in ((4, 4), (16, 1), (8, 2)):
         size, times = training._shares(batch_size, accumulation, processes)
         assert size * times * processes == batch_size * accumulation
-        assert size * processes <= max(batch_size, processes)  # no GPU holds more than alone
+        assert size * processes <= max(batch_size, processes)  # not more rows than on one GPU
 
 
 def test_a_step_that_cannot_be_shared_is_refused():

@@ -39,7 +39,7 @@ def test_kappa_by_hand():
 def test_kappa_at_its_landmarks():
     assert cohen_kappa("aabbt", "aabbt") == 1
     assert cohen_kappa("aabb", "abab") == 0
-    assert cohen_kappa("aaaa", "abab") == 0  # one who always says the same agrees by chance only
+    assert cohen_kappa("aaaa", "abab") == 0  # a constant annotator agrees only by chance
     assert cohen_kappa("aaaa", "bbbb") == 0
     assert cohen_kappa("ab", "ba") == -1
 
@@ -191,7 +191,7 @@ def test_who_votes_against_the_others_is_left_out_by_name():
         {
             "An": lambda n: truth[n],
             "Bình": lambda n: truth[n],
-            "Chi": lambda n: truth[n] if n else not truth[n],  # one slip
+            "Chi": lambda n: truth[n] if n else not truth[n],  # one mistake
             "Dũng": lambda n: not truth[n],
         }
     )
@@ -201,13 +201,13 @@ def test_who_votes_against_the_others_is_left_out_by_name():
     assert "kappa against the others on 30 items" in standing["Dũng"].reason
     assert standing["Dũng"].kappa < 0 < 0.9 < standing["Chi"].kappa < 1
     assert len(kept.votes) == 30 and kept.split == []
-    for chosen in kept.votes:  # Chi's slip is outvoted
+    for chosen in kept.votes:  # the majority outvotes Chi's mistake
         assert (preference(chosen) == "first") == truth[int(chosen.item[1:])]
         assert chosen.annotator != "Dũng"
 
 
-def test_whoever_contradicts_themselves_has_no_say_about_the_others():
-    """With one who always says A, most items had no majority against which to measure."""
+def test_annotators_with_inconsistent_votes_are_left_out_for_the_others():
+    """With an annotator who always votes A, most items would have no majority."""
     votes = []
     for n in range(30):
         swapped = n % 2 == 1

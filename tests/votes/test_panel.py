@@ -52,7 +52,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def at_leisure(monkeypatch):
-    """Clicks as of a person who reads each pair."""
+    """Let time pass between clicks, as for a person who reads each pair."""
     monkeypatch.setattr(widgets, "DOUBLE_CLICK", 0.0)
 
 
@@ -207,7 +207,7 @@ def test_the_panel_votes_undoes_and_counts(store, at_leisure):
     assert "Đã chấm xong" in panel.view.value
     disabled = {command for command, button in panel.buttons.items() if button.disabled}
     assert disabled == {"a", "b", "tie", "skip"}
-    panel.buttons["a"].click()  # what a stale click sends
+    panel.buttons["a"].click()  # as a delayed click does
     assert len(store.votes()) == 5
     panel.buttons["undo"].click()
     assert not panel.buttons["a"].disabled and len(store.votes()) == 4

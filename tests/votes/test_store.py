@@ -60,7 +60,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def postgres():
-    """The URL of a PostgreSQL of our own on loopback, with a password; gone after the tests."""
+    """The URL of a temporary PostgreSQL on loopback, with a password."""
     initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
     if not (initdb and pg_ctl):
         pytest.skip("PostgreSQL's initdb and pg_ctl are not installed.")
@@ -96,7 +96,7 @@ def postgres():
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_store(request, tmp_path):
-    """The same test on both databases, from an empty table."""
+    """Run the test on both databases, each with an empty table."""
     if request.param == "sqlite":
         return open_store(f"sqlite:///{tmp_path}/votes.sqlite")
     store = open_store(request.getfixturevalue("postgres"))
@@ -225,14 +225,14 @@ def test_eight_processes_write_at_once(new_url):
     votes = open_store(new_url).votes()
     assert len(votes) == 400
     assert {vote.item for vote in votes} == {item for items in printed for item in items}
-    for number in range(8):  # each one's votes in the order they were cast
+    for number in range(8):  # each writer's votes are in the order in which they were cast
         mine = [vote.item for vote in votes if vote.annotator == f"người {number}"]
         assert mine == printed[number]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_url(request, tmp_path):
-    """A database in which there is no table yet: all writers try to make it."""
+    """A database without a table: all writers try to create it."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/a new folder/votes.sqlite"
     url = request.getfixturevalue("postgres")
@@ -259,7 +259,7 @@ def test_threads_share_a_store(any_store):
 
 
 def drop_connections(store):
-    """What a restart of the server does to those who are connected."""
+    """Close all connections, as a restart of the server does."""
     with sql.create_engine(store.engine.url, poolclass=sql.NullPool).begin() as connection:
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -405,7 +405,7 @@ def test_an_export_comes_back_and_joins_another_store(store, tmp_path):
     assert read_votes(path) == store.votes()
     assert all(json.loads(line) for line in path.read_bytes().split(b"\n")[:-1])
     other = open_store(f"sqlite:///{tmp_path}/other.sqlite")
-    for _ in range(2):  # reading the same file again doubles nothing
+    for _ in range(2):  # reading the same file again adds no duplicates
         for vote in read_votes(path):
             other.add(vote)
     assert other.votes() == store.votes()

@@ -1,7 +1,7 @@
 """Python reads this file when it starts, if its folder is on PYTHONPATH: the switch from outside.
 
 EMULATED_GPU names a machine of `tests.gpu.emulated_cuda.MACHINES`, EMULATED_GPU_MB a smaller
-memory, EMULATED_GPU_LOG a file that gets a line per notebook cell: what it took at most. With
+memory, EMULATED_GPU_LOG a file that receives one line per notebook cell with its peak memory. With
 TINY_LESSONS=1 the notebooks take the smallest numbers that go through every cell.
 """
 

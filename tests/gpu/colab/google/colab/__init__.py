@@ -1,1 +1,1 @@
-"""Colab's own package as far as the course knows it; on PYTHONPATH of a simulated machine."""
+"""The parts of Colab's package that the course uses; on PYTHONPATH of a simulated machine."""

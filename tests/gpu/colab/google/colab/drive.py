@@ -1,11 +1,11 @@
-"""Google Drive as a folder that SIMULATED_DRIVE names, shared by all simulated machines."""
+"""A simulated Google Drive: the folder SIMULATED_DRIVE, shared by all simulated machines."""
 
 import os
 from pathlib import Path
 
 
 def mount(path: str) -> None:
-    """What Colab shows under /content/drive lies in the shared folder here."""
+    """Show the shared folder in the role of /content/drive."""
     from utils.course import colab
 
     assert path == "/content/drive", path
