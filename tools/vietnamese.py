@@ -40,7 +40,7 @@ uă: c m n ng t                         uo: -                           ue: -
 """
 _KNOWN = set(  # borrowed words, names and abbreviations with Vietnamese letters
     "ôxy ôxít nitơ mêtan vectơ kilômét sôcôla lênin ưcln brasília bogotá asunción reykjavík phnôm "
-    "dzậy đc".split()
+    "dzậy đc đắk lắk ôxi ôsin milimét alô cacahuètes".split()
 )
 _Y = re.compile(r"\b(k[ĩì]|l[í]|mĩ|tỉ|quí)\b(?! (mỉ|lẽ|tê|lô|mẩn))", re.IGNORECASE)
 _NEW_TONE = re.compile(
@@ -50,8 +50,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 _MARKED = re.compile("[À-ÃÈ-ÊÌÍÒ-ÕÙÚÝà-ãè-êìíò-õùúýĂăĐđĨĩŨũƠơƯưẠ-ỹ]")
 _BEFORE = re.compile(r"[^\W_] [,.;!?](?!\w)")
 _AFTER = re.compile(r"[^\W\d_][,;!?](?=[^\W\d_])")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(,\d{3})+(?![\d,])")
-_DECIMAL = re.compile(r"(?<![\d.,vV])\d+\.\d{1,2}(?![\d.])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}((,\d{3}){2,}|,000)(?![\d,])")
+_DECIMAL = re.compile(r"(?<![\w.,])\d+\.\d{1,2}(?![\d.])")
+_POINT = re.compile("Python|IELTS|GPA|==|TensorFlow|USB|[Pp]hiên bản")  # a decimal point is right
 _STRAIGHT = re.compile(r'"')
 _CODE = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|https?://\S+|<[^>]+>", re.DOTALL)
 
@@ -140,6 +141,8 @@ def faults(text: str, where: str, *, feedback: bool = False, data: bool = True) 
         _THOUSANDS: "thousands are separated by a dot",
         _DECIMAL: "decimals follow a comma",
     }
+    if _POINT.search(text):
+        del rules[_DECIMAL]
     for rule, what in rules.items():
         for match in rule.finditer(prose):
             yield fault(what, *match.span())
