@@ -53,7 +53,7 @@ def test_an_unknown_exercise():
         check("99.9", 1)
 
 
-def test_a_stub_is_no_attempt_and_the_solution_takes_its_place(capsys, monkeypatch):
+def test_a_stub_is_no_attempt_and_the_solution_takes_its_place(capsys):
     def stub(x):
         """What x is."""
         ...  # your code
@@ -61,8 +61,8 @@ def test_a_stub_is_no_attempt_and_the_solution_takes_its_place(capsys, monkeypat
     def right(x):
         return x + 1
 
-    def nothing(x):
-        return None
+    def wrong(x):
+        return x
 
     def course(x):
         return 1 + x
@@ -74,6 +74,6 @@ def test_a_stub_is_no_attempt_and_the_solution_takes_its_place(capsys, monkeypat
     assert checks.attempt("99.1", stub) is course
     assert "no attempt yet" in capsys.readouterr().out
     assert checks.attempt("99.1", right) is right
-    assert checks.attempt("99.1", nothing) is course
+    assert checks.attempt("99.1", wrong) is course
     assert "add 1 to x." in capsys.readouterr().out
     assert checks.attempt("99.1", lambda x: None) is course
