@@ -1,8 +1,10 @@
-"""The losses that notebook 00 writes are those of `utils.losses`; its checks can fail."""
+"""The losses of notebook 00: the folded solutions are those of `utils.losses`."""
 
+import ast
+import inspect
 import json
 import re
-import sys
+import textwrap
 from types import SimpleNamespace
 
 import pytest
@@ -11,49 +13,68 @@ from torch.testing import assert_close
 
 from utils import losses
 from utils.course.notebooks import path_of
+from utils.exercises import check, equality, notebook_00
+from utils.show import plots
 
 TRAINED = re.compile(r"\btrained\b|\bbroken\b|\bmisread\b|\blog, f|hand_over|utils.course import")
 
 
-def code_cells() -> list[dict]:
-    cells = json.loads(path_of("00").read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+LOSSES = {
+    "sequence_logps": "00.1",
+    "bradley_terry_loss": "00.2",
+    "policy_gradient_loss": "00.3",
+    "clipped_policy_loss": "00.4",
+    "k1": "00.5",
+    "k3": "00.6",
+    "dpo_loss": "00.7",
+    "orpo_loss": "00.8",
+}
 
 
-def sources() -> list[str]:
-    return ["".join(cell["source"]) for cell in code_cells()]
+def cells(kind: str) -> list[dict]:
+    everything = json.loads(path_of("00").read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in everything if cell["cell_type"] == kind]
 
 
-def look_alikes(found, library, inputs, mistakes):
-    """Each named mistake, with the names of all losses close to it, including the right loss."""
-    known = {"right": library, **mistakes}
-    for name, loss in mistakes.items():
-        apart = {k: max(found["distances"](loss, other, inputs)) for k, other in known.items()}
-        yield name, [k for k, distance in apart.items() if distance < found["TOLERANCE"]]
+def sources(kind: str = "code") -> list[str]:
+    return ["".join(cell["source"]) for cell in cells(kind)]
+
+
+def folded() -> dict[str, str]:
+    """Function name -> code of each solution that the notebook shows folded."""
+    blocks = re.findall(
+        r"(?s)<summary>Solution.*?```python\n(.*?)```", "\n".join(sources("markdown"))
+    )
+    return {re.match(r"def (\w+)", block).group(1): block for block in blocks}
+
+
+def body(code: str) -> str:
+    """The statements of a function, without its docstring and type hints."""
+    (function,) = ast.parse(textwrap.dedent(code)).body
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef):
+            node.returns, node.decorator_list = None, []
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+            for argument in node.args.args:
+                argument.annotation = None
+    return ast.dump(function)
 
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory):
-    """What the notebook's cells define, without its trainings; every `catch` is noted."""
+    """What the notebook's cells define, without its trainings."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")
+    equality.EQUALITIES.clear()
     profile = SimpleNamespace(offline=True, name="lab")
     folder = str(tmp_path_factory.mktemp("checkpoints"))
-    found = {"course": SimpleNamespace(profile=profile, seed=20, checkpoints=folder), "caught": []}
+    found = {"course": SimpleNamespace(profile=profile, seed=20, checkpoints=folder)}
     for source in sources():
-        if TRAINED.search(source):
-            continue
-        exec(compile(source, "notebook 00", "exec"), found)
-        if "def catch(" in source:
-            catch = found["catch"]
-
-            def noted(attempt, library, inputs, mistakes, catch=catch):
-                catch(attempt, library, inputs, mistakes)
-                # now, because later cells redefine names that these functions use
-                found["caught"] += look_alikes(found, library, inputs, mistakes)
-
-            found["catch"] = noted
+        if not TRAINED.search(source):
+            exec(compile(source, "notebook 00", "exec"), found)
+    found["checked"] = dict(equality.EQUALITIES)
     plt.close("all")
     return found
 
@@ -164,70 +185,59 @@ def test_a_reward_ignores_padding_and_the_wrong_poolings_do_not(lesson):
         assert (reward([short, long], side, pool) - alone).abs() > 1e-3
 
 
-def test_every_equality_holds_and_compares_with_trl_four_times(lesson):
-    checked = lesson["CHECKED"]
-    assert all(row["value differs by"] < 1e-5 for row in checked)
-    assert all(row["gradient differs by"] < 1e-5 for row in checked)
-    names = [row["loss"] for row in checked]
-    assert len(set(names)) == len(names) == 13
+def test_every_equality_holds_and_compares_with_trl(lesson):
+    checked = lesson["checked"]
+    assert len(checked) == 13
+    assert all(max(row.values()) < 1e-5 for row in checked.values())
     for library in ("RewardTrainer", "GRPOTrainer", "DPOTrainer", "odds_ratio_loss"):
-        assert any(f"TRL {library}" in name for name in names)
+        assert any(f"TRL {library}" in name for name in checked)
 
 
-def test_every_named_mistake_is_told_from_the_right_loss_and_from_the_others(lesson):
-    assert len(lesson["caught"]) > 2 * len(lesson["CAUGHT"])
-    for name, near in lesson["caught"]:
-        assert near == [name]
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_cells_use_the_solution_that_is_folded(lesson, name):
+    function = getattr(notebook_00, name)
+    assert lesson[name] is function
+    assert body(folded()[name]) == body(inspect.getsource(function))
 
 
-def test_each_section_catches_the_mistake_it_announces(lesson):
-    caught = {row["mistake"] for row in lesson["CAUGHT"]}
-    assert caught == {
-        "not shifted by one",
-        "margin left out",
-        "averaged before the logarithm",
-        "pooling at position −1 with right padding",
-        "advantage not detached",
-        "clip without the max",
-        "k3 with the ratio inverted",
-        "k3 without the ratio",
-        "averaged instead of summed",
-        "odds without the log1p term",
-    }
+def test_every_folded_solution_passes_its_check(lesson, capsys):
+    names = {"torch": torch, "F": torch.nn.functional}
+    numbered = [name for name in folded() if name not in LOSSES]
+    exercises = LOSSES | {name: f"00.{9 + at}" for at, name in enumerate(numbered)}
+    assert len(exercises) == 12
+    for name, code in folded().items():
+        exec(compile(code, "solution", "exec"), names)
+        assert check(exercises[name], names[name]), capsys.readouterr().out
 
 
-def test_the_checks_can_fail(lesson):
-    x = [torch.tensor([1.0, 2.0], requires_grad=True)]
-
-    def right(x):
-        return (x * x).sum()
-
-    def wrong_gradient(x):
-        return (x * x.detach()).sum()
-
-    with pytest.raises(AssertionError, match="toy: off by 0"):
-        lesson["same"](wrong_gradient, right, x, "toy")
-    with pytest.raises(AssertionError, match="off by inf"):
-        lesson["same"](lambda x: x * x, right, x, "toy")
-    with pytest.raises(AssertionError, match="off by nan"):
-        lesson["same"](lambda x: right(x) * float("nan"), right, x, "toy")
-    with pytest.raises(AssertionError, match="nothing to compare"):
-        lesson["same"](lambda x: 0 * right(x), lambda x: 0 * right(x), x, "toy")
-    with pytest.raises(AssertionError, match="this attempt is right"):
-        lesson["catch"](right, right, x, {})
-    with pytest.raises(AssertionError, match="none of the known"):
-        lesson["catch"](wrong_gradient, right, x, {"sign": lambda x: -right(x)})
+def test_each_stub_has_the_arguments_of_its_solution():
+    stubs = "\n".join(source for source in sources() if "# your code" in source)
+    for name, code in folded().items():
+        if name in LOSSES:
+            assert code.splitlines()[0] in stubs
 
 
-def test_a_trl_without_orpo_is_said_and_does_not_stop(lesson, monkeypatch, capsys):
-    (source,) = [source for source in sources() if "def orpo_loss" in source]
-    monkeypatch.setitem(sys.modules, "trl.experimental.orpo", None)
-    names = dict(lesson) | {"CHECKED": [], "CAUGHT": []}
-    for name in ("same", "catch"):
-        names[name] = lambda *case, name=name: print(name, case[-1] if name == "same" else "")
+def test_a_missing_detach_shows_in_the_gradient_only(lesson):
+    (source,) = [source for source in sources() if "def not_detached" in source]
+    names = dict(lesson)
     exec(compile(source, "notebook 00", "exec"), names)
-    printed = capsys.readouterr().out
-    assert "not present in this TRL" in printed and "same ORPO · torch logit" in printed
+    assert names["value"] == 0
+    assert names["gradient"] > 0.1
+
+
+def test_the_lesson_has_no_test_engineering():
+    code = "\n".join(sources())
+    for word in ("SimpleNamespace", "CAUGHT", "catch(", "monkeypatch"):
+        assert word not in code
+
+
+def test_the_picture_of_rlhf_overlaps_no_text():
+    figure = plots.rlhf()
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        for at, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:at])
 
 
 def test_pairs_share_no_text_between_splits_and_use_each_once(lesson):
@@ -252,12 +262,10 @@ def test_training_on_pairs_learns_them(lesson, monkeypatch):
 def test_the_committed_run_says_what_it_counted():
     printed = "".join(
         "".join(output.get("text", ""))
-        for cell in code_cells()
+        for cell in cells("code")
         for output in cell["outputs"]
         if output["output_type"] == "stream"
     )
     assert int(re.search(r"checks_passed +(\d+)", printed).group(1)) == printed.count("equal: ")
-    named = int(re.search(r"mistakes_named +(\d+)", printed).group(1))
-    assert named == len(re.findall(r"^caught: .*\(value off", printed, re.MULTILINE))
     assert float(re.search(r"largest_difference +(\S+)", printed).group(1)) < 1e-5
     assert "DPO, first step (0.6931)" in printed

@@ -194,7 +194,7 @@ def test_placeholders_are_no_figures():
 def test_every_exercise_has_its_judge_and_a_folded_solution(path):
     code = "\n".join(source(cell) for cell in cells(path, "code"))
     prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
-    asked = set(re.findall(r"""check\(["'](\d\d\.\d+)["']""", code))
+    asked = set(re.findall(r"""(?:check|attempt)\(["'](\d\d\.\d+)["']""", code))
     assert len(asked) >= 3
     for name in asked:
         assert name[:2] == path.stem[:2]

@@ -10,6 +10,7 @@ __getattr__, __all__ = door(
             "use_style",
             "table",
             "pipeline",
+            "rlhf",
             "class_balance",
             "histogram",
             "confusion",

@@ -71,6 +71,68 @@ def pipeline(here: str) -> Figure:
     return figure
 
 
+def _box(axes: Axes, x: float, y: float, text: str, trained: bool = False) -> None:
+    axes.text(
+        x,
+        y,
+        text,
+        ha="center",
+        va="center",
+        color="white" if trained else "black",
+        bbox={"boxstyle": "round,pad=0.4", "fc": ACCENT if trained else QUIET, "ec": "none"},
+    )
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555"})
+
+
+def rlhf() -> Figure:
+    """A text as a decision process, and below it the four models of PPO."""
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8.4, 5.4), gridspec_kw={"height_ratios": [1, 1.75]}
+    )
+    for axes in (above, below):
+        axes.axis("off")
+        axes.set_xlim(0, 10)
+    above.set_title("A text as a decision process")
+    above.set_ylim(-0.2, 2.2)
+    _box(above, 1.5, 1.0, "Hỏi: cô dạy thế nào ? Đáp:")
+    tokens = ("cô", "giảng", "dễ", "hiểu", "⟨end⟩")
+    for number, token in enumerate(tokens):
+        _box(above, 3.9 + 1.05 * number, 1.0, token, trained=number == 2)
+    above.plot([0.15, 5.2], [1.5, 1.5], color="#555555", lw=1)
+    above.text(2.4, 1.68, "state: the prompt and the tokens so far", ha="center")
+    above.text(5.4, 1.68, "action: the next token", color=ACCENT, weight="bold")
+    above.text(1.5, 0.25, "prompt x", ha="center", color="#555555")
+    above.text(6.0, 0.25, "answer y", ha="center", color="#555555")
+    _arrow(above, (8.5, 1.0), (9.2, 1.0))
+    above.text(9.25, 1.0, "reward r", va="center", weight="bold")
+    below.set_title("The four models of PPO: blue is trained, grey stays as it is")
+    below.set_ylim(-0.2, 4.3)
+    _box(below, 0.9, 2.0, "policy π\nwrites y", trained=True)
+    _box(below, 2.7, 2.0, "answer y")
+    _arrow(below, (1.6, 2.0), (2.1, 2.0))
+    rows = (
+        (3.5, "reward model", "reward r of the whole answer", False),
+        (2.0, "reference $\\pi_{ref}$", "KL: the distance to the start", False),
+        (0.5, "value model V", "the reward expected at each token", True),
+    )
+    for y, model, gives, trained in rows:
+        _box(below, 4.6, y, model, trained)
+        _arrow(below, (3.3, 2.0 + 0.2 * (y - 2.0)), (3.65, y))
+        below.text(5.65, y + 0.14, gives, fontsize=9, color="#555555")
+        below.plot([5.55, 8.35], [y, y], color="#555555", lw=1)
+        _arrow(below, (8.35, y), (8.75, 2.0 + 0.2 * (y - 2.0)))
+    below.text(9.35, 2.0, "advantage\nA", ha="center", va="center", weight="bold")
+    below.plot([9.35, 9.35, 0.9], [1.45, -0.1, -0.1], color=ACCENT, lw=1.4)
+    below.annotate("", (0.9, 1.5), (0.9, -0.12), arrowprops={"arrowstyle": "->", "color": ACCENT})
+    below.text(
+        1.05, 0.05, "the losses update the policy and the value model", color=ACCENT, fontsize=9
+    )
+    return figure
+
+
 def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str) -> Axes:
     """The share of each class in each split, with the counts on the bars."""
     _, axes = plt.subplots(figsize=(7.2, 2.4))
@@ -278,7 +340,7 @@ def loss_and_pull(
     for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
         left.plot(x, loss, color=colour, label=name)
         right.plot(x, pull, color=colour, label=name)
-    for axes, text in ((left, "loss"), (right, "pull")):
+    for axes, text in ((left, "loss"), (right, "pull (minus the slope)")):
         axes.axvline(0, color=QUIET, lw=1, zorder=0)
         axes.set_xlabel(label, fontsize=9)
         axes.set_ylabel(text)
@@ -301,9 +363,11 @@ def clip_curves(
         loss, still = np.asarray(loss), np.asarray(still)
         axes.axvspan(1 - clip_range, 1 + clip_range, color="#f0f3f7", zorder=0)
         axes.axvline(1.0, color=QUIET, lw=1)
-        axes.plot(ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label="pulls")
+        axes.plot(
+            ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label="gradient is not 0"
+        )
         dead = np.where(still, loss, np.nan)
-        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label="gradient 0")
+        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label="gradient is 0")
         axes.set_title(name, fontsize=10, weight="normal")
         axes.set_xlabel("ratio ρ: new / old probability", fontsize=9)
         axes.set_ylabel("loss")
@@ -315,7 +379,7 @@ def clip_curves(
 def pair_training(log: pd.DataFrame, title: str) -> Figure:
     """A reward model's training loss on the left; validation accuracy and margin on the right."""
     figure, (left, right) = plt.subplots(1, 2)
-    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="a batch")
+    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="one batch")
     smooth = log["loss"].rolling(20, min_periods=1).mean()
     left.plot(log["step"], smooth, color=ACCENT, label="mean of 20 batches")
     left.axhline(np.log(2), color=NEGATIVE, lw=1, ls=":", label="ln 2: no preference")
