@@ -69,7 +69,7 @@ def main() -> int:
             path.write_text(text, encoding="utf-8", newline="\n")
             print(f"{path.name}: {len(rows):,} pairs")
     if stale:
-        print(f"{', '.join(stale)}: not what written.jsonl gives; run this program without --check.")
+        print(f"{', '.join(stale)} is not what written.jsonl gives: run without --check.")
     return int(bool(stale))
 
 
