@@ -221,3 +221,33 @@ def test_orpo_is_finite_for_a_policy_that_is_almost_certain():
     loss = losses.orpo_loss(*logps, torch.tensor(0.0))
     loss.backward()
     assert loss.isfinite() and logps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("used", ["both", "logps", "kl"])
+def test_logps_and_the_exact_kl_match_autograd(temperature, used):
+    torch.manual_seed(0)
+    logits = torch.randn(50, 40, dtype=torch.float64, requires_grad=True)
+    reference, tokens = torch.randn(50, 40, dtype=torch.float64), torch.randint(40, (50,))
+    weights = torch.randn(2, 50, dtype=torch.float64)
+    weights *= torch.tensor([[used != "kl"], [used != "logps"]])
+    logp, logq = (x.div(temperature).log_softmax(-1) for x in (logits, reference))
+    wanted = logp[range(50), tokens], (logp.exp() * (logp - logq)).sum(-1)
+    found = losses.token_logps_and_kl_(logits * 1.0, reference.clone(), tokens, temperature)
+    torch.testing.assert_close(found[:2], wanted)
+    torch.testing.assert_close(found[2], logq[range(50), tokens])
+    torch.testing.assert_close(
+        losses.exact_kl(logits / temperature, reference / temperature), wanted[1]
+    )
+
+    def gradient(pair):
+        loss = sum((part * weight).sum() for part, weight in zip(pair, weights, strict=True))
+        return torch.autograd.grad(loss, logits)[0]
+
+    torch.testing.assert_close(gradient(found[:2]), gradient(wanted))
+
+
+def test_the_exact_kl_is_the_mean_of_k1_over_the_policys_own_tokens():
+    p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.4, 0.4, 0.2])
+    assert losses.exact_kl(p.log(), q.log()) == pytest.approx(float((p * (p / q).log()).sum()))
+    assert losses.exact_kl(p.log(), p.log()) == pytest.approx(0.0, abs=1e-7)

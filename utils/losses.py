@@ -59,6 +59,69 @@ def token_logps_(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Te
     return _TokenLogpsInPlace.apply(logits, tokens, temperature)[0]
 
 
+class _TokenLogpsAndKLInPlace(torch.autograd.Function):
+    """Log-probabilities and the exact KL; both passes reuse the two buffers of the logits."""
+
+    @staticmethod
+    def forward(
+        ctx, logits: Tensor, reference_logits: Tensor, tokens: Tensor, temperature: float
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.temperature = temperature
+        logps, kl, reference_logps = (logits.new_empty(tokens.shape) for _ in range(3))
+        block = max(1, 2**18 // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        for start in range(0, len(tokens), max(1, block)):
+            rows = slice(start, start + block)
+            scores, others = logits[rows].div_(temperature), reference_logits[rows]
+            scores.sub_(scores.logsumexp(-1, keepdim=True))  # ln p
+            others.div_(temperature)
+            others.sub_(others.logsumexp(-1, keepdim=True))  # ln q
+            logps[rows] = scores.gather(-1, tokens[rows, None]).squeeze(-1)
+            reference_logps[rows] = others.gather(-1, tokens[rows, None]).squeeze(-1)
+            torch.sub(scores, others, out=others)  # ln p/q
+            scores.exp_()
+            kl[rows] = (scores * others).sum(-1)
+        ctx.mark_dirty(logits, reference_logits)
+        ctx.save_for_backward(logits, reference_logits, tokens, kl)
+        ctx.mark_non_differentiable(reference_logits, reference_logps)
+        return logps, kl, reference_logps, logits, reference_logits
+
+    @staticmethod
+    def backward(
+        ctx, logps_grad: Tensor | None, kl_grad: Tensor | None, *_: None
+    ) -> tuple[Tensor, None, None, None]:
+        # d logp / d logits = (onehot - p) / T;  d KL / d logits = p (ln p/q - KL) / T
+        probabilities, log_ratios, tokens, kl = ctx.saved_tensors
+        zero = torch.zeros_like(kl)
+        for_logps = (zero if logps_grad is None else logps_grad) / ctx.temperature
+        for_kl = (zero if kl_grad is None else kl_grad) / ctx.temperature
+        weights = log_ratios.sub_(kl.unsqueeze(-1)).mul_(for_kl.unsqueeze(-1))
+        grad = probabilities.mul_(weights.sub_(for_logps.unsqueeze(-1)))
+        grad.scatter_add_(-1, tokens.unsqueeze(-1), for_logps.unsqueeze(-1))
+        return grad, None, None, None
+
+
+def token_logps_and_kl_(
+    logits: Tensor, reference_logits: Tensor, tokens: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ln p of each token, KL(p ‖ q) over the vocabulary at its position, ln q: each (tokens,).
+
+    Both logits are (tokens, vocabulary) and are overwritten; the reference gets no gradient.
+    """
+    given = (logits, reference_logits, tokens, temperature)
+    return _TokenLogpsAndKLInPlace.apply(*given)[:3]
+
+
+def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(p ‖ q) summed over the vocabulary: two logits (..., vocabulary) give (...).
+
+    >>> exact_kl(torch.tensor([0.7, 0.3]).log(), torch.tensor([0.5, 0.5]).log())
+    tensor(0.0823)
+    """
+    logps = logits.log_softmax(-1)
+    return (logps.exp() * (logps - reference_logits.log_softmax(-1))).sum(-1)
+
+
 def sequence_logps(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """Summed log-probability of each response: logits (batch, sequence, vocabulary) give (batch,).
 
@@ -91,8 +154,10 @@ def up_to_end(responses: Tensor, end: int) -> Tensor:
 
 
 def unpack(packed: Tensor, mask: Tensor) -> Tensor:
-    """Put one number per True of the mask, (tokens,), into (batch, response); zero elsewhere."""
-    return torch.zeros_like(mask, dtype=packed.dtype).masked_scatter(mask, packed)
+    """Entries (tokens, …), one per True of the mask, in (batch, response, …); zero elsewhere."""
+    rows = packed.new_zeros(*mask.shape, *packed.shape[1:])
+    rows[mask] = packed
+    return rows
 
 
 def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:

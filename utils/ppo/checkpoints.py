@@ -76,6 +76,8 @@ def load(
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+            if f"{name}.step" not in moments:  # not trained yet: only the values were
+                continue
             optimizer.state[parameter] = {
                 key: moments[f"{name}.{key}"].to(parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")

@@ -102,11 +102,44 @@ class ActorCritic:
                 states = sampling.response_states(self.critic["trunk"], rollout, rows)
         return logps, self.critic["head"](states.float()).squeeze(-1)
 
+    def values(self, rollout: Rollout, rows: Tensor) -> Tensor:
+        """Values of the given rows' response tokens, without the policy's head: (tokens,)."""
+        trunk = dict(self.critic.items()).get("trunk", self.trunk)
+        with dropout_off(trunk), self.autocast():
+            states = sampling.response_states(trunk, rollout, rows)
+        return self.critic["head"](states.float()).squeeze(-1)
+
+    def logps_values_and_kl(
+        self, rollout: Rollout, rows: Tensor, reference_states: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probabilities, values, the exact KL and the reference's: each (tokens,).
+
+        `reference_states` are the reference's hidden states of these tokens: its trunk, which takes
+        most of the time, runs once per batch, and its output layer once per pass.
+        """
+        with dropout_off(self.policy, self.critic), self.autocast():
+            states = sampling.response_states(self.trunk, rollout, rows)
+            tokens = rollout.responses[rows][rollout.mask[rows]]
+            with torch.no_grad(), self.reference_parts() as (_, head):
+                reference_logits = head(reference_states).float()
+            logits = self.head(states).float()
+            given = (logits, reference_logits, tokens, self.temperature)
+            logps, kl, reference_logps = losses.token_logps_and_kl_(*given)
+            if "trunk" in self.critic:
+                states = sampling.response_states(self.critic["trunk"], rollout, rows)
+        return logps, self.critic["head"](states.float()).squeeze(-1), kl, reference_logps
+
+    @torch.no_grad()
+    def reference_states(self, rollout: Rollout, rows: Tensor) -> Tensor:
+        """The reference's hidden states of the given rows' response tokens: (tokens, hidden)."""
+        with self.reference_parts() as (trunk, _), dropout_off(trunk), self.autocast():
+            return sampling.response_states(trunk, rollout, rows)
+
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout, rows: Tensor) -> Tensor:
         """The reference's log-probabilities of the given rows' response tokens: (tokens,)."""
-        with self.reference_parts() as (trunk, head), dropout_off(trunk, head), self.autocast():
-            states = sampling.response_states(trunk, rollout, rows)
+        states = self.reference_states(rollout, rows)
+        with self.reference_parts() as (_, head), self.autocast():
             return sampling.response_logps(head, states, rollout, rows, self.temperature)
 
     # --- Drawing responses ---

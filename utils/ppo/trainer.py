@@ -23,7 +23,7 @@ What is simplified, and why:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,18 +64,22 @@ class PPOConfig:
     missing_eos_penalty: float = 0.0  # subtracted from the score if there is no end-of-text token
     reward_cap: float | None = None  # clip scores to ± this, so that extreme ones gain no more
     kl_coef: float = 0.3  # β, the coefficient of the KL term, in reward per nat
-    kl_estimator: Literal["k1", "k3"] = "k1"  # ln p/q, or q/p - 1 - ln q/p, never negative
+    kl_estimator: Literal["k1", "k3", "exact"] = "k1"  # see `losses.kl_estimate`; "exact" sums over
+    # the vocabulary, and its gradient is in the loss: no KL comes from the luck of the draw
     target_kl: float | None = None  # nats per episode; kl_coef adapts to reach it; None: fixed
     kl_horizon: int = 10_000  # episodes; an adaptive kl_coef changes more slowly if it is larger
     kl_limit: float = 100.0  # nats per episode; the run stops above this
     gamma: float = 1.0  # discount per token
     lam: float = 1.0  # λ of GAE: 1 has no bias; a smaller λ relies more on the values
+    value_lam: float | None = None  # λ of the values' targets, which need no small one; None: lam
     whiten_rewards: bool = False  # scale per-token rewards to unit variance
     whiten_advantages: bool = True  # scale advantages to zero mean and unit variance
     clip_range: float = 0.2  # ratios are clipped to 1 ± this
     value_clip_range: float | None = 0.2  # values are clipped to old ± this; None: no clipping
     value_coef: float = 0.1  # weight of the value loss
     shared_value_head: bool = True  # values from the policy's trunk; False: from a copy of it
+    value_learning_rate: float | None = None  # of the values' parameters; None: learning_rate
+    value_updates: int = 0  # the first updates train only the values, so the policy starts informed
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast; fp16 scales the loss
     checkpoint_every: int = 10  # updates between checkpoints
     seed: int = 0  # all random numbers are computed from it
@@ -90,11 +94,21 @@ class PPOConfig:
                 f"PPOConfig.batch_size {self.batch_size} is not a multiple of minibatch_size "
                 f"{self.minibatch_size}: change one of the two."
             )
-        for name, known in (("precision", DTYPES), ("kl_estimator", ("k1", "k3"))):
+        for name, known in (("precision", DTYPES), ("kl_estimator", ("k1", "k3", "exact"))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"PPOConfig.{name} is {getattr(self, name)!r}: use one of {', '.join(known)}."
                 )
+        if self.kl_estimator == "exact" and (self.whiten_advantages or self.whiten_rewards):
+            raise ValueError(
+                "PPOConfig.kl_estimator='exact' puts the KL into the loss, and whitening scales "
+                "the rewards but not this KL: set whiten_advantages=False and whiten_rewards=False."
+            )
+        if self.value_updates and self.shared_value_head:
+            raise ValueError(
+                "PPOConfig.value_updates trains the values alone, but with a shared trunk this "
+                "changes the policy: set shared_value_head=False."
+            )
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,12 @@ class Experience:
     scores: Tensor  # (batch,), the reward of each text before cap and penalty
     logps: Tensor  # of the policy that sampled the responses
     reference_logps: Tensor
+    kl: Tensor  # to the reference, at every token
     values: Tensor
     rewards: Tensor  # minus β times the KL at every token, plus the score at the last token
     advantages: Tensor
     returns: Tensor
+    reference_states: Tensor | None  # hidden states, for the exact KL: (batch, response, hidden)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
@@ -166,9 +182,16 @@ class PPOTrainer:
                 "the gradient scaler cannot handle: cast them with `.float()` first."
             )
         fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=0.0, fused=fused
-        )
+        rates = {"policy": config.learning_rate}
+        rates["critic"] = config.value_learning_rate or config.learning_rate
+        groups = [
+            {
+                "params": [p for name, p in self.parameters.items() if name.startswith(owner)],
+                "lr": rate,
+            }
+            for owner, rate in rates.items()
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
         self.models.compile_sampling(max(map(len, self.prompts)))
@@ -221,13 +244,23 @@ class PPOTrainer:
         adjusted = scores.clamp(-cap, cap) - config.missing_eos_penalty * ~rollout.ended
 
         # 3. KL to the reference, computed in the same minibatches as the first epoch
-        scored = [self.models.logps_and_values(rollout, rows) for rows in minibatches]
-        reference = [self.models.reference_logps(rollout, rows) for rows in minibatches]
-        logps, values, reference_logps = (
-            processes.gather(losses.unpack(torch.cat(packed), mask[mine]), size)
-            for packed in (*zip(*scored, strict=True), reference)
-        )
-        kl = losses.kl_estimate(logps, reference_logps, config.kl_estimator)
+        def whole(parts: Iterable[Tensor]) -> Tensor:
+            return processes.gather(losses.unpack(torch.cat(list(parts)), mask[mine]), size)
+
+        states = None
+        if config.kl_estimator == "exact":
+            own = [self.models.reference_states(rollout, rows) for rows in minibatches]
+            scored = [
+                self.models.logps_values_and_kl(rollout, rows, part)
+                for rows, part in zip(minibatches, own, strict=True)
+            ]
+            states = whole(own)
+            logps, values, kl, reference_logps = map(whole, zip(*scored, strict=True))
+        else:
+            scored = [self.models.logps_and_values(rollout, rows) for rows in minibatches]
+            logps, values = map(whole, zip(*scored, strict=True))
+            reference_logps = whole(self.models.reference_logps(rollout, r) for r in minibatches)
+            kl = losses.kl_estimate(logps, reference_logps, config.kl_estimator)
 
         # 4. Per-token rewards: minus β times the KL at every token, plus the score at the last
         rewards = losses.per_token_rewards(kl, adjusted, mask, self.kl_coef)
@@ -236,12 +269,23 @@ class PPOTrainer:
 
         # 5. Generalised advantage estimation
         advantages, returns = losses.gae(rewards, values, gamma=config.gamma, lam=config.lam)
+        if config.value_lam is not None:
+            _, returns = losses.gae(rewards, values, gamma=config.gamma, lam=config.value_lam)
 
         # 6. Whitening over the response tokens
         if config.whiten_advantages:
             advantages = losses.masked_whiten(advantages, mask)
         return Experience(
-            rollout, scores, logps, reference_logps, values, rewards, advantages, returns
+            rollout,
+            scores,
+            logps,
+            reference_logps,
+            kl,
+            values,
+            rewards,
+            advantages,
+            returns,
+            states,
         )
 
     def update(self, experience: Experience) -> dict[str, float]:
@@ -252,9 +296,12 @@ class PPOTrainer:
             why = f"the KL to the reference is {metrics['kl']:.3g} nats per episode, above kl_limit"
             remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
             raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
-        left = 1 - self.updates_done / config.updates if config.anneal else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * left
+        only_values = self.updates_done < config.value_updates
+        done = max(0, self.updates_done - config.value_updates)
+        left = 1 - done / (config.updates - config.value_updates) if config.anneal else 1.0
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * left
+        if config.value_learning_rate is None:  # the values follow the policy
+            self.optimizer.param_groups[1]["lr"] = config.learning_rate * left
         names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
         sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
@@ -268,7 +315,17 @@ class PPOTrainer:
                 mask = batch.rollout.mask[rows]
                 old_logps, advantages = batch.logps[rows][mask], batch.advantages[rows][mask]
                 old_values, returns = batch.values[rows][mask], batch.returns[rows][mask]
-                logps, values = self.models.logps_and_values(batch.rollout, rows)  # (tokens,) each
+                if only_values:
+                    values = self.models.values(batch.rollout, rows)
+                    logps, kl_loss = old_logps, 0.0
+                elif batch.reference_states is not None:
+                    states = batch.reference_states[rows][mask]
+                    given = (batch.rollout, rows, states)
+                    logps, values, kl, _ = self.models.logps_values_and_kl(*given)
+                    kl_loss = self.kl_coef * kl.sum() / tokens
+                else:
+                    logps, values = self.models.logps_and_values(batch.rollout, rows)  # (tokens,)
+                    kl_loss = 0.0
 
                 # 7. Clipped policy loss: the mean over the minibatch's tokens in all processes
                 policy_losses = losses.clipped_policy_loss(
@@ -283,7 +340,8 @@ class PPOTrainer:
                 value_loss = value_losses.sum() / tokens
 
                 # 9. Optimiser step
-                norms.append(self.step(policy_loss + config.value_coef * value_loss))
+                loss = 0.0 if only_values else policy_loss + kl_loss
+                norms.append(self.step(loss + config.value_coef * value_loss))
                 log_ratio = (logps - old_logps).detach()
                 clipped = ((log_ratio.exp() - 1).abs() > config.clip_range).sum() / tokens
                 kl_so_far = (log_ratio.exp() - 1 - log_ratio).sum() / tokens  # k3, old to new
@@ -305,7 +363,13 @@ class PPOTrainer:
         self.scaler.scale(loss).backward()
         processes.add(parameter.grad for parameter in self.parameters.values())
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        apart = self.config.value_learning_rate is not None
+        policy, critic = (group["params"] for group in self.optimizer.param_groups)
+        norm = nn.utils.clip_grad_norm_(
+            policy if apart else [*policy, *critic], self.config.max_grad_norm
+        )
+        if apart:
+            nn.utils.clip_grad_norm_(critic, self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm
@@ -314,6 +378,8 @@ class PPOTrainer:
         """The metrics of a batch before learning; most are means over its episodes."""
         rollout, mask = experience.rollout, experience.rollout.mask
         kl = (experience.logps - experience.reference_logps).sum(1)  # (batch,)
+        if self.config.kl_estimator == "exact":
+            kl = experience.kl.sum(1)
         columns = {
             "reward": experience.scores,
             "kl": kl,  # nats per episode
