@@ -27,10 +27,31 @@ def test_formula_on_rows_checked_by_eye():
     capped = negative_reward(logits, "capped", cap=4.0)
     torch.testing.assert_close(capped, torch.tensor([2.0, 0.0, 4.0, -0.5]))
     torch.testing.assert_close(negative_reward(logits, "probability"), logits.softmax(-1)[:, 0])
+    p = logits.softmax(-1)[:, 0]
+    torch.testing.assert_close(negative_reward(logits, "log_odds"), p.log() - (1 - p).log())
+
+
+def test_a_shift_of_all_logits_moves_only_the_rewards_made_of_one_logit():
+    logits = torch.tensor([[1.0, 0.2, -0.5], [0.3, 0.1, 1.5], [60.0, 0.0, -4.0]])
+    shifted = logits + 3
+    torch.testing.assert_close(logits.softmax(-1), shifted.softmax(-1))
+    for kind in ("probability", "log_odds"):
+        torch.testing.assert_close(negative_reward(shifted, kind), negative_reward(logits, kind))
+    moved = negative_reward(shifted) - negative_reward(logits)
+    torch.testing.assert_close(moved, torch.tensor([3.0, 0.0, 3.0]))
+    assert negative_reward(logits, "log_odds").isfinite().all()
+
+
+@pytest.mark.parametrize("kind", reward_module.KINDS)
+def test_negative_counts_the_class_and_not_the_sign_of_the_reward(parts, monkeypatch, kind):
+    logits = torch.tensor([[-0.2, -0.9, -0.7], [0.3, 0.1, 1.5], [2.0, 0.5, -1.0], [-2.0, 1.0, 0.9]])
+    reward = SentimentReward(*parts, max_length=64, kind=kind, cap=1.0)
+    monkeypatch.setattr(reward, "logits", lambda texts: logits)
+    assert reward.negative([""] * 4).tolist() == [True, False, True, False]
 
 
 def test_wrong_kinds_are_named():
-    with pytest.raises(ValueError, match="logit, capped, probability"):
+    with pytest.raises(ValueError, match="logit, capped, probability, log_odds"):
         negative_reward(torch.zeros(1, 3), "z")
     with pytest.raises(ValueError, match="needs a cap"):
         negative_reward(torch.zeros(1, 3), "capped")

@@ -37,8 +37,8 @@ class Policy:
     prompt_words: int  # first words of a sentence that the policy continues
     held_out_prompts: int  # of the test split, for every evaluation
     base_samples: int  # texts per prompt, to estimate p(negative) before training
-    reward_kind: str
-    reward_cap: float
+    reward_kind: str  # a kind of utils.models.negative_reward
+    reward_cap: float  # the highest reward of a text, for the kind "capped"
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class Profile:
 # 01
 _LAB_REWARD = RewardModel(
     model_id="stand-in",
-    batch_size=16,
-    epochs=6,
-    learning_rate=7e-4,  # high, because the weights are not pre-trained
+    batch_size=32,
+    epochs=5,
+    learning_rate=1e-3,  # high, because the weights are not pre-trained
     max_length=64,
     class_weight_exponent=0.5,
     label_smoothing=0.05,
@@ -238,7 +238,7 @@ _LAB_POLICY = Policy(
     held_out_prompts=600,
     base_samples=16,
     reward_kind="capped",
-    reward_cap=4.0,
+    reward_cap=1.0,  # below most logits of negative texts, so that it limits the reward
 )
 _GPU_POLICY = Policy(
     model_id="NlpHUST/gpt2-vietnamese",
@@ -250,7 +250,7 @@ _GPU_POLICY = Policy(
     held_out_prompts=600,  # as many as in the lab, so the intervals have the same width
     base_samples=16,
     reward_kind="capped",  # the same reward as in the lab
-    reward_cap=4.0,
+    reward_cap=1.0,
 )
 _LAB_PPO = PPORun(
     updates=120,

@@ -1,23 +1,89 @@
-"""Notebook 01: reward, class weights, temperature."""
+"""Notebook 01: weighted loss, reward, log-odds, class weights, temperature.
 
-from collections.abc import Callable
+The solutions of 01.1 and 01.2 are the functions that the notebook shows folded.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from utils.exercises.checks import Verdict, exercise
+from utils.exercises.equality import value_and_gradients
 
 _LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.3, 0.1, 1.5], [-0.5, 0.2, -0.9], [1.2, 1.1, 1.0]])
 _EXPECTED = torch.tensor([2.0, 0.0, 0.0, 1.2])  # the negative logit where it is the largest
 
 
-@exercise("01.1")
-def _reward_by_hand(attempt: Callable[[torch.Tensor], torch.Tensor]) -> Verdict:
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The cross-entropy, as a mean over the rows with the weight of each row's class."""
+    logps = logits.log_softmax(-1)  # (rows, classes)
+    picked = logps.gather(1, labels[:, None]).squeeze(1)  # (rows,)
+    return -(weights[labels] * picked).sum() / weights[labels].sum()
+
+
+@exercise("01.1", solution=weighted_loss)
+def _weighted_loss(attempt: Callable[..., Tensor]) -> Verdict:
+    """`attempt(logits, labels, weights) -> loss`, divided by the sum of the rows' weights."""
+    logits = _LOGITS.clone().requires_grad_()
+    labels, weights = torch.tensor([0, 1, 2, 1]), torch.tensor([1.0, 4.0, 1.5])
+    result = attempt(logits, labels, weights)
+    if not isinstance(result, Tensor):
+        found = "nothing" if result is None else type(result).__name__
+        return f"your function returns {found}: return a tensor."
+    value, (slope,) = value_and_gradients(lambda z: attempt(z, labels, weights), [logits])
+    wanted, (right,) = value_and_gradients(lambda z: weighted_loss(z, labels, weights), [logits])
+    rows = -logits.detach().log_softmax(-1)[range(4), labels]
+    if value.shape == (4,):
+        return "you return one loss per row: the result is one number, the weighted mean."
+    if value.shape != ():
+        return f"the loss must be one number, and yours has shape {tuple(value.shape)}."
+    mistakes = {
+        "the sign is wrong: the loss is minus the log-probability of the true class.": -wanted,
+        "your loss does not use the weights.": rows.mean(),
+        "you divide by the number of rows: divide by the sum of the rows' weights.": (
+            weights[labels] * rows
+        ).mean(),
+        "you return the weighted sum: divide by the sum of the rows' weights.": (
+            weights[labels] * rows
+        ).sum(),
+        "you divide by the sum over the classes: add up the weights of the rows.": (
+            weights[labels] * rows
+        ).sum()
+        / weights.sum(),
+        "these are probabilities: use log_softmax, because the loss is a log-probability.": (
+            (weights[labels] * -(-rows).exp()).sum() / weights[labels].sum()
+        ),
+    }
+    for message, mistake in mistakes.items():
+        if torch.allclose(value, mistake, atol=1e-5):
+            return message
+    if not torch.allclose(value, wanted, atol=1e-5):
+        return (
+            f"the loss should be {float(wanted):.4f} in this example: yours is {float(value):.4f}."
+        )
+    if not torch.allclose(slope, right, atol=1e-5):
+        return "the value is right, but its gradient is not: use neither detach nor item here."
+    return None
+
+
+def negative_reward(logits: Tensor) -> Tensor:
+    """r = z_negative if the class is negative, else 0."""
+    z = logits[:, 0]
+    return torch.where(logits.argmax(-1) == 0, z, torch.zeros_like(z))
+
+
+@exercise("01.2", solution=negative_reward)
+def _reward(attempt: Callable[[Tensor], Tensor]) -> Verdict:
     """`attempt(logits) -> rewards`, r = z_negative if the class is negative, else 0."""
     answer = torch.as_tensor(attempt(_LOGITS.clone()))
     if answer.shape != _EXPECTED.shape:
         return f"give one reward per text, shape (4,): yours has shape {tuple(answer.shape)}."
+    low = torch.tensor([[-0.3, -0.9, -1.2]])  # negative is the largest, and below zero
     if torch.allclose(answer.float(), _EXPECTED):
-        return None
+        if torch.allclose(torch.as_tensor(attempt(low)).float(), low[:, 0]):
+            return None
+        return "the largest logit may be below zero: r is then z_negative too, and not 0."
     if torch.allclose(answer.float(), _LOGITS[:, 0]):
         return "you return every text's negative logit: where another class wins it must be 0."
     if torch.allclose(answer.float(), _LOGITS.softmax(-1)[:, 0], atol=1e-4):
@@ -29,33 +95,73 @@ def _reward_by_hand(attempt: Callable[[torch.Tensor], torch.Tensor]) -> Verdict:
     return "the rewards of the four rows of logits used here should be 2.0, 0, 0 and 1.2."
 
 
-@exercise("01.2")
-def _balanced_weights(attempt: Callable[[list[int]], list[float]]) -> Verdict:
-    """`attempt(counts) -> weights`: (total / count) ** 0.5, scaled to a mean of 1 over the rows."""
-    counts = torch.tensor([400.0, 25.0, 575.0])
-    raw = (counts.sum() / counts) ** 0.5
-    wanted = raw * counts.sum() / (raw * counts).sum()
-    answer = torch.as_tensor(attempt(counts.int().tolist())).float()
-    if answer.shape != wanted.shape:
-        return f"give one weight per class, shape (3,): yours has shape {tuple(answer.shape)}."
-    if torch.allclose(answer, wanted, rtol=1e-3):
-        return None
-    if torch.allclose(answer, raw, rtol=1e-3):
-        return (
-            "your weights are right up to a factor: divide them by their mean over the rows, "
-            "because another factor changes the effective learning rate."
-        )
-    if torch.allclose(answer / answer[0], (counts[0] / counts), rtol=1e-3):
-        return (
-            "that is the full inverse frequency: take its square root, because the exponent is 0.5."
-        )
-    if answer[1] < answer[0]:
-        return "the rare class must weigh more than the frequent ones, and yours weighs less."
-    return "take the square root of total / count, and scale it so that the mean over rows is 1."
-
-
 @exercise("01.3")
-def _calibrated(attempt: Callable[[torch.Tensor, torch.Tensor], float]) -> Verdict:
+def _log_odds(attempt: Callable[[Tensor], Tensor]) -> Verdict:
+    """`attempt(logits) -> log-odds`, ln p - ln(1 - p) with p = p(negative), without overflow."""
+    wanted = _LOGITS[:, 0] - _LOGITS[:, 1:].logsumexp(-1)
+    answer = torch.as_tensor(attempt(_LOGITS.clone())).float()
+    if answer.shape != wanted.shape:
+        return f"give one number per text, shape (4,): yours has shape {tuple(answer.shape)}."
+    p = _LOGITS.softmax(-1)[:, 0]
+    mistakes = {
+        "that is p(negative): take ln p - ln(1 - p).": p,
+        "that is ln p alone: subtract ln(1 - p).": p.log(),
+        "these are the odds p / (1 - p): take their logarithm.": p / (1 - p),
+        "the sign is wrong: the result grows with p(negative).": -wanted,
+        "that is the logit alone: subtract ln(1 - p) as well.": _LOGITS[:, 0],
+        "that is the lead over the largest other logit: use logsumexp of the other two.": (
+            _LOGITS[:, 0] - _LOGITS[:, 1:].amax(-1)
+        ),
+    }
+    for message, mistake in mistakes.items():
+        if torch.allclose(answer, mistake, atol=1e-4):
+            return message
+    if not torch.allclose(answer, wanted, atol=1e-4):
+        return (
+            f"the first text should get {float(wanted[0]):.4f}: yours gets {float(answer[0]):.4f}."
+        )
+    sure = torch.tensor([[60.0, 0.0, 0.0]])
+    if not torch.allclose(torch.as_tensor(attempt(sure)).float(), torch.tensor([59.3069])):
+        return (
+            "right for usual logits, but with the logits 60, 0, 0 the probability rounds to 1 and "
+            "ln(1 - p) is infinite: subtract the logsumexp of the other two logits from z."
+        )
+    return None
+
+
+@exercise("01.4")
+def _class_weights(attempt: Callable[[list[int], float], Sequence[float]]) -> Verdict:
+    """`attempt(counts, exponent) -> weights`, in the proportion of (total / count) ** exponent.
+
+    Every scale is right, because the weighted mean divides by the sum of the weights.
+    """
+    counts = torch.tensor([400.0, 25.0, 575.0])
+
+    def answer(exponent: float) -> Tensor:
+        return torch.as_tensor(attempt(counts.int().tolist(), exponent)).float()
+
+    half, full = answer(0.5), answer(1.0)
+    if half.shape != counts.shape:
+        return f"give one weight per class, shape (3,): yours has shape {tuple(half.shape)}."
+    if not (half > 0).all():
+        return "every weight must be above 0."
+    if torch.allclose(half / half[0], full / full[0], rtol=1e-3):
+        return "the result is the same for the exponents 0.5 and 1: use the exponent."
+    if half[1] < half[0]:
+        return "the rare class must weigh more than the frequent ones, and yours weighs less."
+    for given, weights in ((0.5, half), (1.0, full)):
+        wanted = (counts[0] / counts) ** given
+        if not torch.allclose(weights / weights[0], wanted, rtol=1e-3):
+            return (
+                f"with the exponent {given:g} the second class should weigh {float(wanted[1]):.2f} "
+                f"times as much as the first: yours weighs {float(weights[1] / weights[0]):.2f} "
+                "times as much."
+            )
+    return None
+
+
+@exercise("01.5")
+def _calibrated(attempt: Callable[[Tensor, Tensor], float]) -> Verdict:
     """`attempt(logits, labels) -> temperature` that minimises the negative log-likelihood."""
     generator = torch.Generator().manual_seed(0)
     honest = torch.randn(4000, 3, generator=generator) * 1.5

@@ -17,6 +17,7 @@ from utils.judge.metrics import distinct, perplexity
 from utils.losses import positions
 from utils.models.memory import release
 from utils.models.precision import precision_arguments
+from utils.models.sentiment import SentimentReward
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward
 
@@ -62,13 +63,12 @@ class Frontier:
 
 
 def portrait(
-    texts: Sequence[str], reward: Reward, judge: Pipeline, models: ActorCritic
+    texts: Sequence[str], reward: SentimentReward, judge: Pipeline, models: ActorCritic
 ) -> dict[str, float]:
     """Statistics of texts: by the reward, by the judge, and by the reference of `models`."""
-    rewards = np.array([float(value) for value in reward(list(texts))])
     return {
-        "reward": float(rewards.mean()),
-        "negative (reward)": float((rewards > 0).mean()),
+        "reward": float(reward(texts).mean()),
+        "negative (reward)": float(reward.negative(texts).float().mean()),
         "negative (judge)": float(np.mean(judge.predict(texts) == NEGATIVE)),
         "reference perplexity": perplexity(models.reference, models.tokenizer, texts),
         "distinct-2": distinct(texts),

@@ -18,7 +18,7 @@ from utils.models.language import STAND_IN
 from utils.models.lengths import Say, cut
 
 PHOBERT_V2 = "vinai/phobert-base-v2"
-KINDS = ("logit", "capped", "probability")
+KINDS = ("logit", "capped", "probability", "log_odds")
 
 
 def encode(
@@ -60,7 +60,9 @@ def negative_reward(
 ) -> torch.Tensor:
     """The reward of the course: r = z_negative if the class is negative, else 0.
 
-    `capped` limits z from above; `probability` uses p(negative) for every class.
+    `capped` limits z from above. `probability` is p(negative), and `log_odds` is
+    ln p(negative) - ln(1 - p(negative)), both for every class. Only these two stay the same when a
+    number is added to all three logits, which changes no probability.
 
     >>> negative_reward(torch.tensor([[2.0, 0.1, -1.0], [0.2, 0.1, 3.0]]))
     tensor([2., 0.])
@@ -69,6 +71,9 @@ def negative_reward(
         raise ValueError(f"Reward kind {kind!r} does not exist: choose {', '.join(KINDS)}.")
     if kind == "probability":
         return logits.softmax(-1)[:, NEGATIVE]
+    if kind == "log_odds":
+        others = [code for code in range(len(SENTIMENTS)) if code != NEGATIVE]
+        return logits[:, NEGATIVE] - logits[:, others].logsumexp(-1)
     z = logits[:, NEGATIVE]
     if kind == "capped":
         if cap is None:
@@ -135,6 +140,10 @@ class SentimentReward:
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """One reward per text."""
         return negative_reward(self.logits(texts), self.kind, self.cap)
+
+    def negative(self, texts: Sequence[str]) -> torch.Tensor:
+        """Whether each text's class is negative; the sign of the reward does not say it."""
+        return self.logits(texts).argmax(-1) == NEGATIVE
 
 
 # --- Before training ---------------------------------------------------------------------------
