@@ -17,6 +17,6 @@ __getattr__, __all__ = door(
             "tokenise",
         ],
         "shared_prompt": ["SharedPromptDPOTrainer", "joined", "pair_logps"],
-        "training": ["EpochLines", "adapt_language_model", "fit", "run"],
+        "training": ["EpochLines", "adapt_language_model", "fit", "run", "training_seconds"],
     },
 )

@@ -315,9 +315,10 @@ def seconds_and_steps(found: dict[str, object]) -> dict[str, float]:
             "train_seconds": sum(update["seconds"] for update in found["history"]),
             "steps": len(found["history"]),
         }
-    state = found["trainer"].state
-    logged = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    return {"train_seconds": logged[-1], "steps": state.global_step}
+    from utils.finetune.training import training_seconds
+
+    trainer = found["trainer"]
+    return {"train_seconds": training_seconds(trainer), "steps": trainer.state.global_step}
 
 
 def hand_over(name: str) -> None:

@@ -421,3 +421,9 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 learned[name].data.copy_(values)
         del trainer, learned
         memory.release()
+
+
+def training_seconds(trainer: Trainer) -> float:
+    """How long the training took, also if it ran before this process loaded its result."""
+    logged = [e["train_runtime"] for e in trainer.state.log_history if "train_runtime" in e]
+    return logged[-1]
