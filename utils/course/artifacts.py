@@ -13,6 +13,7 @@ from pathlib import Path
 from utils.course import colab, hub, notebooks, progress
 from utils.course.errors import CourseError
 from utils.course.folders import MANIFEST, fault, recover, swap, written_whole
+from utils.course.language import tr
 from utils.course.paths import ROOT
 
 
@@ -41,8 +42,11 @@ def _folder_of(name: str, shelf: Shelf) -> Path:
     """The artifact's folder in the shelf's folder, never outside of it."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ArtifactError(
-            f"An artifact cannot have the name {name!r}: use only letters, digits, '_', '-' and "
-            "'.', for instance 01_phobert_reward_model."
+            tr(
+                "An artifact cannot have the name {name!r}: use only letters, digits, '_', '-' "
+                "and '.', for instance 01_phobert_reward_model.",
+                name=name,
+            )
         )
     return shelf.folder / name
 
@@ -78,7 +82,7 @@ def publish(
     """
     final = _folder_of(name, shelf)
     keep = final.with_name(f"{name}.former") if keep_former else None
-    with written_whole(final, f"Artifact {name}", inputs=inputs, keep=keep) as new:
+    with written_whole(final, tr("Artifact {name}", name=name), inputs=inputs, keep=keep) as new:
         yield new
         (new / "metrics.json").write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -93,12 +97,12 @@ def find(name: str, shelf: Shelf, inputs: dict[str, str] | None = None) -> tuple
     recover(final)
     reason = fault(final, inputs)
     if reason is None:
-        return final, "found in the local folder"
+        return final, tr("found in the local folder")
     if shelf.drive and fault(shelf.drive / name, inputs) is None:
         _copy(shelf.drive / name, final)
-        return final, "copied from Drive"
+        return final, tr("copied from Drive")
     if shelf.hub_repo and _fetch_from_hub(name, shelf, inputs):
-        return final, f"fetched from {shelf.hub_repo}"
+        return final, tr("fetched from {repository}", repository=shelf.hub_repo)
     return None, reason
 
 
@@ -110,7 +114,13 @@ def _fetch_from_hub(name: str, shelf: Shelf, inputs: dict[str, str] | None) -> b
     try:
         snapshot = snapshot_download(shelf.hub_repo, allow_patterns=f"{prefix}/*")
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        print(f"{shelf.hub_repo} could not be read ({type(error).__name__}).")
+        print(
+            tr(
+                "{repository} could not be read ({error}).",
+                repository=shelf.hub_repo,
+                error=type(error).__name__,
+            )
+        )
         return False
     if fault(Path(snapshot) / prefix, inputs) is not None:
         return False
@@ -124,15 +134,24 @@ def require(name: str, shelf: Shelf, *, inputs: dict[str, str] | None = None) ->
     if folder is None:
         time = notebooks.expected_time(name, shelf.folder.name)
         print(
-            f"Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
+            tr(
+                "Artifact {name}: {reason}. The notebook that makes it is run now ({time}).",
+                name=name,
+                reason=reason,
+                time=time,
+            ),
             flush=True,
         )
         _run_notebook(name, shelf)
         folder, reason = find(name, shelf, inputs)
     if folder is None:
         raise ArtifactError(
-            f"Artifact {name} is still not available ({reason}): open notebooks/{name}.ipynb and "
-            "run all its cells."
+            tr(
+                "Artifact {name} is still not available ({reason}): open "
+                "notebooks/{name}.ipynb and run all its cells.",
+                name=name,
+                reason=reason,
+            )
         )
     return folder
 
@@ -142,11 +161,14 @@ def _run_notebook(name: str, shelf: Shelf) -> None:
 
     def advance(done: int, total: int) -> None:
         nonlocal bar, shown
-        bar = bar or progress.bar(f"notebook {name[:2]}", total, "cell")
+        bar = bar or progress.bar(tr("notebook {number}", number=name[:2]), total, tr("cell"))
         bar.update(done - bar.n)
         if done * 4 // total > shown:  # four lines per notebook, not one per cell
             shown = done * 4 // total
-            print(f"  {name}: {done} of {total} cells", flush=True)
+            print(
+                tr("  {name}: {done} of {total} cells", name=name, done=done, total=total),
+                flush=True,
+            )
 
     run = notebooks.execute(
         name,
@@ -159,5 +181,7 @@ def _run_notebook(name: str, shelf: Shelf) -> None:
     if bar is not None:
         bar.close()
     if run.error:
-        raise ArtifactError(f"notebooks/{name}.ipynb stopped with: {run.error}")
-    print(f"  {name}: made in {run.seconds:.0f} s")
+        raise ArtifactError(
+            tr("notebooks/{name}.ipynb stopped with: {error}", name=name, error=run.error)
+        )
+    print(tr("  {name}: made in {seconds:.0f} s", name=name, seconds=run.seconds))

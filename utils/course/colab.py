@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from utils.course.language import tr
 from utils.course.paths import ROOT
 
 # changing the version of one of these breaks a running kernel ("dtype size changed")
@@ -106,8 +107,12 @@ def _pip(*arguments: str) -> None:
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
         raise RuntimeError(
-            f"The course's packages could not be installed ({reason}): run this cell again; if it "
-            "fails again, choose Runtime > Disconnect and delete runtime, and start again."
+            tr(
+                "The course's packages could not be installed ({reason}): run this cell again; "
+                "if it fails again, choose Runtime > Disconnect and delete runtime, and start "
+                "again.",
+                reason=reason,
+            )
         )
 
 
@@ -122,7 +127,7 @@ def prepare() -> None:
     missing = to_install(before, wanted)
     if not missing:
         return
-    print(f"Installing {', '.join(missing)} …", flush=True)
+    print(tr("Installing {packages} …", packages=", ".join(missing)), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(to_keep(before, wanted)), encoding="utf-8")
@@ -135,11 +140,19 @@ def prepare() -> None:
         return
     if RESTARTED.exists():
         raise RuntimeError(
-            f"{', '.join(loaded)} was loaded before it was replaced, and the runtime has already "
-            "restarted once: choose Runtime > Restart session, then run all cells."
+            tr(
+                "{packages} was loaded before it was replaced, and the runtime has already "
+                "restarted once: choose Runtime > Restart session, then run all cells.",
+                packages=", ".join(loaded),
+            )
         )
     RESTARTED.touch()
-    print(f"{', '.join(loaded)} was already loaded: the runtime restarts once; run all again.")
+    print(
+        tr(
+            "{packages} was already loaded: the runtime restarts once; run all again.",
+            packages=", ".join(loaded),
+        )
+    )
     _restart()
 
 
@@ -152,11 +165,13 @@ def keep_on_drive() -> None:
     try:
         from google.colab import drive
     except ImportError:
-        print("KEEP_ON_DRIVE works only on Colab: here all files stay in the folder artifacts/.")
+        print(
+            tr("KEEP_ON_DRIVE works only on Colab: here all files stay in the folder artifacts/.")
+        )
         return
     drive.mount(MOUNT)
     os.environ["COURSE_ARTIFACTS"] = str(DRIVE)
-    print(f"Artifacts, checkpoints and votes are kept on Drive, in {DRIVE.name}.")
+    print(tr("Artifacts, checkpoints and votes are kept on Drive, in {folder}.", folder=DRIVE.name))
 
 
 def _restart() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 MANIFEST = "manifest.json"
 
@@ -41,27 +42,32 @@ def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:
     `inputs` identifies what it must have been made from, for instance the hash of the data.
     """
     if not folder.is_dir():
-        return "it does not exist"
+        return tr("it does not exist")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed: dict[str, dict] = manifest["files"]
     except FileNotFoundError:
-        return "it has no manifest, so it was not finished"
+        return tr("it has no manifest, so it was not finished")
     except (ValueError, KeyError, TypeError):
-        return "its manifest is damaged"
+        return tr("its manifest is damaged")
     present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
     if missing := sorted(set(listed) - set(present)):
-        return f"{missing[0]} is missing"
+        return tr("{file} is missing", file=missing[0])
     if extra := sorted(set(present) - set(listed)):
-        return f"{extra[0]} is not in its manifest"
+        return tr("{file} is not in its manifest", file=extra[0])
     for name, path in present.items():
         if path.stat().st_size != listed[name]["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
+            return tr(
+                "{name} has {found} bytes instead of {listed}",
+                name=name,
+                found=path.stat().st_size,
+                listed=listed[name]["bytes"],
+            )
         if content_hash(path) != listed[name]["sha256"]:
-            return f"{name} was altered"
+            return tr("{name} was altered", name=name)
     for key, wanted in (inputs or {}).items():
         if manifest.get("inputs", {}).get(key) != wanted:
-            return f"it was made from other {key}"
+            return tr("it was made from other {key}", key=key)
     return None
 
 
@@ -103,8 +109,12 @@ def written_whole(
         yield new
         if pickled := [p.name for p in _files(new) if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]:
             raise FolderError(
-                f"{what} contains {pickled[0]}, a pickle that can run code when it is loaded: "
-                "save weights as safetensors."
+                tr(
+                    "{what} contains {file}, a pickle that can run code when it is loaded: save "
+                    "weights as safetensors.",
+                    what=what,
+                    file=pickled[0],
+                )
             )
         files = {
             p.relative_to(new).as_posix(): {"bytes": p.stat().st_size, "sha256": content_hash(p)}
@@ -119,8 +129,12 @@ def written_whole(
             raise
         why = os.strerror(errno.ENOSPC) if no_space(error) else error.strerror
         raise FolderError(
-            f"{what} could not be saved ({why}): free some disk space and run "
-            "the last cell again; files that were saved before are unchanged."
+            tr(
+                "{what} could not be saved ({why}): free some disk space and run the last cell "
+                "again; files that were saved before are unchanged.",
+                what=what,
+                why=why,
+            )
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from utils.course import progress
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -70,28 +71,42 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, errors.GatedRepoError):
-        who = "this token may not read it" if token else "there is no token"
+        who = tr("this token may not read it") if token else tr("there is no token")
         return GatedError(
-            f"{name} is gated and {who}: accept the licence on its page of the Hub and put a "
-            "token of that account into the variable (on Colab: the secret) HF_TOKEN."
+            tr(
+                "{name} is gated and {who}: accept the licence on its page of the Hub and put "
+                "a token of that account into the variable (on Colab: the secret) HF_TOKEN.",
+                name=name,
+                who=who,
+            )
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"{name} has no such revision on the Hub: check its name.")
+        return HubError(tr("{name} has no such revision on the Hub: check its name.", name=name))
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubError(
-            f"The Hub has no {name}: check the name; a private one needs its owner's HF_TOKEN."
+            tr(
+                "The Hub has no {name}: check the name; a private one needs its owner's HF_TOKEN.",
+                name=name,
+            )
         )
     if status == 401:
-        return TokenError("The Hub does not accept the token HF_TOKEN: create a new one there.")
+        return TokenError(tr("The Hub does not accept the token HF_TOKEN: create a new one there."))
     if status and status not in (408, 429) and status < 500:
         return HubError(
-            f"The Hub refuses {name} (status {status}): check that the token may read it, or try "
-            "again later."
+            tr(
+                "The Hub refuses {name} (status {status}): check that the token may read it, "
+                "or try again later.",
+                name=name,
+                status=status,
+            )
         )
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return HubError(
-            f"The disk is full and {name} does not fit: free some space, or set HF_HOME to a "
-            "folder on a larger disk and restart."
+            tr(
+                "The disk is full and {name} does not fit: free some space, or set HF_HOME to "
+                "a folder on a larger disk and restart.",
+                name=name,
+            )
         )
     # HTTPError comes from httpx, RuntimeError from hf_xet; JSONDecodeError: a proxy sent a web page
     theirs = (errors.HTTPError, OSError, RuntimeError, json.JSONDecodeError)
@@ -101,12 +116,16 @@ def _understood(error: Exception, name: str, token: str | bool) -> HubError | No
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
-        reason = "HF_HUB_OFFLINE is set"
+        reason = tr("HF_HUB_OFFLINE is set")
     else:
-        reason = f"status {status}" if status else type(causes[-1]).__name__
+        reason = tr("status {status}", status=status) if status else type(causes[-1]).__name__
     return UnreachableError(
-        f"The Hub did not deliver {name} ({reason}) and the cache has no complete copy: check "
-        "the connection and run this cell again."
+        tr(
+            "The Hub did not deliver {name} ({reason}) and the cache has no complete copy: "
+            "check the connection and run this cell again.",
+            name=name,
+            reason=reason,
+        )
     )
 
 
@@ -130,7 +149,12 @@ def _listing(
     names = set(filter_repo_objects(stated, allow_patterns=FILES[kind], ignore_patterns=NOT_NEEDED))
     if kind == "model" and not any(name.endswith(".safetensors") for name in names):
         if PICKLE not in stated:
-            raise HubError(f"{repo_id} has no weights as safetensors: choose another model.")
+            raise HubError(
+                tr(
+                    "{repository} has no weights as safetensors: choose another model.",
+                    repository=repo_id,
+                )
+            )
         names.add(PICKLE)  # torch loads it with weights_only, which runs no code
     return info.sha, {name: stated[name] for name in names}
 
@@ -232,9 +256,21 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
         if not isinstance(try_to_load_from_cache(repo_id, name, None, commit, kind), str)
     ]
     if sum(absent) > LARGE:
-        _say(f"Downloading {repo_id}, {sum(absent) / 1e9:.2f} GB …")
+        _say(
+            tr(
+                "Downloading {repository}, {size:.2f} GB …",
+                repository=repo_id,
+                size=sum(absent) / 1e9,
+            )
+        )
     if absent and PICKLE in listed:
-        _say(f"{repo_id} has no safetensors: {PICKLE} is read as weights only, no code runs.")
+        _say(
+            tr(
+                "{repository} has no safetensors: {file} is read as weights only, no code runs.",
+                repository=repo_id,
+                file=PICKLE,
+            )
+        )
     folder = get()
     for last in (False, True):
         if not (damaged := _damaged(folder, wanted)):
@@ -243,10 +279,20 @@ def _download(repo_id: str, kind: str, revision: str | None, token: str | bool) 
             _discard(folder / name)
         if last:
             raise HubError(
-                f"{damaged[0]} of {repo_id} arrived damaged twice and was removed (its content "
-                "does not match the Hub's digest): try another network, or try again later."
+                tr(
+                    "{file} of {repository} arrived damaged twice and was removed (its content "
+                    "does not match the Hub's digest): try another network, or try again later.",
+                    file=damaged[0],
+                    repository=repo_id,
+                )
             )
-        _say(f"{damaged[0]} of {repo_id} was damaged; downloading it again.")
+        _say(
+            tr(
+                "{file} of {repository} was damaged; downloading it again.",
+                file=damaged[0],
+                repository=repo_id,
+            )
+        )
         folder = get()
     _mark(folder, wanted)
     return folder
@@ -312,22 +358,36 @@ def fetch(
             if problem is None:
                 raise
         if isinstance(problem, TokenError) and secret:
-            _say("The Hub does not accept the token HF_TOKEN; continuing without it.")
+            _say(tr("The Hub does not accept the token HF_TOKEN; continuing without it."))
             return fetch(repo_id, fallback, token=False, **again)
         if isinstance(problem, GatedError) and fallback:
             reason = str(problem).split(":")[0]
-            _say(f"{reason}; using {fallback} instead; the licence still applies.")
+            _say(
+                tr(
+                    "{reason}; using {fallback} instead; the licence still applies.",
+                    reason=reason,
+                    fallback=fallback,
+                )
+            )
             return fetch(fallback, token=secret, **again)
         if not isinstance(problem, UnreachableError):
             raise problem from None
         for name in filter(None, (repo_id, fallback)):
             if folder := _cached(name, kind, revision):
-                _say(f"The Hub does not answer; using the earlier download of {name}.")
+                _say(
+                    tr("The Hub does not answer; using the earlier download of {name}.", name=name)
+                )
                 return folder
         wait = next(waits, None)
         if wait is None or constants.HF_HUB_OFFLINE:
             raise problem from None
-        _say(f"The Hub does not deliver {repo_id}; trying again in {wait:.0f} s.")
+        _say(
+            tr(
+                "The Hub does not deliver {repository}; trying again in {wait:.0f} s.",
+                repository=repo_id,
+                wait=wait,
+            )
+        )
         sleep(wait)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.course.language import tr
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import PROGRESS_VARIABLE
 
@@ -78,8 +79,12 @@ def path_of(name: str) -> Path:
     found = [path for path in files() if path.name.startswith(name)]
     if len(found) != 1:
         raise FileNotFoundError(
-            f"notebooks/ has no notebook, or more than one, whose name begins with {name!r}: "
-            f"use one of {', '.join(path.stem for path in files())}."
+            tr(
+                "notebooks/ has no notebook, or more than one, whose name begins with "
+                "{name!r}: use one of {known}.",
+                name=name,
+                known=", ".join(path.stem for path in files()),
+            )
         )
     return found[0]
 
@@ -90,15 +95,17 @@ def expected_time(name: str, profile: str) -> str:
     >>> expected_time("03_llama_sft_vi_alpaca", "another machine")
     'how long it takes is not measured'
     """
-    for file, word in (("lab.json", "measured"), ("memory.json", "estimated")):
+    for file, word in (("lab.json", tr("measured")), ("memory.json", tr("estimated"))):
         try:
             known = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
             minutes = known["notebooks"][profile.removesuffix("-quick")][name[:2]]["minutes"]
         except (OSError, ValueError, KeyError):
             continue
-        most = "at most " if profile.endswith("-quick") else ""
-        return f"{most}about {max(1, round(minutes))} minutes, {word}"
-    return "how long it takes is not measured"
+        known = {"minutes": max(1, round(minutes)), "word": word}
+        if profile.endswith("-quick"):
+            return tr("at most about {minutes} minutes, {word}", **known)
+        return tr("about {minutes} minutes, {word}", **known)
+    return tr("how long it takes is not measured")
 
 
 class _PeakMemory:

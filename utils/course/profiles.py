@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 CPU_VARIABLE = "COURSE_ALLOW_CPU"
 PROFILE_VARIABLE = "COURSE_PROFILE"
@@ -616,20 +617,35 @@ def choose() -> Profile:
     capability = _capability()
     if capability is not None and (visible := _gpus()) > 1:
         raise ProfileError(
-            f"{visible} GPUs are visible and a notebook trains on one: set CUDA_VISIBLE_DEVICES=0 "
-            "and restart the kernel."
+            tr(
+                "{visible} GPUs are visible and a notebook trains on one: set "
+                "CUDA_VISIBLE_DEVICES=0 and restart the kernel.",
+                visible=visible,
+            )
         )
     asked = os.environ.get(PROFILE_VARIABLE, "").strip().lower()
     if asked and asked not in TABLE:
         raise ProfileError(
-            f"{PROFILE_VARIABLE}={asked} is not one of {', '.join(TABLE)}: choose one."
+            tr(
+                "{variable}={asked} is not one of {known}: choose one.",
+                variable=PROFILE_VARIABLE,
+                asked=asked,
+                known=", ".join(TABLE),
+            )
         )
     # bf16 by capability: `torch.cuda.is_bf16_supported()` is also true on a T4, which emulates bf16
     if capability is not None and capability < OLDEST and asked != "lab":
         raise ProfileError(
-            f"This GPU has capability {capability[0]}.{capability[1]} and the course needs "
-            f"{OLDEST[0]}.{OLDEST[1]} or later: choose a T4 (on Kaggle: Settings > Accelerator > "
-            f"GPU T4 x2), or set {PROFILE_VARIABLE}=lab to work on the CPU."
+            tr(
+                "This GPU has capability {major}.{minor} and the course needs "
+                "{oldest_major}.{oldest_minor} or later: choose a T4 (on Kaggle: Settings > "
+                "Accelerator > GPU T4 x2), or set {variable}=lab to work on the CPU.",
+                major=capability[0],
+                minor=capability[1],
+                oldest_major=OLDEST[0],
+                oldest_minor=OLDEST[1],
+                variable=PROFILE_VARIABLE,
+            )
         )
     native_bf16 = capability is not None and capability[0] >= 8
     name = asked or ("lab" if capability is None else "a100" if native_bf16 else "t4")
@@ -639,20 +655,36 @@ def choose() -> Profile:
     if profile.device == "cuda" and capability is None:
         if os.environ.get(CPU_VARIABLE) != "1":
             raise ProfileError(
-                f"{PROFILE_VARIABLE}={name} needs a CUDA device and this machine has none: unset "
-                f"it for the lab profile, or set {CPU_VARIABLE}=1 to run it slowly on the CPU."
+                tr(
+                    "{variable}={name} needs a CUDA device and this machine has none: unset it for "
+                    "the lab profile, or set {cpu_variable}=1 to run it slowly on the CPU.",
+                    variable=PROFILE_VARIABLE,
+                    name=name,
+                    cpu_variable=CPU_VARIABLE,
+                )
             )
         ppo = replace(profile.ppo, precision="fp32")
         return replace(profile, device="cpu", precision="fp32", ppo=ppo)
     if name == "a100" and not native_bf16:
         raise ProfileError(
-            f"{PROFILE_VARIABLE}=a100 computes in bf16 and this GPU has capability "
-            f"{capability[0]}.{capability[1]} (8.0 needed): use {PROFILE_VARIABLE}=t4."
+            tr(
+                "{variable}=a100 computes in bf16 and this GPU has capability {major}.{minor} "
+                "(8.0 needed): use {variable}=t4.",
+                variable=PROFILE_VARIABLE,
+                major=capability[0],
+                minor=capability[1],
+            )
         )
     return profile
 
 
 def describe(profile: Profile) -> str:
     """One line for the banner: what machine, what precision, what data and models."""
-    models = "shipped data, stand-in models" if profile.offline else "models from the Hub"
-    return f"profile {profile.name} ({profile.device}, {profile.precision}; {models})"
+    models = tr("shipped data, stand-in models") if profile.offline else tr("models from the Hub")
+    return tr(
+        "profile {name} ({device}, {precision}; {models})",
+        name=profile.name,
+        device=profile.device,
+        precision=profile.precision,
+        models=models,
+    )

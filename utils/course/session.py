@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.course import colab
+from utils.course.language import language, tr
 
 SEED = 20
 CONTINUE_VARIABLE = "COURSE_CONTINUE"
@@ -48,7 +49,13 @@ class Course:
         except (OSError, ValueError):
             noted = {}
         if noted.get(name, weights) != weights:
-            print(f"{name} was made again: checkpoints that began with the former one are removed.")
+            print(
+                tr(
+                    "{name} was made again: checkpoints that began with the former one are "
+                    "removed.",
+                    name=name,
+                )
+            )
             shutil.rmtree(self.checkpoints)
             noted = {}
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -82,13 +89,21 @@ class Course:
 
         found, _ = artifacts.find(self.notebook, self.shelf, inputs)
         if found is None:
-            return first, f"starting from {first.name}"
+            return first, tr("starting from {first}", first=first.name)
         if os.environ.get(CONTINUE_VARIABLE) == "1":
-            return found, f"continuing from an earlier run's {found.name} ({CONTINUE_VARIABLE}=1)"
+            return found, tr(
+                "continuing from an earlier run's {found} ({variable}=1)",
+                found=found.name,
+                variable=CONTINUE_VARIABLE,
+            )
         return first, (
-            f"{found.name} of an earlier run exists: this run starts again from {first.name} and "
-            f"will keep the old one as {found.name}.former; to continue from it, set "
-            f"{CONTINUE_VARIABLE}=1."
+            tr(
+                "{found} of an earlier run exists: this run starts again from {first} and will "
+                "keep the old one as {found}.former; to continue from it, set {variable}=1.",
+                found=found.name,
+                first=first.name,
+                variable=CONTINUE_VARIABLE,
+            )
         )
 
     @contextmanager
@@ -109,7 +124,13 @@ class Course:
             yield folder
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        print(f"Saved artifacts/{self.shelf.folder.name}/{self.notebook}:")
+        print(
+            tr(
+                "Saved artifacts/{profile}/{notebook}:",
+                profile=self.shelf.folder.name,
+                notebook=self.notebook,
+            )
+        )
         width = max(map(len, metrics), default=0)
         for name, value in metrics.items():
             print(f"  {name:{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
@@ -165,6 +186,7 @@ def _quiet() -> None:
 
 def start(number: str, keep_on_drive: bool = False, *, seed: int = SEED) -> Course:
     """Install missing packages, choose the profile, set the seed, and print the banner."""
+    language()  # a wrong COURSE_LANG stops here, before packages are installed
     colab.prepare()
     from utils.course import artifacts, notebooks, profiles
 
@@ -178,6 +200,13 @@ def start(number: str, keep_on_drive: bool = False, *, seed: int = SEED) -> Cour
     set_seed(seed)
     course = Course(notebooks.path_of(number).stem, profile, seed, artifacts.shelf(profile.name))
     versions = colab.installed_versions(REPORTED)
-    print(f"{course.notebook} · {profiles.describe(profile)} · seed {seed}")
+    print(
+        tr(
+            "{notebook} · {profile} · seed {seed}",
+            notebook=course.notebook,
+            profile=profiles.describe(profile),
+            seed=seed,
+        )
+    )
     print(" · ".join(f"{name} {version}" for name, version in versions.items()))
     return course

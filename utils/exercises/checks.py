@@ -10,7 +10,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 
-Verdict = str | None  # None when the attempt is right, else a sentence on what is wrong
+from utils.course.language import tr
+
+# None when the attempt is right, else a sentence on what is wrong; `check` translates a sentence
+# without values, and a judge translates one with values itself
+Verdict = str | None
 _EXERCISES: dict[str, Callable[..., Verdict]] = {}
 _SOLUTIONS: dict[str, Callable] = {}
 
@@ -33,8 +37,10 @@ def judge_of(name: str) -> Callable[..., Verdict]:
     if importlib.util.find_spec(module):
         importlib.import_module(module)
     if name not in _EXERCISES:
-        known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or "none"
-        raise KeyError(f"No exercise is called {name!r}: this notebook has {known}.")
+        known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or tr("none")
+        raise KeyError(
+            tr("No exercise is called {name!r}: this notebook has {known}.", name=name, known=known)
+        )
     return _EXERCISES[name]
 
 
@@ -52,7 +58,7 @@ def attempt(name: str, function: Callable) -> Callable:
     """The student's function if it is right, else the course's solution."""
     if check(name, function):
         return function
-    print("The cells below use the course's solution.")
+    print(tr("The cells below use the course's solution."))
     return _SOLUTIONS[name]
 
 
@@ -60,11 +66,13 @@ def check(name: str, attempt: object) -> bool:
     """Judge an attempt and print one line; a missing attempt does not stop the notebook."""
     judge = judge_of(name)
     if _is_stub(attempt):
-        print(f"{name}: no attempt yet.")
+        print(f"{name}: {tr('no attempt yet.')}")
         return False
     try:
         verdict = judge(attempt)
     except Exception as error:
-        verdict = f"your code stopped with {type(error).__name__}: {error}"
-    print(f"{name}: {'right.' if verdict is None else 'not yet: ' + verdict}")
+        kind = type(error).__name__
+        verdict = tr("your code stopped with {kind}: {error}", kind=kind, error=error)
+    result = tr("right.") if verdict is None else tr("not yet: {reason}", reason=tr(verdict))
+    print(f"{name}: {result}")
     return verdict is None

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from utils.course.language import tr
+
 Loss = Callable[..., Tensor]
 TOLERANCE = 1e-5
 EQUALITIES: dict[str, dict[str, float]] = {}  # name -> differences, of every equality that held
@@ -43,15 +45,27 @@ def same(ours: Loss, library: Loss, inputs: Sequence[Tensor], name: str) -> None
     try:
         slopes = value_and_gradients(library, inputs)[1]
     except ImportError as error:
-        print(f"not compared: {name} ({error})")
+        print(tr("not compared: {name} ({error})", name=name, error=error))
         return
-    assert any(slope.any() for slope in slopes), f"{name}: the library's gradient is zero"
+    assert any(slope.any() for slope in slopes), tr(
+        "{name}: the library's gradient is zero", name=name
+    )
     value, gradient = distances(ours, library, inputs)
-    assert value < TOLERANCE and gradient < TOLERANCE, (
-        f"{name}: the value is off by {value:.2g}, the gradient by {gradient:.2g}"
+    assert value < TOLERANCE and gradient < TOLERANCE, tr(
+        "{name}: the value is off by {value:.2g}, the gradient by {gradient:.2g}",
+        name=name,
+        value=value,
+        gradient=gradient,
     )
     EQUALITIES[name] = {"value differs by": value, "gradient differs by": gradient}
-    print(f"equal: {name} (value to {value:.0e}, gradient to {gradient:.0e})")
+    print(
+        tr(
+            "equal: {name} (value to {value:.0e}, gradient to {gradient:.0e})",
+            name=name,
+            value=value,
+            gradient=gradient,
+        )
+    )
 
 
 def trl_grpo_loss(
@@ -93,7 +107,7 @@ def trl_orpo_loss(
     try:
         from trl.experimental.orpo import ORPOTrainer
     except ImportError:
-        raise ImportError("this TRL has no ORPO") from None
+        raise ImportError(tr("this TRL has no ORPO")) from None
     attributes = SimpleNamespace(beta=beta, accelerator=SimpleNamespace(device="cpu"))
     term = ORPOTrainer.odds_ratio_loss(attributes, chosen_logps, rejected_logps)[0]
     return chosen_nll - term.mean()

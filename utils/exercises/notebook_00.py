@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils import losses
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 from utils.exercises.equality import value_and_gradients
 
@@ -34,7 +35,7 @@ def _verdict(
     result = attempt(*inputs)
     if not isinstance(result, Tensor):
         found = "nothing" if result is None else type(result).__name__
-        return f"your function returns {found}: return a tensor."
+        return tr("your function returns {found}: return a tensor.", found=found)
     value, gradients = value_and_gradients(attempt, inputs)
 
     def equal(loss: Loss) -> bool:
@@ -48,10 +49,16 @@ def _verdict(
             return message
     wanted, _ = value_and_gradients(solution, inputs)
     if value.shape != wanted.shape:
-        return f"the result must have shape {tuple(wanted.shape)}: yours is {tuple(value.shape)}."
+        return tr(
+            "the result must have shape {wanted}: yours is {found}.",
+            wanted=tuple(wanted.shape),
+            found=tuple(value.shape),
+        )
     if not _close(value, wanted):
-        return (
-            f"the result should be {_numbers(wanted)} in this example: yours is {_numbers(value)}."
+        return tr(
+            "the result should be {wanted} in this example: yours is {found}.",
+            wanted=_numbers(wanted),
+            found=_numbers(value),
         )
     if not any(slope.any() for slope in gradients):
         return "the value is right, but it has no gradient: use neither detach nor item here."
@@ -170,9 +177,10 @@ def _bradley_terry_loss(attempt: Loss) -> Verdict:
     far = _leaves([-200.0], [0.0])
     if verdict or torch.isfinite(attempt(*far)):
         return verdict
-    return (
-        f"for d = -200 your loss is {attempt(*far).item()}, and it should be 200: use "
-        "F.logsigmoid or torch.logaddexp, which do not overflow."
+    return tr(
+        "for d = -200 your loss is {found}, and it should be 200: use F.logsigmoid or "
+        "torch.logaddexp, which do not overflow.",
+        found=attempt(*far).item(),
     )
 
 
@@ -486,7 +494,10 @@ def _average_logps(attempt: Callable[..., Tensor]) -> Verdict:
     if _close(answer, summed / mask.sum(1)):
         return None
     if answer.shape != summed.shape:
-        return f"give one number per row, shape (2,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one number per row, shape (2,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     if _close(answer, summed):
         return "you summed the log-probabilities: divide by the row's number of response tokens."
     if _close(answer, summed / 6) or _close(answer, summed / 5):
@@ -500,7 +511,11 @@ def _average_logps(attempt: Callable[..., Tensor]) -> Verdict:
     if _close(answer, every.mean(1)):
         return "your mean includes the prompt and the padding: use the mask to leave them out."
     first, yours = float(summed[0] / 3), float(answer[0])
-    return f"the first of the two rows used here should give {first:.4f}, yours gives {yours:.4f}."
+    return tr(
+        "the first of the two rows used here should give {first:.4f}, yours gives {yours:.4f}.",
+        first=first,
+        yours=yours,
+    )
 
 
 @exercise("00.10")
@@ -520,7 +535,9 @@ def _dpo_for_flipped_labels(attempt: Callable[..., Tensor]) -> Verdict:
     if _close(answer, each):
         return "you return one loss per pair: average them over the batch."
     if answer.shape != ():
-        return f"the loss must be one number, and yours has shape {tuple(answer.shape)}."
+        return tr(
+            "the loss must be one number, and yours has shape {shape}.", shape=tuple(answer.shape)
+        )
     if _close(answer, -dpo()):
         return "the sign is wrong: the loss is minus the log-likelihood."
     if _close(answer, dpo(share=0.0)):
@@ -534,9 +551,10 @@ def _dpo_for_flipped_labels(attempt: Callable[..., Tensor]) -> Verdict:
     robust = losses.dpo_loss(*logps, beta=beta, variant="robust", label_smoothing=flipped)
     if _close(answer, robust):
         return "that is robust DPO, which subtracts the second term: add that term here."
-    return (
-        f"on the six pairs used here the loss is {float(dpo()):.4f}, and yours is "
-        f"{float(answer):.4f}."
+    return tr(
+        "on the six pairs used here the loss is {wanted:.4f}, and yours is {found:.4f}.",
+        wanted=float(dpo()),
+        found=float(answer),
     )
 
 
@@ -548,7 +566,10 @@ def _leave_one_out(attempt: Callable[[Tensor], Tensor]) -> Verdict:
     centred = rewards - rewards.mean(1, keepdim=True)
     wanted = centred * 4 / 3  # r - (sum - r) / 3, in another form
     if answer.shape != wanted.shape:
-        return f"give one advantage per answer, shape (3, 4): yours is {tuple(answer.shape)}."
+        return tr(
+            "give one advantage per answer, shape (3, 4): yours is {shape}.",
+            shape=tuple(answer.shape),
+        )
     if _close(answer, wanted):
         return None
     if _close(answer, centred):
@@ -579,10 +600,16 @@ def _optimum_of_dpo(attempt: Callable[..., Tensor]) -> Verdict:
     wins = torch.sigmoid(rewards[:, None] - rewards[None, :])
     answer = torch.as_tensor(attempt(reference.clone(), wins.clone(), beta)).detach().float()
     if answer.shape != rewards.shape:
-        return f"give one log-probability per answer: yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one log-probability per answer: yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     found = answer.exp()
     if (answer <= 1e-4).all() and abs(float(found.sum()) - 1) > 1e-3:
-        return f"the probabilities sum to {float(found.sum()):.3f}, not 1: return log_softmax."
+        return tr(
+            "the probabilities sum to {total:.3f}, not 1: return log_softmax.",
+            total=float(found.sum()),
+        )
     if torch.allclose(answer, (reference + rewards / beta).softmax(0), atol=2e-2):
         return "these are probabilities: return their logarithms."
 
@@ -607,7 +634,9 @@ def _optimum_of_dpo(attempt: Callable[..., Tensor]) -> Verdict:
         [round(p, 3) for p in policy.tolist()]
         for policy in ((reference + rewards / beta).softmax(0), found)
     )
-    return (
-        f"the optimum, reference · e^(reward / beta) scaled to sum to 1, is {best} here, and "
-        f"yours is {yours}: try more steps."
+    return tr(
+        "the optimum, reference · e^(reward / beta) scaled to sum to 1, is {best} "
+        "here, and yours is {yours}: try more steps.",
+        best=best,
+        yours=yours,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 
 _PROMPT, _ANSWER = [7, 8, 9], [4, 5, 2]  # 2 ends the turn
@@ -40,7 +41,11 @@ def _trained(attempt: Callable[[list[tuple[int, int]], int], int]) -> Verdict:
         return "you counted only one of the two matrices A and B."
     if answer == (64 + 32) + (16 + 64):
         return "the rank is missing: multiply by the rank."
-    return f"weights of 64x32 and 16x64 at rank 4 need {wanted} parameters: yours is {answer}."
+    return tr(
+        "weights of 64x32 and 16x64 at rank 4 need {wanted} parameters: yours is {answer}.",
+        wanted=wanted,
+        answer=answer,
+    )
 
 
 @exercise("03.3")
@@ -54,11 +59,11 @@ def _pack(attempt: Callable[[list[int], int], list[list[int]]]) -> Verdict:
             return "a pack must hold row numbers, not lengths, and each row number once."
         return "every row must be in exactly one pack."
     if any(sum(lengths[row] for row in pack) > limit for pack in packs):
-        return f"one of your packs is longer than the limit of {limit}."
+        return tr("one of your packs is longer than the limit of {limit}.", limit=limit)
     if len(packs) == 2:
         return None
     if packs == [[0], [1, 2], [3, 4, 5]]:
         return "you filled the packs in the order of the rows: take the longest rows first."
     if all(len(pack) == 1 for pack in packs):
         return "every row has a pack of its own: put a row into a pack that still has room."
-    return f"these rows fit into 2 packs of 10, and you need {len(packs)} packs."
+    return tr("these rows fit into 2 packs of 10, and you need {count} packs.", count=len(packs))

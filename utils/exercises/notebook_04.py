@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 
 
@@ -13,7 +14,10 @@ def _implicit_reward(attempt: Callable[..., torch.Tensor]) -> Verdict:
     logp, reference = torch.tensor([-10.0, -30.0]), torch.tensor([-12.0, -25.0])
     answer = torch.as_tensor(attempt(logp, reference, 0.2)).float()
     if answer.shape != (2,):
-        return f"give one reward per answer, shape (2,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one reward per answer, shape (2,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     wanted = torch.tensor([0.4, -1.0])
     if torch.allclose(answer, wanted):
         return None
@@ -35,7 +39,10 @@ def _pull(attempt: Callable[..., torch.Tensor]) -> Verdict:
     answer = torch.as_tensor(attempt(margin, 0.1)).float()
     wanted = 0.1 * torch.sigmoid(-0.1 * margin)
     if answer.shape != (3,):
-        return f"give one weight per pair, shape (3,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one weight per pair, shape (3,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     if torch.allclose(answer, wanted, atol=1e-5):
         return None
     if torch.allclose(answer, 0.1 * torch.sigmoid(0.1 * margin), atol=1e-5):

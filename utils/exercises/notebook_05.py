@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 
 
@@ -14,7 +15,10 @@ def _log_odds(attempt: Callable[[torch.Tensor], torch.Tensor]) -> Verdict:
     answer = torch.as_tensor(attempt(p.clone())).float()
     wanted = torch.log(p / (1 - p))
     if answer.shape != wanted.shape:
-        return f"give one number per probability, shape (3,): yours is {tuple(answer.shape)}."
+        return tr(
+            "give one number per probability, shape (3,): yours is {shape}.",
+            shape=tuple(answer.shape),
+        )
     if torch.allclose(answer, wanted, atol=1e-5):
         return None
     if torch.allclose(answer, wanted.exp(), atol=1e-5):
@@ -35,7 +39,9 @@ def _means(attempt: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Ver
     mask = torch.tensor([[True, True, False], [True, True, True]])
     answer = torch.as_tensor(attempt(logps.clone(), mask.clone())).float()
     if answer.shape != (2,):
-        return f"give one mean per row, shape (2,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one mean per row, shape (2,): yours has shape {shape}.", shape=tuple(answer.shape)
+        )
     if torch.allclose(answer, torch.tensor([-1.5, -2.0])):
         return None
     if torch.allclose(answer, logps.mean(1)):
@@ -58,7 +64,10 @@ def _simpo(attempt: Callable[..., torch.Tensor]) -> Verdict:
 
     answer = torch.as_tensor(attempt(chosen, rejected, beta, gamma)).float()
     if answer.numel() != 1:
-        return f"the loss must be one number, yours has shape {tuple(answer.shape)}: take the mean."
+        return tr(
+            "the loss must be one number, yours has shape {shape}: take the mean.",
+            shape=tuple(answer.shape),
+        )
     gap = chosen - rejected
     if torch.allclose(answer, loss(beta * gap - gamma), atol=1e-5):
         return None

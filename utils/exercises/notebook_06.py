@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 
 _FIRST, _SECOND = "Vì sao sao trên trời lấp lánh", "vì sao trăng lấp lánh"
@@ -42,15 +43,20 @@ def _jaccard(attempt: Callable[[str, str], float]) -> Verdict:
         both = float(attempt("một hai", "ba bốn")), float(attempt("Một hai", "hai một"))
         if np.allclose(both, (0, 1)):
             return None
-        return (
+        return tr(
             "texts that share nothing have 0 and equal sets have 1: yours has "
-            f"{both[0]:g} and {both[1]:g}."
+            "{different:g} and {equal:g}.",
+            different=both[0],
+            equal=both[1],
         )
     for wrong, message in mistakes.items():
         if np.isclose(answer, wrong):
             return message
-    return (
-        f"the similarity of {_FIRST!r} and {_SECOND!r} is 4/7 = 0.571, and yours is {answer:.3f}."
+    return tr(
+        "the similarity of {first!r} and {second!r} is 4/7 = 0.571, and yours is {answer:.3f}.",
+        first=_FIRST,
+        second=_SECOND,
+        answer=answer,
     )
 
 
@@ -73,7 +79,9 @@ def _nearest_other(attempt: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> V
     wanted, own = apart.argmax(axis=1), np.arange(40)
     answer = np.asarray(attempt(asked.copy(), answered.copy()))
     if answer.shape != (40,):
-        return f"give one index per question, shape (40,): yours has shape {answer.shape}."
+        return tr(
+            "give one index per question, shape (40,): yours has shape {shape}.", shape=answer.shape
+        )
     if np.array_equal(answer, wanted):
         return None
     if np.array_equal(answer, similarities.argmax(axis=1)):
@@ -93,8 +101,14 @@ def _nearest_other(attempt: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> V
     if np.array_equal(answer, apart.argmax(axis=0)):
         return "that is the nearest question of each answer: take the maximum over the answers."
     if np.any(answer == own):
-        return f"{np.sum(answer == own)} questions reject their own answer: leave out that row."
-    return f"{np.sum(answer != wanted)} of your 40 answers are not the nearest of another question."
+        return tr(
+            "{count} questions reject their own answer: leave out that row.",
+            count=np.sum(answer == own),
+        )
+    return tr(
+        "{count} of your 40 answers are not the nearest of another question.",
+        count=np.sum(answer != wanted),
+    )
 
 
 @exercise("06.3")
@@ -106,7 +120,10 @@ def _csls(attempt: Callable[[np.ndarray, int], np.ndarray]) -> Verdict:
     columns = np.sort(similarities, axis=0)[-k:].mean(axis=0)[None, :]
     answer = np.asarray(attempt(similarities.copy(), k))
     if answer.shape != similarities.shape:
-        return f"give one value per similarity, shape (7, 5): yours has shape {answer.shape}."
+        return tr(
+            "give one value per similarity, shape (7, 5): yours has shape {shape}.",
+            shape=answer.shape,
+        )
     means = similarities.mean(axis=1, keepdims=True), similarities.mean(axis=0, keepdims=True)
     low = (
         np.sort(similarities, axis=1)[:, :k].mean(axis=1)[:, None],

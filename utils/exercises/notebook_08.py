@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 from utils.losses import dpo_loss
 
@@ -27,7 +28,9 @@ def _shifted(attempt: Callable[[Tensor, int], Tensor]) -> Verdict:
     if answer.shape == (2, 2):
         return "the start token is missing: the decoder needs it to predict the first label."
     if answer.shape != wanted.shape:
-        return f"give the shape of the labels, (2, 3): yours is {tuple(answer.shape)}."
+        return tr(
+            "give the shape of the labels, (2, 3): yours is {shape}.", shape=tuple(answer.shape)
+        )
     if torch.equal(answer, _LABELS.roll(1, dims=1)):
         return "you rotate the labels: the last one moves to the front, where `start` must be."
     if torch.equal(answer[:, :-1], _LABELS[:, 1:]):
@@ -48,7 +51,10 @@ def _summed(attempt: Callable[[Tensor, Tensor, Sequence[int]], Tensor]) -> Verdi
     wanted = (logps * real).sum(-1)
     answer = torch.as_tensor(attempt(logits.clone(), labels.clone(), lengths)).float()
     if answer.shape != wanted.shape:
-        return f"give one number per answer, shape (2,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one number per answer, shape (2,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
 
     def close(other: Tensor) -> bool:
         return torch.allclose(answer, other, atol=1e-4)
@@ -86,7 +92,9 @@ def _robust(attempt: Callable[[Tensor, Tensor, float, float], Tensor]) -> Verdic
     if answer.shape == chosen.shape and torch.allclose(answer.mean(), wanted, atol=1e-4):
         return "each pair is right: now average over the batch, because a loss is one number."
     if answer.numel() != 1:
-        return f"the loss must be one number, and yours has shape {tuple(answer.shape)}."
+        return tr(
+            "the loss must be one number, and yours has shape {shape}.", shape=tuple(answer.shape)
+        )
 
     def close(other: Tensor) -> bool:
         return torch.allclose(answer.reshape(()), other, atol=1e-4)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from utils.course.language import later, tr
 from utils.course.notebooks import LESSONS, STEPS
 from utils.judge.metrics import minimal_kl
 
@@ -56,14 +57,16 @@ def pipeline(here: str) -> Figure:
         axes.text(
             x,
             y,
-            f"{number}  {lesson.box}",
+            f"{number}  {tr(lesson.box)}",
             ha="center",
             va="center",
             color="white" if current else "black",
             bbox={"boxstyle": "round,pad=0.45", "fc": ACCENT if current else QUIET, "ec": "none"},
         )
         if current:
-            axes.text(x, y + 0.5, "you are here", ha="center", color=ACCENT, weight="bold", size=9)
+            axes.text(
+                x, y + 0.5, tr("you are here"), ha="center", color=ACCENT, weight="bold", size=9
+            )
     for start, end in STEPS:
         (x, y), (x_end, _) = LESSONS[start].position, LESSONS[end].position
         arrow = {"arrowstyle": "->", "color": "#555555"}
@@ -95,28 +98,28 @@ def rlhf() -> Figure:
     for axes in (above, below):
         axes.axis("off")
         axes.set_xlim(0, 10)
-    above.set_title("A text as a decision process")
+    above.set_title(tr("A text as a decision process"))
     above.set_ylim(-0.2, 2.2)
     _box(above, 1.5, 1.0, "Hỏi: cô dạy thế nào ? Đáp:")
     tokens = ("cô", "giảng", "dễ", "hiểu", "⟨end⟩")
     for number, token in enumerate(tokens):
         _box(above, 3.9 + 1.05 * number, 1.0, token, trained=number == 2)
     above.plot([0.15, 5.2], [1.5, 1.5], color="#555555", lw=1)
-    above.text(2.4, 1.68, "state: the prompt and the tokens so far", ha="center")
-    above.text(5.4, 1.68, "action: the next token", color=ACCENT, weight="bold")
-    above.text(1.5, 0.25, "prompt x", ha="center", color="#555555")
-    above.text(6.0, 0.25, "answer y", ha="center", color="#555555")
+    above.text(2.4, 1.68, tr("state: the prompt and the tokens so far"), ha="center")
+    above.text(5.4, 1.68, tr("action: the next token"), color=ACCENT, weight="bold")
+    above.text(1.5, 0.25, tr("prompt x"), ha="center", color="#555555")
+    above.text(6.0, 0.25, tr("answer y"), ha="center", color="#555555")
     _arrow(above, (8.5, 1.0), (9.2, 1.0))
-    above.text(9.25, 1.0, "reward r", va="center", weight="bold")
-    below.set_title("The four models of PPO: blue is trained, grey stays as it is")
+    above.text(9.25, 1.0, tr("reward r"), va="center", weight="bold")
+    below.set_title(tr("The four models of PPO: blue is trained, grey stays as it is"))
     below.set_ylim(-0.2, 4.3)
-    _box(below, 0.9, 2.0, "policy π\nwrites y", trained=True)
-    _box(below, 2.7, 2.0, "answer y")
+    _box(below, 0.9, 2.0, tr("policy π\nwrites y"), trained=True)
+    _box(below, 2.7, 2.0, tr("answer y"))
     _arrow(below, (1.6, 2.0), (2.1, 2.0))
     rows = (
-        (3.5, "reward model", "reward r of the whole answer", False),
-        (2.0, "reference $\\pi_{ref}$", "KL: the distance to the start", False),
-        (0.5, "value model V", "the reward expected at each token", True),
+        (3.5, tr("reward model"), tr("reward r of the whole answer"), False),
+        (2.0, tr("reference $\\pi_{ref}$"), tr("KL: the distance to the start"), False),
+        (0.5, tr("value model V"), tr("the reward expected at each token"), True),
     )
     for y, model, gives, trained in rows:
         _box(below, 4.6, y, model, trained)
@@ -124,11 +127,11 @@ def rlhf() -> Figure:
         below.text(5.65, y + 0.14, gives, fontsize=9, color="#555555")
         below.plot([5.55, 8.35], [y, y], color="#555555", lw=1)
         _arrow(below, (8.35, y), (8.75, 2.0 + 0.2 * (y - 2.0)))
-    below.text(9.35, 2.0, "advantage\nA", ha="center", va="center", weight="bold")
+    below.text(9.35, 2.0, tr("advantage\nA"), ha="center", va="center", weight="bold")
     below.plot([9.35, 9.35, 0.9], [1.45, -0.1, -0.1], color=ACCENT, lw=1.4)
     below.annotate("", (0.9, 1.5), (0.9, -0.12), arrowprops={"arrowstyle": "->", "color": ACCENT})
     below.text(
-        1.05, 0.05, "the losses update the policy and the value model", color=ACCENT, fontsize=9
+        1.05, 0.05, tr("the losses update the policy and the value model"), color=ACCENT, fontsize=9
     )
     return figure
 
@@ -171,7 +174,7 @@ def histogram(
     for (name, group), colour in zip(groups.items(), colours, strict=True):
         axes.hist(list(group), bins=bins, density=True, alpha=0.55, color=colour, label=name)
     axes.set_xlabel(label)
-    axes.set_ylabel("density")
+    axes.set_ylabel(tr("density"))
     axes.legend()
     axes.set_title(title)
     return axes
@@ -194,8 +197,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
             )
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xlabel(tr("predicted"))
+    axes.set_ylabel(tr("true"))
     axes.set_title(title)
     return axes
 
@@ -209,8 +212,8 @@ def calibration(
     axes.scatter(confidence, accuracy, s=20 + 300 * counts / counts.sum(), color=ACCENT)
     axes.set_xlim(0.3, 1.02)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("confidence of the predicted class")
-    axes.set_ylabel("share that was right")
+    axes.set_xlabel(tr("confidence of the predicted class"))
+    axes.set_ylabel(tr("share that was right"))
     axes.set_title(f"{title} (ECE {error:.3f})")
     return axes
 
@@ -238,14 +241,14 @@ class Live:
     """Eight training curves that are redrawn while PPO runs."""
 
     CURVES = (
-        ("reward", "reward"),
-        ("negative_rate", "share negative (reward)"),
-        ("kl", "KL, nats per episode"),
-        ("length", "length, tokens"),
-        ("entropy", "entropy, nats per token"),
-        ("eos_rate", "share that ended"),
-        ("clip_fraction", "clip fraction"),
-        ("value_loss", "value loss"),
+        ("reward", later("reward")),
+        ("negative_rate", later("share negative (reward)")),
+        ("kl", later("KL, nats per episode")),
+        ("length", later("length, tokens")),
+        ("entropy", later("entropy, nats per token")),
+        ("eos_rate", later("share that ended")),
+        ("clip_fraction", later("clip fraction")),
+        ("value_loss", later("value loss")),
     )
 
     def __init__(self, title: str) -> None:
@@ -270,10 +273,10 @@ class Live:
         for axes, (name, label) in zip(grid.flat, self.CURVES, strict=True):
             values = [row[name] for row in self.history]
             axes.plot([row["update"] for row in self.history], values, color=ACCENT, lw=1.2)
-            axes.set_title(label, fontsize=9)
+            axes.set_title(tr(label), fontsize=9)
             axes.margins(y=0.15)
         for axes in grid[1]:
-            axes.set_xlabel("update")
+            axes.set_xlabel(tr("update"))
         figure.suptitle(f"PPO ({self.title})", fontsize=11, weight="bold", x=0.01, ha="left")
         return figure
 
@@ -295,7 +298,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     axes.plot(floor, shares, color="#555555", lw=1.5)
     axes.fill_between([0, *floor, right], [shares[0], *shares, 1.0], 1.0, color="#e6e6e6", lw=0)
     axes.annotate(
-        "impossible for any method",
+        tr("impossible for any method"),
         (0.4 * minimal_kl(base_rates, 0.9), 0.9),
         (0.2 * right, 0.965),
         color="#555555",
@@ -321,8 +324,8 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     axes.set_xlim(0, right)
     axes.set_ylim(shares[0] - 0.06, 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("KL to the base policy, nats per episode")
-    axes.set_ylabel("negative, by the independent judge")
+    axes.set_xlabel(tr("KL to the base policy, nats per episode"))
+    axes.set_ylabel(tr("negative, by the independent judge"))
     axes.legend(loc="lower right")
     axes.set_title(title)
     return axes
@@ -340,7 +343,7 @@ def loss_and_pull(
     for (name, (loss, pull)), colour in zip(lines.items(), colours, strict=False):
         left.plot(x, loss, color=colour, label=name)
         right.plot(x, pull, color=colour, label=name)
-    for axes, text in ((left, "loss"), (right, "pull (minus the slope)")):
+    for axes, text in ((left, tr("loss")), (right, tr("pull (minus the slope)"))):
         axes.axvline(0, color=QUIET, lw=1, zorder=0)
         axes.set_xlabel(label, fontsize=9)
         axes.set_ylabel(text)
@@ -358,19 +361,19 @@ def clip_curves(
 ) -> Figure:
     """PPO's loss for a good and a bad answer; it is red and dashed where its gradient is zero."""
     figure, panels = plt.subplots(1, 2)
-    names = ("A = +1, a good answer", "A = −1, a bad answer")
+    names = (tr("A = +1, a good answer"), tr("A = −1, a bad answer"))
     for axes, name, loss, still in zip(panels, names, losses, flat, strict=True):
         loss, still = np.asarray(loss), np.asarray(still)
         axes.axvspan(1 - clip_range, 1 + clip_range, color="#f0f3f7", zorder=0)
         axes.axvline(1.0, color=QUIET, lw=1)
         axes.plot(
-            ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label="gradient is not 0"
+            ratios, np.where(still, np.nan, loss), color=ACCENT, lw=2, label=tr("gradient is not 0")
         )
         dead = np.where(still, loss, np.nan)
-        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label="gradient is 0")
+        axes.plot(ratios, dead, "--", color=NEGATIVE, lw=2, label=tr("gradient is 0"))
         axes.set_title(name, fontsize=10, weight="normal")
-        axes.set_xlabel("ratio ρ: new / old probability", fontsize=9)
-        axes.set_ylabel("loss")
+        axes.set_xlabel(tr("ratio ρ: new / old probability"), fontsize=9)
+        axes.set_ylabel(tr("loss"))
         axes.legend()
     figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
@@ -379,22 +382,24 @@ def clip_curves(
 def pair_training(log: pd.DataFrame, title: str) -> Figure:
     """A reward model's training loss on the left; validation accuracy and margin on the right."""
     figure, (left, right) = plt.subplots(1, 2)
-    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label="one batch")
+    left.plot(log["step"], log["loss"], color=QUIET, lw=1, label=tr("one batch"))
     smooth = log["loss"].rolling(20, min_periods=1).mean()
-    left.plot(log["step"], smooth, color=ACCENT, label="mean of 20 batches")
-    left.axhline(np.log(2), color=NEGATIVE, lw=1, ls=":", label="ln 2: no preference")
+    left.plot(log["step"], smooth, color=ACCENT, label=tr("mean of 20 batches"))
+    left.axhline(np.log(2), color=NEGATIVE, lw=1, ls=":", label=tr("ln 2: no preference"))
     scores = log.dropna(subset="accuracy")
     (accuracy,) = right.plot(scores["step"], scores["accuracy"], "o-", color=ACCENT, ms=4)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     twin = right.twinx()
     twin.spines["right"].set_visible(True)
     (lead,) = twin.plot(scores["step"], scores["lead"], "s--", color=METHOD_STYLES["RLOO"][0], ms=4)
-    right.legend([accuracy, lead], ["accuracy (left)", "mean lead d (right)"], loc="lower right")
+    right.legend(
+        [accuracy, lead], [tr("accuracy (left)"), tr("mean lead d (right)")], loc="lower right"
+    )
     left.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     for axes in (left, right):
-        axes.set_xlabel("step")
-    left.set_title("Training loss", fontsize=10, weight="normal")
-    right.set_title("Validation", fontsize=10, weight="normal")
+        axes.set_xlabel(tr("step"))
+    left.set_title(tr("Training loss"), fontsize=10, weight="normal")
+    right.set_title(tr("Validation"), fontsize=10, weight="normal")
     figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
@@ -419,8 +424,8 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     steps = log["step"]
     panels[0].plot(steps, log["loss"], color=ACCENT)
     panels[0].axhline(np.log(2), color=NEGATIVE, lw=1, ls=":")
-    panels[1].plot(steps, log["rewards/chosen"], color=POSITIVE, label="chosen")
-    panels[1].plot(steps, log["rewards/rejected"], color=NEGATIVE, label="rejected")
+    panels[1].plot(steps, log["rewards/chosen"], color=POSITIVE, label=tr("chosen"))
+    panels[1].plot(steps, log["rewards/rejected"], color=NEGATIVE, label=tr("rejected"))
     panels[1].axhline(0, color=QUIET, lw=1)
     panels[1].legend(fontsize=8)
     panels[2].plot(steps, log["rewards/margins"], color=ACCENT)
@@ -428,10 +433,16 @@ def preference_curves(log: pd.DataFrame, kl: Sequence[tuple[int, float]], title:
     panels[3].axhline(0.5, color=QUIET, lw=1)
     if kl:
         panels[4].plot(*zip(*kl, strict=True), "o-", color=ACCENT, ms=4)
-    names = ("loss (dotted: ln 2)", "implicit rewards", "margin", "accuracy", "KL, nats per answer")
+    names = (
+        tr("loss (dotted: ln 2)"),
+        tr("implicit rewards"),
+        tr("margin"),
+        tr("accuracy"),
+        tr("KL, nats per answer"),
+    )
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name, fontsize=9, weight="normal")
-        axes.set_xlabel("step")
+        axes.set_xlabel(tr("step"))
     figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
@@ -454,8 +465,8 @@ def accuracy_over_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
     axes.legend()
     axes.margins(x=0.18, y=0.2)
     _share_axis(axes)
-    axes.set_xlabel("KL to the SFT model, nats per answer")
-    axes.set_ylabel("prefers the chosen answer")
+    axes.set_xlabel(tr("KL to the SFT model, nats per answer"))
+    axes.set_ylabel(tr("prefers the chosen answer"))
     axes.set_title(title)
     return axes
 
@@ -472,7 +483,7 @@ def loss_shapes(
         axes.plot(x, values, style, color=colour, label=name)
     axes.axvline(0, color=QUIET, lw=1, zorder=0)
     axes.set_xlabel(label)
-    axes.set_ylabel("loss")
+    axes.set_ylabel(tr("loss"))
     axes.legend()
     axes.set_title(title)
     return axes
@@ -486,8 +497,8 @@ def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
         axes.scatter(
             group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=way
         )
-    axes.set_xlabel("chrF of the answers to the reference answers")
-    axes.set_ylabel("prefers the chosen answer")
+    axes.set_xlabel(tr("chrF of the answers to the reference answers"))
+    axes.set_ylabel(tr("prefers the chosen answer"))
     axes.legend()
     axes.margins(0.2)
     _share_axis(axes)
