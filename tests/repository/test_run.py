@@ -119,7 +119,7 @@ def test_test_all_is_test_with_one_variable_more():
     """And the notebooks, which `test` runs as lessons of seconds, at full size."""
     long = [step for step in run.TARGETS["test-all"].steps if "pytest" in step.arguments]
     assert long[0].environment == {"OMP_NUM_THREADS": "1", "COURSE_TEST_ALL": "1"}
-    assert run.NOTEBOOKS in run.TARGETS["test-all"].steps
+    assert run.EDITIONS in run.TARGETS["test-all"].steps
     assert "--nbmake" in run.NOTEBOOKS.arguments
     for step in run.LINT:
         assert step in run.TARGETS["test-all"].steps

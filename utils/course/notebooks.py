@@ -15,6 +15,12 @@ from utils.course.progress import PROGRESS_VARIABLE
 
 # the environment variables that `accelerate launch` sets for each process
 LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
+# the only line of code that the Vietnamese edition adds, to its set-up cell: the language, and the
+# folder that the English edition runs in
+LANGUAGE_LINE = (
+    'os.environ.setdefault("COURSE_LANG", "vi"); '
+    'os.chdir(".." if os.getcwd().endswith(os.sep + "vi") else ".")'
+)
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
@@ -202,9 +208,10 @@ def execute(
 
 
 def code_hash(notebook: Mapping) -> str:
-    """The hash of a notebook's code, without the line of REPO and TAG (see `make badges`)."""
+    """The hash of a notebook's code, without REPO and TAG (see `make badges`) and the language."""
     sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = re.sub(r"(?m)^REPO, TAG = .*$", "", "\n\n".join(sources))
+    code = code.replace(f"{LANGUAGE_LINE}\n", "")
     return hashlib.sha256(code.encode()).hexdigest()
 
 
