@@ -5,6 +5,7 @@ The repository and the tag are stored in pyproject.toml, in the table [tool.cour
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -77,6 +78,8 @@ def main(repository: str) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         rewrite_notebook(path, current["repository"], current["tag"])
     rewrite_readme(ROOT / "README.md", current["repository"], current["tag"])
+    if any((ROOT / "notebooks" / "vi").glob("*.ipynb")):
+        subprocess.run([sys.executable, str(ROOT / "tools" / "translate.py"), "build"], check=True)
     print(f"Badges and clone URLs refer to {current['repository']}, tag {current['tag']}.")
 
 

@@ -119,8 +119,12 @@ TARGETS = {
         takes="[options]",
     ),
     "notebooks": Target(
-        "run every notebook in the lab profile and keep the outputs",
-        (python("tools/run_course.py", "--write"), python("tools/figures.py")),
+        "run every notebook in the lab profile and keep the outputs, in both editions",
+        (
+            python("tools/run_course.py", "--write"),
+            python("tools/figures.py"),
+            python("tools/translate.py", "build"),
+        ),
     ),
     "bench": Target(
         "PPO against TRL 1.12, its quality over seeds; SFT, DPO and pair search",
