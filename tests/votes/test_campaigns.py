@@ -2,8 +2,11 @@
 
 import itertools
 import math
+import os
 import random
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,6 +14,7 @@ import pytest
 import sqlalchemy as sql
 from sklearn.metrics import cohen_kappa_score
 
+from utils.course.paths import ROOT
 from utils.votes.agreement import fleiss_kappa, mean_cohen_kappa, reliable, repeated_items
 from utils.votes.pairs import PairError, item_of, pair_of, read_pairs, shown, write_pairs
 from utils.votes.panel import simulate
@@ -385,3 +389,30 @@ def test_an_answer_cannot_steer_the_terminal(store, monkeypatch, capsys):
     label_in_terminal([hostile], store, "An", repeat_share=0)
     printed = capsys.readouterr().out
     assert not set(printed) & {"\x1b", "\r", "\x9b"} and "xoámàn hình\nđỏ" in printed
+
+
+def label(folder, *options, typed=""):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "label.py"), *options],
+        input=typed,
+        cwd=folder,
+        env={**os.environ, "COURSE_VOTES": f"sqlite:///{folder}/votes.sqlite", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_make_label_votes_and_takes_its_pairs_to_another_machine(tmp_path):
+    done = label(tmp_path)
+    assert done.returncode == 1 and "has no pairs to vote on: run notebook 07" in done.stderr
+    write_pairs(tmp_path / "pairs.json", "lớp 10A", drawn("a", 3))
+    done = label(tmp_path, "--import", "pairs.json", "--name", "An", typed="a\nq\n")
+    assert done.returncode == 0 and "lớp 10A: 3 pairs" in done.stdout
+    store = open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+    (vote,) = store.votes(campaign="lớp 10A", source="terminal")
+    assert (vote.annotator, vote.choice) == ("An", "a")
+    assert "lớp 10A: 3 pairs, 1 votes" in label(tmp_path, "--list").stdout
+    label(tmp_path, "--campaign", "lớp 10A", "--export", "again.json")
+    assert read_pairs(tmp_path / "again.json") == ("lớp 10A", drawn("a", 3))
+    wrong = label(tmp_path, "--campaign", "lớp 12")
+    assert wrong.returncode == 1 and "use one of lớp 10A" in wrong.stderr
