@@ -1,4 +1,4 @@
-"""Votes of people: the store, agreement beyond chance, the panel for voting."""
+"""Votes of people: the store, agreement beyond chance, voting in a notebook and in a terminal."""
 
 from utils.door import door
 

@@ -1,11 +1,13 @@
 """How reliable votes are: agreement with oneself, agreement with the others, position bias."""
 
 import math
+import random
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import binomtest
@@ -133,6 +135,7 @@ def kappa_interval(
 # --- Many annotators at once ---------------------------------------------------------------------
 
 PREFERENCES = ("first", "second", "tie")
+COUPLES = 600  # of annotators, for the mean of Cohen's κ
 
 
 @dataclass(frozen=True)
@@ -171,21 +174,23 @@ def _fleiss(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _mean_cohen(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean Cohen's κ of all couples of annotators, for each row of `weights`."""
+    """The mean Cohen's κ of the couples of annotators, for each row of `weights`."""
     classes = np.arange(len(PREFERENCES))
     total, defined = np.zeros(len(weights)), np.zeros(len(weights))
-    for one, first in enumerate(ratings):
-        for second in ratings[one + 1 :]:
-            both = (first >= 0) & (second >= 0)
-            drawn = weights * both
-            count = drawn.sum(1)
-            ones, twos = (drawn @ (r[:, None] == classes) for r in (first, second))
-            observed, by_chance = drawn @ (first == second), (ones * twos).sum(1)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                kappa = (observed * count - by_chance) / (count**2 - by_chance)
-            fine = np.isfinite(kappa)
-            total[fine] += kappa[fine]
-            defined += fine
+    couples = list(combinations(range(len(ratings)), 2))
+    if len(couples) > COUPLES:
+        couples = random.Random(0).sample(couples, COUPLES)
+    for one, other in couples:
+        first, second = ratings[one], ratings[other]
+        drawn = weights * ((first >= 0) & (second >= 0))
+        count = drawn.sum(1)
+        ones, twos = (drawn @ (r[:, None] == classes) for r in (first, second))
+        observed, by_chance = drawn @ (first == second), (ones * twos).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kappa = (observed * count - by_chance) / (count**2 - by_chance)
+        fine = np.isfinite(kappa)
+        total[fine] += kappa[fine]
+        defined += fine
     return np.where(defined > 0, total / np.maximum(defined, 1), np.nan)
 
 
@@ -218,7 +223,10 @@ def fleiss_kappa(votes: Sequence[Vote], *, draws: int = 1000, seed: int = 0) -> 
 
 
 def mean_cohen_kappa(votes: Sequence[Vote], *, draws: int = 300, seed: int = 0) -> Kappa:
-    """The mean of Cohen's κ over all couples of annotators (Light's κ), each on shared items."""
+    """The mean of Cohen's κ over the couples of annotators (Light's κ), each on shared items.
+
+    A large class has thousands of couples: then a fixed sample of them is used.
+    """
     ratings = _ratings(votes)
     ratings = ratings[:, (ratings >= 0).sum(0) >= 2]
     of = partial(_mean_cohen, ratings)
