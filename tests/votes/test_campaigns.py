@@ -305,11 +305,13 @@ def opinions(table):
 
 def test_fleiss_kappa_by_hand():
     # Three annotators, four items: fff, ffs, sss, sst.
-    # P = (1, 1/3, 1, 1/3), mean 2/3; p = (5, 6, 1) / 12, P_e = 62/144; κ = (96 - 62) / (144 - 62)
+    # P = (1, 1/3, 1, 1/3), mean 2/3; five first, six second, one tie: p = (5.5, 5.5, 1) / 12,
+    # P_e = 61.5/144; κ = (96 - 61.5) / (144 - 61.5)
     found = fleiss_kappa(opinions({"An": "ffss", "Bình": "ffss", "Chi": "fsst"}))
-    assert found.value == pytest.approx(34 / 82) and found.count == 4
+    assert found.value == pytest.approx(34.5 / 82.5) and found.count == 4
     assert fleiss_kappa(opinions({"An": "ffss", "Bình": "ffss"})).value == 1
-    assert math.isnan(fleiss_kappa(opinions({"An": "ff", "Bình": "ff"})).value)
+    assert fleiss_kappa(opinions({"An": "ff", "Bình": "ff"})).value == 1
+    assert math.isnan(fleiss_kappa(opinions({"An": "tt", "Bình": "tt"})).value)
     assert math.isnan(fleiss_kappa(opinions({"An": "ff"})).value) and fleiss_kappa([]).count == 0
 
 
@@ -329,10 +331,31 @@ def test_the_mean_of_cohens_kappa_is_that_of_all_couples():
     kappas = []
     for one, other in itertools.combinations(table.values(), 2):
         both = [(a, b) for a, b in zip(one, other, strict=True) if "-" not in (a, b)]
-        kappas.append(cohen_kappa_score(*map(list, zip(*both, strict=True))))
+        # each item a second time with the answers' names exchanged: then both are equally likely
+        exchanged = [tuple(str.translate(x, {102: "s", 115: "f"}) for x in pair) for pair in both]
+        kappas.append(cohen_kappa_score(*map(list, zip(*both, *exchanged, strict=True))))
     found = mean_cohen_kappa(opinions(table))
     assert found.value == pytest.approx(sum(kappas) / 10)
     assert found.low < found.value < found.high
+
+
+def test_the_names_of_the_answers_do_not_change_the_agreement():
+    """A class that nearly always prefers the first answer agrees; it does not vote by chance."""
+    generator = random.Random(5)
+    better_first = {
+        f"n{n}": "".join("s" if generator.random() < 0.05 else "f" for _ in range(20))
+        for n in range(10)
+    }
+    exchange = {102: "s", 115: "f"}
+    renamed = {
+        name: "".join(x.translate(exchange) if n % 2 else x for n, x in enumerate(line))
+        for name, line in better_first.items()
+    }
+    for kappa in (fleiss_kappa, mean_cohen_kappa):
+        found = kappa(opinions(better_first))
+        assert found.value == pytest.approx(kappa(opinions(renamed)).value, abs=0.02)
+        assert found.value > 0.7
+    assert all(standing.kept for standing in reliable(opinions(better_first)).standings)
 
 
 # --- The terminal --------------------------------------------------------------------------------

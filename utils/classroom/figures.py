@@ -89,7 +89,6 @@ def voters(names: Sequence[str], votes: Sequence[Vote]) -> list[dict[str, object
                 },
                 "kappa": None if math.isnan(kappa) else kappa,
                 "kept": standing.kept if standing else True,
-                "reason": standing.reason if standing else "",
             }
         )
     return table

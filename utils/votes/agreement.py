@@ -132,7 +132,12 @@ def kappa_interval(
     return float(low), float(high)
 
 
-# --- Many annotators at once ---------------------------------------------------------------------
+# --- Agreement on pairs --------------------------------------------------------------------------
+#
+# Which answer of a pair is called first is arbitrary. So chance gives both the same probability,
+# the mean of their frequencies. With the frequencies themselves κ would be near 0 for annotators
+# who agree on nearly all pairs, if the better answer were always the first one (for instance the
+# tuned model's).
 
 PREFERENCES = ("first", "second", "tie")
 COUPLES = 600  # of annotators, for the mean of Cohen's κ
@@ -162,13 +167,30 @@ def _ratings(votes: Sequence[Vote]) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), len(items))
 
 
+def _exchangeable(shares: np.ndarray) -> np.ndarray:
+    """Frequencies of first, second and tie, (..., 3), with the mean for first and second."""
+    mean = shares[..., :2].mean(-1, keepdims=True)
+    return np.concatenate([mean, mean, shares[..., 2:]], axis=-1)
+
+
+def pair_kappa(mine: Sequence[str], theirs: Sequence[str]) -> float:
+    """Cohen's κ of two lists of preferences, with first and second equally likely by chance.
+
+    >>> pair_kappa(["first", "first", "second", "first"], ["first"] * 4)
+    0.5
+    """
+    ratings = np.array([[PREFERENCES.index(p) for p in side] for side in (mine, theirs)])
+    weights = np.ones((1, len(mine)))
+    return float(_mean_cohen(ratings, weights)[0]) if len(mine) else math.nan
+
+
 def _fleiss(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Fleiss' κ for each row of `weights`, (draws, items), from counts: (items, classes)."""
     raters = counts.sum(1)  # at least two per item
     agreeing = (counts * (counts - 1)).sum(1) / (raters * (raters - 1))
     observed = weights @ agreeing / weights.sum(1)
     shares = weights @ counts
-    by_chance = ((shares / shares.sum(1, keepdims=True)) ** 2).sum(1)
+    by_chance = (_exchangeable(shares / shares.sum(1, keepdims=True)) ** 2).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(by_chance < 1, (observed - by_chance) / (1 - by_chance), np.nan)
 
@@ -185,7 +207,8 @@ def _mean_cohen(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
         drawn = weights * ((first >= 0) & (second >= 0))
         count = drawn.sum(1)
         ones, twos = (drawn @ (r[:, None] == classes) for r in (first, second))
-        observed, by_chance = drawn @ (first == second), (ones * twos).sum(1)
+        observed = drawn @ (first == second)
+        by_chance = (_exchangeable(ones) * _exchangeable(twos)).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             kappa = (observed * count - by_chance) / (count**2 - by_chance)
         fine = np.isfinite(kappa)
@@ -369,7 +392,7 @@ def reliable(votes: Sequence[Vote], threshold: float = 0.6) -> Reliable:
     standings = []
     for annotator, self_agreement in alone.items():
         mine, theirs = _against_the_others(annotator, opinions, steady)
-        kappa = _kappa(*_codes(mine, theirs))
+        kappa = pair_kappa(mine, theirs)
         kept, reason = _judge(self_agreement, kappa, len(mine), threshold)
         standings.append(Standing(annotator, self_agreement, kappa, len(mine), kept, reason))
     trusted = {s.annotator: opinions[s.annotator] for s in standings if s.kept}

@@ -27,7 +27,7 @@ const WORDS = {
     freeAsk: "Cho phép một điện thoại khác dùng tên {name}? Điện thoại cũ sẽ phải vào lại.",
     train: "Chạy DPO trên phiếu đã nhận", stop: "Dừng", invite: "In thêm một mã bí mật ở cửa sổ dòng lệnh",
     invited: "Đã in ở cửa sổ dòng lệnh.", openProjector: "Mở màn chiếu", downloadVotes: "Tải phiếu (JSONL)", downloadPairs: "Tải các cặp (JSON)",
-    nobody: "Chưa có ai vào lớp.", changed: "số phiếu đã đổi: ", kept: "nên giữ", leftOut: "nên loại: ",
+    nobody: "Chưa có ai vào lớp.", changed: "số phiếu đã đổi: ", voter: "Tên", kept: "nên giữ", few: "còn ít phiếu", leftOut: "nên loại: κ dưới 0,60",
     stage_idle: "Chưa chạy.", stage_starting: "Đang khởi động …", stage_loading: "Đang nạp mô hình …",
     stage_before: "Mô hình đang trả lời trước khi học …", stage_training: "Đang học: bước {step} / {steps}", stage_after: "Mô hình đang trả lời sau khi học …",
     stage_done: "Xong: {pairs} cặp, {steps} bước; KL = {kl} nat mỗi câu trả lời.", stage_failed: "Không thành công: {detail}", stage_stopped: "Đã dừng.",
@@ -63,7 +63,7 @@ const WORDS = {
     freeAsk: "Let another telephone use the name {name}? The former one has to join again.",
     train: "Run DPO on the accepted votes", stop: "Stop", invite: "Print another secret in the terminal",
     invited: "It is printed in the terminal.", openProjector: "Open the projector", downloadVotes: "Download votes (JSONL)", downloadPairs: "Download pairs (JSON)",
-    nobody: "Nobody has joined yet.", changed: "votes changed: ", kept: "keep", leftOut: "leave out: ",
+    nobody: "Nobody has joined yet.", changed: "votes changed: ", voter: "Name", kept: "keep", few: "too few votes", leftOut: "leave out: κ below 0.60",
     stage_idle: "Not started.", stage_starting: "Starting …", stage_loading: "Loading the model …",
     stage_before: "The model answers before training …", stage_training: "Training: step {step} of {steps}", stage_after: "The model answers after training …",
     stage_done: "Done: {pairs} pairs, {steps} steps; KL = {kl} nats per answer.", stage_failed: "It failed: {detail}", stage_stopped: "Stopped.",
@@ -112,6 +112,7 @@ for (const each of document.querySelectorAll("[data-language]"))
   each.addEventListener("click", () => {
     language = each.dataset.language;
     try { localStorage.setItem("language", language); } catch { /* storage is off */ }
+    tell("");  // the last message was in the other language
     speak();
   });
 

@@ -73,7 +73,7 @@ function draw() {
   }
   const ready = asking() ? own?.status === "done" && !own.voted : Boolean(pair);
   $("bar").hidden = asking() ? !own || own.status !== "done" : !pair;
-  $("previous").hidden = $("next").hidden = asking();
+  for (const id of ["previous", "next"]) $(id).classList.toggle("absent", asking());
   $("main").classList.toggle("with-bar", !$("bar").hidden);
   for (const button of buttons) {
     const pressed = !asking() && pair?.choice === button.dataset.choice;

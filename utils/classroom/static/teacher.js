@@ -20,7 +20,7 @@ function voterLine(voter) {
   line.append(name);
   for (const key of ["accepted", "waiting", "refused"]) line.append(element("td", "number", String(voter[key])));
   line.append(element("td", "number", voter.kappa === null ? "–" : number(voter.kappa)));
-  line.append(element("td", "small", voter.kept ? word("kept") : word("leftOut") + voter.reason.replace("left out: ", "")));
+  line.append(element("td", "small", word(voter.kappa === null ? "few" : voter.kept ? "kept" : "leftOut")));
   const cell = element("td", "row");
   for (const [label, run] of [
     ["accept", () => act("/api/decide", { status: "accepted", names: [voter.name] })],
@@ -50,7 +50,7 @@ function draw() {
   if ($("voters").dataset.drawn !== drawn) {  // so that a focused button keeps its focus
     $("voters").dataset.drawn = drawn;
     const head = element("tr");
-    for (const key of ["name", "accepted", "waitingVotes", "refused", "kappa", "advice", "actions"]) {
+    for (const key of ["voter", "accepted", "waitingVotes", "refused", "kappa", "advice", "actions"]) {
       const cell = element("th", ["accepted", "waitingVotes", "refused", "kappa"].includes(key) ? "number" : "", word(key));
       cell.scope = "col";
       head.append(cell);
