@@ -21,7 +21,7 @@ function voterLine(voter) {
   for (const key of ["accepted", "waiting", "refused"]) line.append(element("td", "number", String(voter[key])));
   line.append(element("td", "number", voter.kappa === null ? "–" : number(voter.kappa)));
   line.append(element("td", "small", word(voter.kappa === null ? "few" : voter.kept ? "kept" : "leftOut")));
-  const cell = element("td", "row");
+  const actions = element("div", "row");
   for (const [label, run] of [
     ["accept", () => act("/api/decide", { status: "accepted", names: [voter.name] })],
     ["refuse", () => act("/api/decide", { status: "refused", names: [voter.name] })],
@@ -30,8 +30,10 @@ function voterLine(voter) {
     const button = element("button", "button", word(label));
     button.setAttribute("aria-label", `${word(label)}: ${voter.name}`);
     button.addEventListener("click", run);
-    cell.append(button);
+    actions.append(button);
   }
+  const cell = element("td");
+  cell.append(actions);
   line.append(cell);
   return line;
 }
