@@ -1,6 +1,7 @@
 """Let a class vote on telephones: a page on this laptop's address, without internet."""
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -111,6 +112,7 @@ def main() -> None:
     profile = profiles.choose()
     if profile.offline:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # hides its CPU warnings
     store, shelf = open_store(), artifacts.shelf(profile.name)
     folder = shelf.folder.parent / "class"
     campaign = chosen_campaign(store, arguments.campaign, arguments.read)

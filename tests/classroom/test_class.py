@@ -127,6 +127,17 @@ def test_a_name_is_taken_until_the_teacher_frees_it(here):
     assert [v.choice for v in here.room.votes()] == ["b"]
 
 
+def test_a_join_whose_answer_was_lost_can_be_sent_again(here):
+    first, again, other = Visitor(here), Visitor(here), Visitor(here)
+    for visitor in (first, again):
+        answer = visitor.tell("/api/join", code=here.room.code, name="An", key="k" * 32)
+        assert answer.json() == {"name": "An"}
+    assert len(here.room.names) == 1
+    for key in ("x" * 32, "k" * 31, None):
+        answer = other.tell("/api/join", code=here.room.code, name="An", key=key)
+        assert answer.json()["error"] == "taken"
+
+
 @pytest.mark.parametrize(
     "name", ["", "   ", "x" * 31, "a\u202eb", "a\x00", "simulated: An", "\ud800"]
 )

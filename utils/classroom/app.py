@@ -76,7 +76,8 @@ def hello(desk: Desk, request: Request, data: Data) -> Data:
 def join(desk: Desk, request: Request, data: Data) -> Response:
     """A name and the code: a cookie that votes in this name."""
     desk.room.check_code(str(data.get("code", "")), request.client.host if request.client else "?")
-    voter, name = desk.room.join(_text(data, "name"))
+    key = data.get("key")
+    voter, name = desk.room.join(_text(data, "name"), key if isinstance(key, str) else None)
     return _with_cookie(desk, {"name": name}, VOTER, {"voter": voter})
 
 

@@ -94,12 +94,20 @@ class Classroom:
             self.wrong_codes.take(address)
             raise Refusal(403, "code", "This is not the code on the projector.")
 
-    def join(self, name: str) -> tuple[str, str]:
-        """A new voter's id and name; a Refusal if the name is taken."""
+    def join(self, name: str, key: str | None = None) -> tuple[str, str]:
+        """A new voter's id and name; a Refusal if the name is taken.
+
+        `key` is the page's own secret for this voter: if the answer is lost, for instance because
+        the server was killed, the page joins again with it.
+        """
         name = tidy_name(name)
+        known = None
+        if key is not None and 16 <= len(key) <= 64:
+            secret = f"{self.campaign} {name.casefold()} {key}".encode("utf-8", "replace")
+            known = hashlib.sha256(secret).hexdigest()[:32]
         if len(self.names) >= MAX_VOTERS:
             raise Refusal(403, "full", f"The class is full: {MAX_VOTERS} voters.")
-        voter = self.store.join(self.campaign, name)
+        voter = self.store.join(self.campaign, name, known)
         if voter is None:
             raise Refusal(409, "taken", "Somebody has this name: choose another one.")
         self.names = self.store.voters(self.campaign)

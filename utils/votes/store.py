@@ -354,12 +354,13 @@ class VoteStore:
 
     # --- Voters of the class page ----------------------------------------------------------------
 
-    def join(self, campaign: str, name: str) -> str | None:
-        """The id of a new voter; None if the campaign has a voter of this name.
+    def join(self, campaign: str, name: str, voter: str | None = None) -> str | None:
+        """The id of a new voter; None if the campaign has another voter of this name.
 
-        A name that a teacher has set free can be taken once more, with all of its votes.
+        A name that a teacher has set free can be taken once more, with all of its votes. With an
+        id of the caller's, joining again after a lost answer gives the same voter.
         """
-        voter = uuid.uuid4().hex
+        voter = voter or uuid.uuid4().hex
         key = unicodedata.normalize("NFC", name.casefold())
         row = {"id": voter, "campaign": campaign, "name": name, "name_key": key}
         insert = self._insert(VOTERS, "campaign", "name_key").values(
@@ -368,7 +369,7 @@ class VoteStore:
         freed = (VOTERS.c.campaign == campaign) & (VOTERS.c.name_key == key) & VOTERS.c.free
         take = sql.update(VOTERS).where(freed).values(id=voter, free=False)
 
-        mine = sql.select(VOTERS.c.name).where(VOTERS.c.id == voter)
+        mine = sql.select(VOTERS.c.id).where(VOTERS.c.id == voter, VOTERS.c.name_key == key)
 
         def work(connection: sql.Connection) -> bool:
             connection.execute(insert)

@@ -138,6 +138,9 @@ function tell(text, mood = "") {
   $("message").className = `message ${mood}`;
 }
 
+// 128 random bits: the name of a click or of a visitor, so that a repeated request changes nothing.
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
+
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 // The state of the training, with a bar and the answers before and after: projector and teacher.

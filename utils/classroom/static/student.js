@@ -7,6 +7,7 @@ let pairs = [];
 let place = 0;
 let shownAt = 0;
 let sending = false;
+const myKey = newKey();
 let own = null;  // the prompt that is being compared: { id, status, voted }
 
 const choicesOf = { a: "better_a", b: "better_b", tie: "tie", skip: "skip" };
@@ -41,7 +42,7 @@ async function begin() {
 $("join").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
-    await request("/api/join", { code: $("code").value, name: $("name").value });
+    await request("/api/join", { code: $("code").value, name: $("name").value, key: myKey });
     history.replaceState(null, "", location.pathname + location.search);
     await begin();
   } catch (error) {
@@ -97,8 +98,7 @@ async function vote(choice) {
   const pair = pairs[place];
   if (!pair || sending || Date.now() - shownAt < UNREAD) return;
   sending = true;
-  // the key names this click: if the same vote is sent again, the server changes nothing
-  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
+  const key = newKey();
   while (sending) {
     try {
       await request("/api/vote", { item: pair.item, choice, key });
