@@ -118,6 +118,16 @@ TARGETS = {
         shown=True,
         takes="[options]",
     ),
+    "label": Target(
+        "vote in a terminal, or import and export the pairs of a campaign",
+        (python("tools/label.py"),),
+        takes="[options]",
+    ),
+    "class": Target(
+        "let a class vote on telephones: a page on this laptop's address, without internet",
+        (python("tools/classroom.py"),),
+        takes="[options]",
+    ),
     "notebooks": Target(
         "run every notebook in the lab profile and keep the outputs, in both editions",
         (

@@ -4,7 +4,8 @@ Its rooms (subpackages), from the top down. A room imports only from rooms below
 
 exercises   the checks of the exercises, one module per notebook
 show        plots, tables and the web demo
-votes       votes of people: the store, agreement beyond chance, the panel for voting
+classroom   a page on which a class votes by telephone, and the training on its votes
+votes       votes of people: the store, agreement beyond chance, voting in notebook and terminal
 judge       evaluation: metrics with intervals, comparisons, the frontier of KL and reward
 finetune    what SFT, DPO and ORPO add to TRL: resuming, scarce memory, packing, shared prompts, T5
 ppo         PPO in nine numbered steps, and its policy, sampling, rewards and processes

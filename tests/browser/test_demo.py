@@ -96,7 +96,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
 
     visit.locator("#vote-b").click()
     expect(visit.locator("#status")).to_contain_text("Đã lưu phiếu bầu")
-    (vote,) = store.votes()
+    (vote,) = store.votes(campaign="demo", status="waiting")
     assert (vote.question, vote.choice, vote.source) == (QUESTION, "b", "demo")
     assert vote.annotator == "Lan <b>đậm</b>"
     assert [vote.answer_a, vote.answer_b] == [preferences.storable(text) for text in shown]

@@ -15,7 +15,8 @@ from tests.hub.conftest import hub_with_matching_vocabularies, surroundings
 from utils.course.notebooks import path_of
 from utils.course.paths import ROOT
 from utils.course.session import SEED
-from utils.votes.panel import DOUBLE_CLICK, Shown, queue
+from utils.votes.pairs import Shown, queue, read_pairs
+from utils.votes.panel import DOUBLE_CLICK
 from utils.votes.store import open_store, read_votes
 
 NAME = "07_collect_preferences"
@@ -117,8 +118,9 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     after_the_panel.locator(".jp-InputPrompt").click()
     run(page, "Run All Above Selected Cell", notebook)
 
-    drawn = artifacts / f".{NAME}-checkpoints" / "pairs.json"
-    screens = queue(json.loads(drawn.read_text(encoding="utf-8")), SEED)
+    store = open_store(machine["COURSE_VOTES"])
+    (campaign,) = store.campaigns()
+    screens = queue(store.pairs(campaign.name), SEED)
     choices = []
     for number, shown in enumerate(screens[:VOTES]):
         choices.append(vote_for_the_shorter(page, shown, by_keyboard=number % 2 == 0))
@@ -127,7 +129,8 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     panel.evaluate("panel => panel.scrollIntoView()")
     screenshot(page, "notebook-07-vote")
 
-    votes = open_store(machine["COURSE_VOTES"]).votes()
+    votes = store.votes(campaign=campaign.name)
+    assert len(votes) == len(store.votes(status=None))
     assert {(vote.annotator, vote.source) for vote in votes} == {("An", "panel")}
     assert [vote.choice for vote in votes] == choices
     for vote, shown in zip(votes, screens, strict=False):
@@ -143,3 +146,4 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     metrics = json.loads((artifacts / NAME / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["people"], metrics["votes"], metrics["pairs"]) == (1, VOTES, VOTES)
     assert read_votes(artifacts / NAME / "votes.jsonl") == votes
+    assert read_pairs(artifacts / NAME / "pairs.json")[0] == campaign.name

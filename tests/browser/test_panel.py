@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser import jupyterlab, screenshot
 from utils.course.paths import ROOT
+from utils.votes.pairs import item_of
 from utils.votes.panel import DOUBLE_CLICK
 from utils.votes.store import open_store
 
@@ -16,21 +17,18 @@ ATTACK = "<script>document.title = 'broken'</script><img src=x onerror=\"documen
 ATTACK += " $x$ và $$y$$"
 PAIRS = [
     {
-        "item": "q1",
         "question": "Vì sao bầu trời ban ngày có màu xanh?",
         "first": "Vì không khí tán xạ ánh sáng xanh mạnh hơn ánh sáng đỏ: bước sóng càng ngắn thì "
         "tán xạ càng nhiều. Ánh sáng xanh vì thế đến mắt ta từ mọi phía của bầu trời.",
         "second": f"Vì bầu trời phản chiếu màu của biển. {ATTACK}",
     },
     {
-        "item": "q2",
         "question": "Tại sao lá cây thường có màu xanh lục?",
         "first": "Lá có chất diệp lục. Chất này hấp thụ ánh sáng đỏ và xanh lam, phản xạ ánh sáng "
         "lục.\n\nMùa thu, diệp lục phân huỷ nên lá lộ ra màu vàng, màu cam.",
         "second": "Do cây hút nước màu xanh từ trong đất.",
     },
     {
-        "item": "q3",
         "question": "Vì sao nước đá nổi trên mặt nước?",
         "first": "Nước đóng băng thì nở ra, nên khối lượng riêng của đá nhỏ hơn của nước.",
         "second": "Vì đá lạnh hơn nước.",
@@ -101,7 +99,8 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     buttons.filter(has_text="A tốt hơn").click()
     expect(question).to_have_text(PAIRS[1]["question"])
     (vote,) = store.votes()
-    assert (vote.item, vote.choice, vote.annotator, vote.source) == ("q1", "a", "Lan", "panel")
+    assert (vote.item, vote.choice) == (item_of(PAIRS[0]), "a")
+    assert (vote.annotator, vote.source) == ("Lan", "panel")
     assert [vote.answer_a, vote.answer_b] == both
     screenshot(page, "panel-second-pair")
 
@@ -116,7 +115,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     page.keyboard.type("u")
     page.keyboard.press("Enter")
     expect(question).to_have_text(PAIRS[1]["question"])
-    assert [(v.item, v.choice) for v in store.votes()] == [("q1", "a")]
+    assert [(v.item, v.choice) for v in store.votes()] == [(item_of(PAIRS[0]), "a")]
     page.keyboard.type("x")
     page.keyboard.press("Enter")
     expect(panel.locator(".course-note")).to_contain_text("không phải là lệnh")

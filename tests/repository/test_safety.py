@@ -415,7 +415,7 @@ def test_a_table_of_texts_is_text():
 def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
     from utils.votes.store import open_store
 
-    pair = {"item": ATTACK, "question": ATTACK, "first": ATTACK, "second": ATTACK}
+    pair = {"question": ATTACK, "first": ATTACK, "second": ATTACK}
     store = open_store(f"sqlite:///{tmp_path / 'votes.sqlite'}")
     panel = widgets.LabelPanel([pair], store, annotator=ATTACK, rubric=[ATTACK])
     assert_harmless(panel.view.value)

@@ -11,20 +11,13 @@ import pytest
 from utils.course.paths import ROOT
 from utils.votes import panel as widgets
 from utils.votes.agreement import position_bias, repeated_items
-from utils.votes.panel import (
-    DOUBLE_CLICK,
-    LABELS,
-    LabelPanel,
-    Session,
-    queue,
-    side_by_side,
-    simulate,
-)
+from utils.votes.pairs import item_of, queue
+from utils.votes.panel import DOUBLE_CLICK, LABELS, LabelPanel, side_by_side, simulate
+from utils.votes.session import Session
 from utils.votes.store import VoteError, open_store, to_dataset
 
 PAIRS = [
     {
-        "item": f"q{n}",
         "question": f"Câu hỏi {n}?",
         "first": f"Ngắn {n}.",
         "second": f"Một câu trả lời dài hơn hẳn, số {n}.",
@@ -33,6 +26,7 @@ PAIRS = [
     }
     for n in range(20)
 ]
+ITEMS = [item_of(pair) for pair in PAIRS]
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> & </div> \"'"
 OLD = ("ipywidgets==7.7.1", "ipython_genutils==0.2.0")  # Colab's, and what it imports
 
@@ -70,7 +64,7 @@ def test_a_pair_keeps_its_side_when_pairs_are_added():
 
 
 def test_each_answer_stands_left_about_half_of_the_time():
-    many = [{**PAIRS[0], "item": f"q{n}"} for n in range(1000)]
+    many = [{**PAIRS[0], "question": f"Câu {n}?"} for n in range(1000)]
     left = sum(not shown.swapped for shown in queue(many, seed=5, repeat_share=0))
     assert 440 < left < 560  # four standard deviations
 
@@ -85,17 +79,17 @@ def test_models_move_with_their_answers():
 def test_a_share_of_the_pairs_comes_again_at_the_end_on_the_other_side():
     line = queue(PAIRS, seed=6, repeat_share=0.25)
     first, again = line[:20], line[20:]
-    assert [shown.item for shown in first] == [pair["item"] for pair in PAIRS]
+    assert [shown.item for shown in first] == ITEMS
     assert len(again) == len({shown.item for shown in again}) == 5
     swapped = {shown.item: shown.swapped for shown in first}
     assert all(shown.swapped != swapped[shown.item] for shown in again)
 
 
 def test_wrong_pairs_are_named():
-    with pytest.raises(ValueError, match=r"Pair 1 has item, question, answer_a and no first"):
-        queue([PAIRS[0], {"item": "x", "question": "?", "answer_a": "a"}])
-    with pytest.raises(ValueError, match="2 pairs are called 'q0'"):
-        queue([PAIRS[0], PAIRS[0]])
+    with pytest.raises(ValueError, match=r"Pair 1 has question, answer_a and no first"):
+        queue([PAIRS[0], {"question": "?", "answer_a": "a"}])
+    with pytest.raises(ValueError, match="Pair 1 occurs 2 times"):
+        queue([PAIRS[0], PAIRS[1], PAIRS[1]])
     assert queue([]) == []
 
 
@@ -129,17 +123,17 @@ def test_a_restart_goes_on_where_it_stopped(store):
 
 
 def test_undo_asks_the_pair_again_and_reaches_no_other_pairs(store):
-    other = Session([{**PAIRS[0], "item": "of yesterday"}], store, "An", repeat_share=0)
+    other = Session([{**PAIRS[0], "question": "Hôm qua?"}], store, "An", repeat_share=0)
     other.vote("a")
     session = Session(PAIRS[:3], store, "An", repeat_share=0)
     assert session.undo() is None
     session.vote("a")
     session.vote("b")
     withdrawn = session.undo()
-    assert (withdrawn.item, withdrawn.choice) == ("q1", "b")
-    assert (session.current.item, session.done) == ("q1", 1)
-    assert session.undo().item == "q0" and session.undo() is None
-    assert [vote.item for vote in store.votes()] == ["of yesterday"]
+    assert (withdrawn.item, withdrawn.choice) == (ITEMS[1], "b")
+    assert (session.current.item, session.done) == (ITEMS[1], 1)
+    assert session.undo().item == ITEMS[0] and session.undo() is None
+    assert [vote.question for vote in store.votes()] == ["Hôm qua?"]
 
 
 def test_new_answers_to_an_old_question_are_asked_again(store):
@@ -301,7 +295,7 @@ class Text(HTMLParser):
 
 
 def test_texts_of_models_and_users_are_shown_never_run(store, at_leisure):
-    pair = {"item": ATTACK, "question": ATTACK, "first": ATTACK, "second": "dòng 1\n\ndòng 2"}
+    pair = {"question": ATTACK, "first": ATTACK, "second": "dòng 1\n\ndòng 2"}
     panel = LabelPanel([pair], store, ATTACK, rubric=[ATTACK], repeat_share=0)
     page = Text(panel.view.value)
     assert page.tags == {"div", "b"}
@@ -309,7 +303,7 @@ def test_texts_of_models_and_users_are_shown_never_run(store, at_leisure):
     rubric = next(child for child in panel.children if isinstance(child, ipywidgets.Accordion))
     assert Text(rubric.children[0].value).text == ATTACK
     panel.buttons["a"].click()
-    assert store.votes()[0].annotator == store.votes()[0].item == ATTACK
+    assert store.votes()[0].annotator == store.votes()[0].question == ATTACK
     rows = [{"before": ATTACK, "after <b>": "x\ny"}, {"before": 1, "after <b>": 2}]
     table = Text(side_by_side(rows).data)
     assert table.tags == {"table", "thead", "tbody", "tr", "th", "td"}
@@ -318,7 +312,7 @@ def test_texts_of_models_and_users_are_shown_never_run(store, at_leisure):
 
 
 def test_an_empty_answer_is_said_to_be_empty(store):
-    pair = {"item": "q", "question": "?", "first": " \n", "second": "x"}
+    pair = {"question": "?", "first": " \n", "second": "x"}
     assert "câu trả lời trống" in LabelPanel([pair], store, "An", repeat_share=0).view.value
 
 

@@ -162,7 +162,7 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Hide the libraries' warnings and progress bars; errors are still shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # notebooks 00 and 05 mention it
@@ -196,7 +196,7 @@ def start(number: str, keep_on_drive: bool = False, *, seed: int = SEED) -> Cour
     profile = profiles.choose()
     if profile.offline:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    _quiet()
+    quiet()
     set_seed(seed)
     course = Course(notebooks.path_of(number).stem, profile, seed, artifacts.shelf(profile.name))
     versions = colab.installed_versions(REPORTED)

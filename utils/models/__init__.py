@@ -24,6 +24,7 @@ __getattr__, __all__ = door(
             "lora",
             "save_adapter",
             "speaking_as",
+            "start_name",
         ],
         "chat": [
             "TEMPLATE",

@@ -212,6 +212,16 @@ def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:
     return made() if hub_id == STAND_IN else Path(hub_id)
 
 
+def start_name(start: Path) -> str:
+    """The name of a starting point, with the first digits of its adapter's hash if it has one.
+
+    Each round of votes has another adapter, and therefore another name.
+    """
+    weights = start / "adapter" / "adapter_model.safetensors"
+    digits = f" · {folders.content_hash(weights)[:8]}" if weights.is_file() else ""
+    return f"{start.name}{digits}"
+
+
 def labelled_model(start: Path, base_folder: str, profile: Profile) -> PeftModel:
     """A policy to train; its second adapter, "reference", keeps the policy's initial state.
 

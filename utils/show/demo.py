@@ -1,6 +1,5 @@
 """The web demo: one prompt, two saved models side by side, a vote for the store of notebook 07."""
 
-import hashlib
 import html
 import os
 import secrets
@@ -27,6 +26,8 @@ from utils.models.saved import (
     SavedModelError,
     answer_both,
 )
+from utils.votes.pairs import shown
+from utils.votes.schema import DEMO
 from utils.votes.store import Vote, VoteError, VoteStore, open_store
 
 MAX_SEED, MAX_NAME = 999, 60
@@ -88,21 +89,21 @@ class Round:
     key: str = field(default_factory=lambda: secrets.token_hex(16))  # one vote per round
 
     def vote(self, choice: str, annotator: str) -> Vote:
-        """The round as a vote; its item does not depend on which answer is on the left."""
-        texts = [answer.text for answer in self.answers]
-        pair = "\n\n".join([self.question, *sorted(texts)])
+        """The round as a vote; its item does not depend on which answer is on the left.
+
+        Nobody has checked who the visitor is: the store keeps the vote apart until it is accepted.
+        """
+        sides = [(a.text, e.key) for a, e in zip(self.answers, self.entries, strict=True)]
+        (first, model_first), (second, model_second) = sorted(sides)
+        pair = {"question": self.question, "first": first, "second": second}
+        pair |= {"model_first": model_first, "model_second": model_second}
         return Vote(
-            item="demo-" + hashlib.sha256(pair.encode()).hexdigest()[:16],
-            question=self.question,
-            answer_a=texts[0],
-            answer_b=texts[1],
+            **vars(shown(pair, swapped=sides != sorted(sides))),
             choice=choice,
             annotator=annotator.strip()[:MAX_NAME] or "khách",
-            model_a=self.entries[0].key,
-            model_b=self.entries[1].key,
             seed=self.seed,
-            source="demo",
-            swapped=texts != sorted(texts),
+            source=DEMO,
+            campaign=DEMO,
             key=self.key,
         )
 
@@ -175,7 +176,7 @@ def _compare(
         yield "", "", "", "", _status(*error.sentences, mood="bad"), *waiting
         return
     entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
-    notes = [_note(*shown, blind) for shown in zip(entries, answers, strict=True)]
+    notes = [_note(*each, blind) for each in zip(entries, answers, strict=True)]
     invitation = _status("Câu trả lời nào hay hơn?", "Which answer is better?")
     done = Round(prompt.strip(), entries, answers, int(seed))
     yield *texts, *notes, invitation, done, *_buttons(True)
@@ -191,7 +192,7 @@ def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | No
     except VoteError as error:
         sentence = _status("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
-    notes = [_note(*shown, False) for shown in zip(done.entries, done.answers, strict=True)]
+    notes = [_note(*each, False) for each in zip(done.entries, done.answers, strict=True)]
     thanks = _status("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 

@@ -1,4 +1,4 @@
-"""Votes of people: the store, agreement beyond chance, the panel for voting."""
+"""Votes of people: the store, agreement beyond chance, voting in a notebook and in a terminal."""
 
 from utils.door import door
 
@@ -7,13 +7,18 @@ __getattr__, __all__ = door(
     {
         "agreement": [
             "cohen_kappa",
+            "fleiss_kappa",
             "kappa_interval",
+            "mean_cohen_kappa",
             "position_bias",
             "preference",
             "reliable",
             "repeated_items",
         ],
-        "panel": ["DEFAULT_RUBRIC", "LabelPanel", "queue", "side_by_side", "simulate"],
+        "pairs": ["item_of", "queue", "read_pairs", "write_pairs"],
+        "panel": ["LabelPanel", "side_by_side", "simulate"],
+        "session": ["DEFAULT_RUBRIC"],
         "store": ["open_store", "read_votes", "tally", "to_dataset", "write_votes"],
+        "terminal": ["label_in_terminal"],
     },
 )

@@ -1,10 +1,13 @@
 """How reliable votes are: agreement with oneself, agreement with the others, position bias."""
 
 import math
+import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import binomtest
@@ -127,6 +130,130 @@ def kappa_interval(
         values = (observed - by_chance) / (codes.shape[1] ** 2 - by_chance)
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+# --- Agreement on pairs --------------------------------------------------------------------------
+#
+# Which answer of a pair is called first is arbitrary. So chance gives both the same probability,
+# the mean of their frequencies. With the frequencies themselves κ would be near 0 for annotators
+# who agree on nearly all pairs, if the better answer were always the first one (for instance the
+# tuned model's).
+
+PREFERENCES = ("first", "second", "tie")
+COUPLES = 600  # of annotators, for the mean of Cohen's κ
+
+
+@dataclass(frozen=True)
+class Kappa:
+    """An agreement beyond chance, with its 95 % interval over the items; nan if undefined."""
+
+    value: float
+    low: float
+    high: float
+    count: int  # items with at least two opinions
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] of {self.count}"
+
+
+def _ratings(votes: Sequence[Vote]) -> np.ndarray:
+    """Latest opinions as class numbers: (annotators, items), -1 without one."""
+    table = {
+        annotator: {item: PREFERENCES.index(said[-1]) for item, said in items.items()}
+        for annotator, items in _decided(votes).items()
+    }
+    items = list(dict.fromkeys(item for opinions in table.values() for item in opinions))
+    rows = [[opinions.get(item, -1) for item in items] for opinions in table.values()]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), len(items))
+
+
+def _exchangeable(shares: np.ndarray) -> np.ndarray:
+    """Frequencies of first, second and tie, (..., 3), with the mean for first and second."""
+    mean = shares[..., :2].mean(-1, keepdims=True)
+    return np.concatenate([mean, mean, shares[..., 2:]], axis=-1)
+
+
+def pair_kappa(mine: Sequence[str], theirs: Sequence[str]) -> float:
+    """Cohen's κ of two lists of preferences, with first and second equally likely by chance.
+
+    >>> pair_kappa(["first", "first", "second", "first"], ["first"] * 4)
+    0.5
+    """
+    ratings = np.array([[PREFERENCES.index(p) for p in side] for side in (mine, theirs)])
+    weights = np.ones((1, len(mine)))
+    return float(_mean_cohen(ratings, weights)[0]) if len(mine) else math.nan
+
+
+def _fleiss(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fleiss' κ for each row of `weights`, (draws, items), from counts: (items, classes)."""
+    raters = counts.sum(1)  # at least two per item
+    agreeing = (counts * (counts - 1)).sum(1) / (raters * (raters - 1))
+    observed = weights @ agreeing / weights.sum(1)
+    shares = weights @ counts
+    by_chance = (_exchangeable(shares / shares.sum(1, keepdims=True)) ** 2).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(by_chance < 1, (observed - by_chance) / (1 - by_chance), np.nan)
+
+
+def _mean_cohen(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean Cohen's κ of the couples of annotators, for each row of `weights`."""
+    classes = np.arange(len(PREFERENCES))
+    total, defined = np.zeros(len(weights)), np.zeros(len(weights))
+    couples = list(combinations(range(len(ratings)), 2))
+    if len(couples) > COUPLES:
+        couples = random.Random(0).sample(couples, COUPLES)
+    for one, other in couples:
+        first, second = ratings[one], ratings[other]
+        drawn = weights * ((first >= 0) & (second >= 0))
+        count = drawn.sum(1)
+        ones, twos = (drawn @ (r[:, None] == classes) for r in (first, second))
+        observed = drawn @ (first == second)
+        by_chance = (_exchangeable(ones) * _exchangeable(twos)).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kappa = (observed * count - by_chance) / (count**2 - by_chance)
+        fine = np.isfinite(kappa)
+        total[fine] += kappa[fine]
+        defined += fine
+    return np.where(defined > 0, total / np.maximum(defined, 1), np.nan)
+
+
+def _with_interval(
+    kappas: Callable[[np.ndarray], np.ndarray], items: int, draws: int, seed: int
+) -> Kappa:
+    """κ of all items, and the percentile interval of κ when items are drawn with replacement."""
+    if items == 0:
+        return Kappa(math.nan, math.nan, math.nan, 0)
+    value = float(kappas(np.ones((1, items)))[0])
+    drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=draws)
+    values = kappas(drawn.astype(float))
+    values = values[np.isfinite(values)]
+    if math.isnan(value) or not len(values):
+        return Kappa(math.nan, math.nan, math.nan, items)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Kappa(value, float(low), float(high), items)
+
+
+def fleiss_kappa(votes: Sequence[Vote], *, draws: int = 1000, seed: int = 0) -> Kappa:
+    """Fleiss' κ of all annotators on the items that at least two of them decided.
+
+    The numbers of annotators may differ between items: then an item's agreement is the share of
+    its couples of annotators that agree, and every item has the same weight.
+    """
+    ratings = _ratings(votes)
+    counts = (ratings[..., None] == np.arange(len(PREFERENCES))).sum(0)  # (items, classes)
+    counts = counts[counts.sum(1) >= 2]
+    return _with_interval(partial(_fleiss, counts), len(counts), draws, seed)
+
+
+def mean_cohen_kappa(votes: Sequence[Vote], *, draws: int = 300, seed: int = 0) -> Kappa:
+    """The mean of Cohen's κ over the couples of annotators (Light's κ), each on shared items.
+
+    A large class has thousands of couples: then a fixed sample of them is used.
+    """
+    ratings = _ratings(votes)
+    ratings = ratings[:, (ratings >= 0).sum(0) >= 2]
+    of = partial(_mean_cohen, ratings)
+    return _with_interval(of, ratings.shape[1], draws, seed)
 
 
 # --- One annotator -------------------------------------------------------------------------------
@@ -265,7 +392,7 @@ def reliable(votes: Sequence[Vote], threshold: float = 0.6) -> Reliable:
     standings = []
     for annotator, self_agreement in alone.items():
         mine, theirs = _against_the_others(annotator, opinions, steady)
-        kappa = _kappa(*_codes(mine, theirs))
+        kappa = pair_kappa(mine, theirs)
         kept, reason = _judge(self_agreement, kappa, len(mine), threshold)
         standings.append(Standing(annotator, self_agreement, kappa, len(mine), kept, reason))
     trusted = {s.annotator: opinions[s.annotator] for s in standings if s.kept}

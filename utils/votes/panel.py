@@ -5,156 +5,19 @@ ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are escaped
 shows them as text and does not run them.
 """
 
-import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import ipywidgets
 from IPython.display import HTML
 
-from utils.votes.store import Vote, VoteError, VoteStore, storable
+from utils.votes.pairs import Pair, Shown, queue
+from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
+from utils.votes.store import Vote, VoteError, VoteStore
 
-SIMULATED = "simulated:"  # the name of an annotator that is a rule begins with this
-COMMANDS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
 DOUBLE_CLICK = 0.3  # seconds without clicks after a vote: a double click must not vote twice
-DEFAULT_RUBRIC = (
-    "Đúng là trên hết: câu trả lời sai kiến thức thua câu trả lời đúng, dù viết hay hơn.",
-    "Trả lời thẳng vào câu hỏi, đủ ý chính, không lạc đề.",
-    "Học sinh phổ thông đọc là hiểu: câu gọn, từ ngữ quen thuộc, ví dụ gần gũi.",
-    "Dài hơn không có nghĩa là tốt hơn; đứng bên trái hay bên phải cũng không quan trọng.",
-    "Hai câu hay dở như nhau thì chọn “Ngang nhau”; không đủ kiến thức để chấm thì “Bỏ qua”.",
-)
-
-Pair = Mapping[str, str]  # item, question, first, second; model_first, model_second if known
 Rule = Callable[[str, str, str], str]  # question, answer A, answer B -> "a", "b", "tie" or "skip"
-
-
-# --- What is shown, in which order ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One pair as it is shown on the screen."""
-
-    item: str
-    question: str
-    answer_a: str  # on the left
-    answer_b: str  # on the right
-    model_a: str
-    model_b: str
-    swapped: bool  # whether the pair's second answer is A
-
-
-def _shown(pair: Pair, swapped: bool) -> Shown:
-    sides = ("second", "first") if swapped else ("first", "second")
-    texts = [pair["item"], pair["question"], *(pair[side] for side in sides)]
-    models = [pair.get(f"model_{side}", "") for side in sides]
-    return Shown(*map(storable, texts), *models, swapped)
-
-
-def _check_pairs(pairs: Sequence[Pair]) -> None:
-    for number, pair in enumerate(pairs):
-        if missing := [k for k in ("item", "question", "first", "second") if k not in pair]:
-            raise ValueError(
-                f"Pair {number} has {', '.join(pair)} and no {missing[0]}: a pair is a dict with "
-                "item, question, first and second."
-            )
-    names, times = Counter(pair["item"] for pair in pairs).most_common(1)[0] if pairs else ("", 1)
-    if times > 1:
-        raise ValueError(f"{times} pairs are called {names!r}: give each pair its own item name.")
-
-
-def queue(pairs: Sequence[Pair], seed: int = 0, repeat_share: float = 0.1) -> list[Shown]:
-    """All pairs with sides drawn by seed and item, then a share of them again with swapped sides.
-
-    The same seed gives the same queue, so a restart continues where it stopped.
-    """
-    _check_pairs(pairs)
-    sides = {pair["item"]: random.Random(f"{seed} {pair['item']}").random() < 0.5 for pair in pairs}
-    again = random.Random(f"{seed} again").sample(list(pairs), round(repeat_share * len(pairs)))
-    return [_shown(pair, sides[pair["item"]]) for pair in pairs] + [
-        _shown(pair, not sides[pair["item"]]) for pair in again
-    ]
-
-
-def _content(shown: Shown | Vote) -> tuple[str, frozenset[str]]:
-    """A key shared by screens with the same item and the same two answers, on either side."""
-    return shown.item, frozenset((shown.answer_a, shown.answer_b))
-
-
-def waiting(line: Sequence[Shown], votes: Sequence[Vote]) -> list[Shown]:
-    """The part of the queue without a vote; an item whose answers changed is asked again."""
-    cast = Counter(map(_content, votes))
-    left = []
-    for shown in line:
-        if cast[_content(shown)]:
-            cast[_content(shown)] -= 1
-        else:
-            left.append(shown)
-    return left
-
-
-class Session:
-    """One annotator's progress through the pairs; all of its state is in the store."""
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        store: VoteStore,
-        annotator: str,
-        seed: int = 0,
-        repeat_share: float = 0.1,
-        source: str = "panel",
-    ) -> None:
-        self.store, self.annotator, self.seed, self.source = store, annotator, seed, source
-        self.queue = queue(pairs, seed, repeat_share)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read the annotator's votes from the store again."""
-        self.votes = self.store.votes(self.annotator)
-        self.waiting = waiting(self.queue, self.votes)
-
-    @property
-    def current(self) -> Shown | None:
-        """The pair to judge now; None at the end."""
-        return self.waiting[0] if self.waiting else None
-
-    @property
-    def done(self) -> int:
-        """The number of pairs in the queue that have a vote."""
-        return len(self.queue) - len(self.waiting)
-
-    def vote(self, choice: str) -> Vote:
-        """Store the choice for the current pair and go on to the next pair."""
-        shown = self.current
-        if shown is None:
-            raise VoteError("Every pair has a vote: nothing is left to judge.")
-        cast = self.store.add(
-            Vote(
-                **vars(shown),
-                choice=choice,
-                annotator=self.annotator,
-                seed=self.seed,
-                source=self.source,
-            )
-        )
-        self.votes.append(cast)
-        self.waiting.pop(0)
-        return cast
-
-    def undo(self) -> Vote | None:
-        """Withdraw the latest vote if it is on one of these pairs; its pair is asked again."""
-        self.refresh()
-        mine = set(map(_content, self.queue))
-        if not self.votes or _content(self.votes[-1]) not in mine:
-            return None
-        withdrawn = self.store.undo(self.annotator)
-        self.refresh()
-        return withdrawn
 
 
 def simulate(
@@ -164,6 +27,7 @@ def simulate(
     annotator: str | None = None,
     seed: int = 0,
     repeat_share: float = 0.1,
+    campaign: str = "",
 ) -> list[Vote]:
     """Votes by a rule in code, through the same session as a person; the name marks them.
 
@@ -176,7 +40,7 @@ def simulate(
             f"The annotator {annotator!r} is a rule, not a person: begin its name with "
             f"{SIMULATED!r}."
         )
-    session = Session(pairs, store, annotator, seed, repeat_share, source="simulated")
+    session = Session(pairs, store, annotator, seed, repeat_share, "simulated", campaign)
     cast = []
     while shown := session.current:
         cast.append(session.vote(rule(shown.question, shown.answer_a, shown.answer_b)))
@@ -285,8 +149,9 @@ class LabelPanel(ipywidgets.VBox):
         seed: int = 0,
         rubric: Sequence[str] = DEFAULT_RUBRIC,
         repeat_share: float = 0.1,
+        campaign: str = "",
     ) -> None:
-        self.pairs, self.store, self.seed = pairs, store, seed
+        self.pairs, self.store, self.seed, self.campaign = pairs, store, seed, campaign
         self.repeat_share = repeat_share
         self.session: Session | None = None
         self.ready_at = 0.0  # the time from which a click counts again
@@ -352,7 +217,10 @@ class LabelPanel(ipywidgets.VBox):
             if name.startswith(SIMULATED):
                 self._say(f"Tên bắt đầu bằng “{SIMULATED}” dành cho người chấm mô phỏng.", True)
             elif name:
-                self.session = Session(self.pairs, self.store, name, self.seed, self.repeat_share)
+                self.session = Session(
+                    *(self.pairs, self.store, name, self.seed, self.repeat_share),
+                    campaign=self.campaign,
+                )
                 self._say("Tiếp tục từ chỗ đã dừng." if self.session.done else "")
             else:
                 self._say("")

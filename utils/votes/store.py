@@ -3,14 +3,18 @@
 `COURSE_VOTES` names the database: `sqlite:///folder/votes.sqlite` or
 `postgresql+psycopg://user:password@host/database`. A vote is confirmed once it is on disk, and it
 is never deleted: a withdrawn vote stays in the table with the time of its withdrawal.
+
+A campaign is a named set of pairs. Its pairs are in the store too, so that a class votes on the
+same ones. Votes from a page whose visitors nobody has identified (the demo, the class page) wait
+until a teacher accepts them; a reader gets the accepted votes unless it asks for others.
 """
 
 import json
 import os
-import tempfile
+import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +23,14 @@ from typing import TYPE_CHECKING, TypeVar
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.schema import CreateTable
 
 from utils.course import artifacts, colab
 from utils.course.errors import CourseError
+from utils.votes import schema
+from utils.votes.files import write_whole
+from utils.votes.pairs import Pair, campaign_name, check_pairs, clean, item_of, storable
+from utils.votes.schema import ACCEPTED, CAMPAIGNS, PAIRS, QUARANTINED, VOTERS, WAITING
+from utils.votes.schema import VOTES as TABLE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,28 +40,6 @@ CHOICES = ("a", "b", "tie", "skip")
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 # A kill or a power cut must not lose a confirmed vote; a writer waits while others write.
 PRAGMAS = ("busy_timeout = 30000", "synchronous = FULL")
-ONE_AT_A_TIME = 20_261  # PostgreSQL's advisory lock: a whole class may create the table at once
-
-TABLE = sql.Table(
-    "votes",
-    sql.MetaData(),
-    sql.Column("id", sql.Integer, primary_key=True),  # the order of arrival
-    sql.Column("key", sql.String(32), nullable=False, unique=True),
-    sql.Column("item", sql.Text, nullable=False),
-    sql.Column("question", sql.Text, nullable=False),
-    sql.Column("answer_a", sql.Text, nullable=False),
-    sql.Column("answer_b", sql.Text, nullable=False),
-    sql.Column("choice", sql.String(4), nullable=False),
-    sql.Column("annotator", sql.Text, nullable=False, index=True),
-    sql.Column("model_a", sql.Text, nullable=False),
-    sql.Column("model_b", sql.Text, nullable=False),
-    sql.Column("seed", sql.BigInteger, nullable=False),
-    sql.Column("source", sql.Text, nullable=False),
-    sql.Column("voted_at", sql.String(40), nullable=False),
-    sql.Column("swapped", sql.Boolean, nullable=False),
-    sql.Column("withdrawn_at", sql.String(40)),  # null if the vote was not withdrawn
-)
-
 Result = TypeVar("Result")
 
 
@@ -65,7 +51,7 @@ class VoteError(CourseError, RuntimeError):
 class Vote:
     """One judgement, with all that was on the screen."""
 
-    item: str  # the name of the pair; a repeated pair has the same name
+    item: str  # the identity of the pair, from `item_of`; a repeated pair has the same one
     question: str
     answer_a: str  # the answer on the left of the screen
     answer_b: str  # the answer on the right of the screen
@@ -74,23 +60,25 @@ class Vote:
     model_a: str = ""
     model_b: str = ""
     seed: int = 0  # the seed of the order on the screen
-    source: str = "panel"  # the front end: panel, terminal, demo or simulated
+    source: str = "panel"  # the front end: panel, terminal, class, demo or simulated
     voted_at: str = ""  # UTC, ISO 8601; the store writes it
     swapped: bool = False  # whether the pair's second answer was shown as A
     key: str = ""  # unique per vote, so that adding it again changes nothing; the store writes it
+    campaign: str = ""  # the name of the set of pairs
+    status: str = ""  # "accepted", "waiting" or "refused"; the store writes it by the source
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A named set of pairs in the store."""
+
+    name: str
+    made_at: str  # UTC, ISO 8601
+    pairs: int  # number of pairs
+    votes: int  # number of votes that were not withdrawn, from every source
 
 
 COLUMNS = [TABLE.c[field.name] for field in fields(Vote)]
-
-
-def storable(text: str) -> str:
-    """The text with U+FFFD for what SQL or UTF-8 cannot store: NUL and lone surrogates.
-
-    >>> storable("trăng\\x00 sao")
-    'trăng\\ufffd sao'
-    """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\x00", "\ufffd")
 
 
 def _now() -> str:
@@ -167,10 +155,12 @@ def _set_pragmas(connection: object, on_drive: bool) -> None:
 
 
 class VoteStore:
-    """The table of votes; each method is one transaction, retried once if the connection drops.
+    """Votes and campaigns; each method is one transaction, retried once if the connection drops.
 
     >>> store = open_store("sqlite:///votes.sqlite")
-    >>> store.add(Vote("q1", "Vì sao trời xanh?", "Do tán xạ.", "Do biển.", "a", annotator="An"))
+    >>> pairs = store.add_pairs("trời", [{"question": "Vì sao trời xanh?", "first": "Do tán xạ.",
+    ...                                   "second": "Do biển."}])
+    >>> LabelPanel(pairs, store, "An", campaign="trời")
     """
 
     def __init__(self, engine: sql.Engine) -> None:
@@ -180,17 +170,8 @@ class VoteStore:
         return f"VoteStore({_database_name(self.engine.url)})"
 
     def create(self) -> None:
-        """Create the table if it is missing; several processes may do so at the same time."""
-        self._transact(self._create)
-
-    def _create(self, connection: sql.Connection) -> None:
-        if sql.inspect(connection).has_table(TABLE.name):
-            return
-        if self.engine.dialect.name == "postgresql":
-            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
-        connection.execute(CreateTable(TABLE, if_not_exists=True))
-        for index in TABLE.indexes:
-            connection.execute(sql.schema.CreateIndex(index, if_not_exists=True))
+        """Create the tables, or migrate older ones; several processes may do so at once."""
+        self._transact(schema.create)
 
     def _transact(self, work: Callable[[sql.Connection], Result], again: bool = True) -> Result:
         """Commit what `work` does; if the connection drops, retry once on a new one."""
@@ -213,11 +194,8 @@ class VoteStore:
             f"{VOTES_VARIABLE}."
         )
 
-    def add(self, vote: Vote) -> Vote:
-        """Store a vote with its time and key; when this returns, the vote is on disk.
-
-        Adding the returned vote again changes nothing.
-        """
+    def _checked(self, vote: Vote) -> dict[str, object]:
+        """The row of a vote, with its time, its key and, by its source, its status."""
         if vote.choice not in CHOICES:
             raise VoteError(
                 f"The vote's choice is {vote.choice!r}: use one of {', '.join(CHOICES)}."
@@ -225,30 +203,91 @@ class VoteStore:
         for name in ("annotator", "item"):
             if not getattr(vote, name).strip():
                 raise VoteError(f"The vote has no {name}: set it, so that the vote can be counted.")
-        clean = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
-        clean["voted_at"] = clean["voted_at"] or _now()
-        clean["key"] = clean["key"] or uuid.uuid4().hex
-        # a connection may drop after the commit: the second try then finds the key and adds nothing
-        insert = INSERT[self.engine.dialect.name](TABLE).values(clean)
-        statement = insert.on_conflict_do_nothing(index_elements=["key"])
-        self._transact(lambda connection: connection.execute(statement))
-        return Vote(**clean)
+        row = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
+        row["voted_at"] = row["voted_at"] or _now()
+        row["key"] = row["key"] or uuid.uuid4().hex
+        row["status"] = row["status"] or (WAITING if vote.source in QUARANTINED else ACCEPTED)
+        return row
 
-    def _standing(self, annotator: str | None) -> sql.Select:
-        query = sql.select(*COLUMNS).where(TABLE.c.withdrawn_at.is_(None))
-        return query if annotator is None else query.where(TABLE.c.annotator == annotator)
+    def _insert(self, table: sql.Table, *unique: str) -> "sqlite.Insert | postgresql.Insert":
+        """An insertion that skips the rows whose `unique` columns are in the table."""
+        return INSERT[self.engine.dialect.name](table).on_conflict_do_nothing(
+            index_elements=list(unique)
+        )
+
+    def add(self, vote: Vote) -> Vote:
+        """Store a vote with its time and key; when this returns, the vote is on disk.
+
+        Adding the returned vote again changes nothing.
+        """
+        row = self._checked(vote)
+        # a connection may drop after the commit: the second try then finds the key and adds nothing
+        statement = self._insert(TABLE, "key").values(row)
+        self._transact(lambda connection: connection.execute(statement))
+        return Vote(**row)
+
+    def cast(self, vote: Vote) -> Vote:
+        """Store a vote in place of the voter's former vote on the item, which is withdrawn.
+
+        The votes of one source have at most one standing vote per campaign, voter and item, even
+        if two requests arrive at once. A request that arrives again changes nothing.
+        """
+        row = self._checked(vote)
+        every = TABLE.alias()
+        arrived = sql.select(every.c.key).where(every.c.key == row["key"]).scalar_subquery()
+        same = [TABLE.c[k] == row[k] for k in ("campaign", "annotator", "item", "source")]
+        former = sql.and_(*same, TABLE.c.withdrawn_at.is_(None), arrived.is_(None))
+        withdraw = sql.update(TABLE).where(former).values(withdrawn_at=_now())
+        insert = self._insert(TABLE, "key").values(row)
+
+        place = " ".join([row["campaign"], row["annotator"], row["item"]])
+        lock = sql.func.pg_advisory_xact_lock(sql.func.hashtextextended(place, 0))
+
+        def work(connection: sql.Connection) -> None:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sql.select(lock))  # the same voter may vote twice at one moment
+            connection.execute(withdraw)  # first a statement that writes: it takes SQLite's lock
+            connection.execute(insert)
+
+        self._transact(work)
+        return Vote(**row)
+
+    def _where(
+        self,
+        annotator: str | None,
+        campaign: str | None,
+        source: str | Collection[str] | None,
+        status: str | Collection[str] | None,
+    ) -> sql.ColumnElement[bool]:
+        wanted = {"annotator": annotator, "campaign": campaign, "source": source, "status": status}
+        tests = [TABLE.c.withdrawn_at.is_(None)]
+        for name, value in wanted.items():
+            if isinstance(value, str):
+                tests.append(TABLE.c[name] == value)
+            elif value is not None:
+                tests.append(TABLE.c[name].in_(list(value)))
+        return sql.and_(*tests)
 
     def _read(self, query: sql.Select) -> list[Vote]:
         rows = self._transact(lambda connection: connection.execute(query).mappings().all())
         return [Vote(**row) for row in rows]
 
-    def votes(self, annotator: str | None = None) -> list[Vote]:
-        """The votes that were not withdrawn, in the order of arrival."""
-        return self._read(self._standing(annotator).order_by(TABLE.c.id))
+    def votes(
+        self,
+        annotator: str | None = None,
+        *,
+        campaign: str | None = None,
+        source: str | Collection[str] | None = None,
+        status: str | Collection[str] | None = ACCEPTED,
+    ) -> list[Vote]:
+        """The accepted votes that were not withdrawn, in the order of arrival; None means any."""
+        where = self._where(annotator, campaign, source, status)
+        return self._read(sql.select(*COLUMNS).where(where).order_by(TABLE.c.id))
 
-    def undo(self, annotator: str) -> Vote | None:
+    def undo(self, annotator: str, campaign: str | None = None) -> Vote | None:
         """Withdraw the annotator's latest vote; it stays in the table as withdrawn."""
-        latest = self._standing(annotator).order_by(TABLE.c.id.desc()).limit(1)
+        where = self._where(annotator, campaign, None, None)
+        latest = sql.select(*COLUMNS).where(where).order_by(TABLE.c.id.desc()).limit(1)
         found = self._read(latest)
         if not found:
             return None
@@ -258,23 +297,105 @@ class VoteStore:
         self._transact(lambda connection: connection.execute(withdraw))
         return found[0]
 
+    def decide(
+        self,
+        status: str,
+        campaign: str,
+        *,
+        annotators: Collection[str] | None = None,
+        source: str | Collection[str] = QUARANTINED,
+    ) -> int:
+        """Accept or refuse the quarantined votes of a campaign; the number that changed."""
+        where = self._where(None, campaign, source, None)
+        if annotators is not None:
+            where &= TABLE.c.annotator.in_(list(annotators))
+        change = sql.update(TABLE).where(where, TABLE.c.status != status).values(status=status)
+        return self._transact(lambda connection: connection.execute(change).rowcount)
+
+    # --- Campaigns -------------------------------------------------------------------------------
+
+    def add_pairs(self, campaign: str, pairs: Sequence[Pair]) -> list[Pair]:
+        """Add pairs to a campaign, which is made if it is missing; return all of its pairs.
+
+        A pair that the campaign already has is not added again.
+        """
+        check_pairs(pairs)
+        name = campaign_name(campaign)
+        make = self._insert(CAMPAIGNS, "name").values(name=name, made_at=_now())
+        rows = [{"campaign": name, "item": item_of(pair), **clean(pair)} for pair in pairs]
+
+        def work(connection: sql.Connection) -> None:
+            connection.execute(make)
+            if rows:
+                connection.execute(self._insert(PAIRS, "campaign", "item"), rows)
+
+        self._transact(work)
+        return self.pairs(name)
+
+    def pairs(self, campaign: str) -> list[Pair]:
+        """The pairs of a campaign, in the order in which they were added; [] if there is none."""
+        columns = [PAIRS.c[name] for name in clean({})]
+        query = sql.select(*columns).where(PAIRS.c.campaign == campaign).order_by(PAIRS.c.id)
+        rows = self._transact(lambda connection: connection.execute(query).mappings().all())
+        return [dict(row) for row in rows]
+
+    def campaigns(self) -> list[Campaign]:
+        """All campaigns, the oldest first."""
+        pairs, votes = (
+            sql.select(sql.func.count())
+            .where(table.c.campaign == CAMPAIGNS.c.name, *more)
+            .scalar_subquery()
+            for table, more in ((PAIRS, ()), (TABLE, (TABLE.c.withdrawn_at.is_(None),)))
+        )
+        columns = [CAMPAIGNS, pairs.label("pairs"), votes.label("votes")]
+        query = sql.select(*columns).order_by(CAMPAIGNS.c.made_at)
+        rows = self._transact(lambda connection: connection.execute(query).mappings().all())
+        return [Campaign(**row) for row in rows]
+
+    # --- Voters of the class page ----------------------------------------------------------------
+
+    def join(self, campaign: str, name: str, voter: str | None = None) -> str | None:
+        """The id of a new voter; None if the campaign has another voter of this name.
+
+        A name that a teacher has set free can be taken once more, with all of its votes. With an
+        id of the caller's, joining again after a lost answer gives the same voter.
+        """
+        voter = voter or uuid.uuid4().hex
+        key = unicodedata.normalize("NFC", name.casefold())
+        row = {"id": voter, "campaign": campaign, "name": name, "name_key": key}
+        insert = self._insert(VOTERS, "campaign", "name_key").values(
+            **row, joined_at=_now(), free=False
+        )
+        freed = (VOTERS.c.campaign == campaign) & (VOTERS.c.name_key == key) & VOTERS.c.free
+        take = sql.update(VOTERS).where(freed).values(id=voter, free=False)
+
+        mine = sql.select(VOTERS.c.id).where(VOTERS.c.id == voter, VOTERS.c.name_key == key)
+
+        def work(connection: sql.Connection) -> bool:
+            connection.execute(insert)
+            connection.execute(take)
+            return connection.execute(mine).first() is not None
+
+        return voter if self._transact(work) else None
+
+    def voters(self, campaign: str) -> dict[str, str]:
+        """Voter id -> name, in the order of joining."""
+        query = sql.select(VOTERS.c.id, VOTERS.c.name).where(VOTERS.c.campaign == campaign)
+        query = query.order_by(VOTERS.c.joined_at)
+        rows = self._transact(lambda connection: connection.execute(query).all())
+        return {voter: name for voter, name in rows}
+
+    def set_free(self, campaign: str, name: str) -> bool:
+        """Let another telephone join under this name; the former one has to join again."""
+        this = (VOTERS.c.campaign == campaign) & (VOTERS.c.name == name)
+        change = sql.update(VOTERS).where(this).values(id=uuid.uuid4().hex, free=True)
+        return bool(self._transact(lambda connection: connection.execute(change).rowcount))
+
 
 def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
     """Write one JSON object per line; if the run is killed, the previous file stays complete."""
-    path = Path(path)
     lines = [json.dumps(asdict(vote), ensure_ascii=False) + "\n" for vote in votes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(new, 0o644)  # mkstemp's files are for their owner only
-        os.replace(new, path)
-    except BaseException:
-        Path(new).unlink(missing_ok=True)
-        raise
+    write_whole(path, "".join(lines))
     return len(lines)
 
 
