@@ -137,10 +137,10 @@ TARGETS = {
         ),
     ),
     "bench": Target(
-        "PPO against TRL 1.12, its quality over seeds; SFT, DPO and pair search",
+        "PPO against TRL 1.12; the frontier of PPO, RLOO, GRPO (hours); SFT, DPO and pair search",
         tuple(
             python(f"benchmarks/{name}.py")
-            for name in ("ppo", "ppo_quality", "sft", "dpo", "mining")
+            for name in ("ppo", "frontier", "sft", "dpo", "mining")
         ),
         shown=True,
     ),

@@ -6,15 +6,19 @@ from utils.course.profiles import TABLE
 from utils.judge.metrics import (
     accuracy,
     bernoulli_kl,
+    best_objective,
     best_of_n_kl,
     bootstrap,
     distinct,
     f1_per_class,
+    gain,
     independent_judge,
     macro_f1,
     minimal_kl,
+    objective,
     perplexity,
     reliability,
+    tied_best_of_n_kl,
 )
 from utils.models.language import language_model
 
@@ -81,6 +85,56 @@ def test_best_of_n_kl_equals_a_simulation():
     n, draws = 4, 200_000
     best = np.random.default_rng(0).random((draws, n)).max(1)  # density n u^(n-1) against 1
     assert best_of_n_kl(n) == pytest.approx(np.mean(np.log(n * best ** (n - 1))), abs=5e-3)
+
+
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_with_two_rewards_best_of_n_is_a_choice_between_two_classes(n):
+    for ones in (3, 10, 17):
+        rewards, p = [1.0] * ones + [0.0] * (20 - ones), ones / 20
+        wanted = bernoulli_kl(1 - (1 - p) ** n, p)
+        assert tied_best_of_n_kl(rewards, n) == pytest.approx(wanted)
+
+
+def test_best_of_n_without_ties_has_the_known_kl_and_with_one_reward_none():
+    rewards = np.random.default_rng(0).random(50)
+    assert tied_best_of_n_kl(rewards, 8) == pytest.approx(best_of_n_kl(8))
+    assert tied_best_of_n_kl([1.0] * 50, 8) == 0.0
+    some = [*rewards[:25], *[2.0] * 25]
+    assert 0 < tied_best_of_n_kl(some, 8) < best_of_n_kl(8)
+
+
+def test_the_best_objective_of_a_reward_that_is_one_with_probability_p():
+    beta = 1 / 3
+    for ones in (1, 5, 12):
+        p = ones / 16
+        rewards = [[1.0]] * ones + [[0.0]] * (16 - ones)
+        wanted = beta * np.log(1 - p + p * np.exp(1 / beta))
+        assert best_objective(rewards, beta) == pytest.approx([wanted])
+
+
+def test_no_other_policy_has_more_than_the_best_objective():
+    generator = np.random.default_rng(0)
+    rewards, beta = generator.normal(size=12), 0.4
+    best = best_objective(rewards[:, None], beta)[0]
+    tilted = np.exp(rewards / beta) / np.exp(rewards / beta).sum()
+
+    def value(policy):  # the base policy draws each of the 12 texts with probability 1/12
+        return float(policy @ rewards - beta * (policy * np.log(12 * policy)).sum())
+
+    assert value(tilted) == pytest.approx(best)
+    assert all(value(generator.dirichlet(np.ones(12))) < best for _ in range(200))
+
+
+def test_the_best_objective_lies_between_the_mean_and_the_largest_reward():
+    rewards = [[0.0, 1.0], [1.0, 1.0], [0.5, 1.0]]
+    assert best_objective(rewards, 1e6) == pytest.approx([0.5, 1.0], abs=1e-5)
+    assert best_objective(rewards, 1e-4) == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+def test_the_objective_and_the_gain_by_hand():
+    assert objective([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0], 0.2) == pytest.approx(0.4)
+    assert gain(0.4, 0.5, 0.9) == pytest.approx(-0.25)
+    assert gain(0.5, 0.5, 0.5) == 0.0
 
 
 def test_distinct_by_hand():

@@ -57,11 +57,18 @@ class PPORun:
     value_coef: float
     kl_limit: float
     precision: str
+    kl_estimator: str = "k1"
+    lam: float = 1.0
+    value_lam: float | None = None
+    whiten_advantages: bool = True
+    shared_value_head: bool = True
+    value_learning_rate: float | None = None
+    value_updates: int = 0
 
 
 @dataclass(frozen=True)
 class GroupRun:
-    """Notebook 02: RLOO and GRPO of TRL, beside our PPO."""
+    """RLOO and GRPO of TRL, which benchmarks/frontier.py compares with notebook 02's PPO."""
 
     steps: int
     batch_size: int  # completions per step
@@ -568,7 +575,12 @@ def quick(profile: Profile) -> Profile:
         name=f"{profile.name}-quick",
         reward_model=replace(profile.reward_model, epochs=min(1.0, profile.reward_model.epochs)),
         policy=replace(profile.policy, adapt_epochs=1, held_out_prompts=200, base_samples=8),
-        ppo=replace(profile.ppo, updates=20, batch_size=128),
+        ppo=replace(
+            profile.ppo,
+            updates=20,
+            batch_size=128,
+            value_updates=min(4, profile.ppo.value_updates),
+        ),
         group=replace(profile.group, steps=8, batch_size=128),
         sft=replace(profile.sft, rows=800, side_rows=200),
         dpo=replace(profile.dpo, rows=320, held_out=32, sweep_rows=64),

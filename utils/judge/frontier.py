@@ -1,7 +1,8 @@
-"""Points (KL, share of negatives) of policies, and training with TRL's RLOO and GRPO."""
+"""Points (KL, share of negatives, J) of policies, and training with TRL's RLOO and GRPO."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -10,28 +11,67 @@ from sklearn.pipeline import Pipeline
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from utils.course.paths import BENCHMARKS
 from utils.course.profiles import GroupRun, Profile
 from utils.data.feedback import NEGATIVE
 from utils.finetune.training import run as run_training
-from utils.judge.metrics import distinct, perplexity
+from utils.judge.metrics import bootstrap, distinct, perplexity, tied_best_of_n_kl
 from utils.losses import positions
 from utils.models.memory import release
 from utils.models.precision import precision_arguments
 from utils.models.sentiment import SentimentReward
 from utils.ppo.policy import ActorCritic
-from utils.ppo.rewards import Reward
+from utils.ppo.rewards import Reward, score_texts
 
 SEED = 11  # the seed of the judged texts: the same random draws for every method
 
 
+# --- Prompts and rows ----------------------------------------------------------------------------
+
+
+def unseen(prompts: Sequence[str], seen: Sequence[str]) -> list[str]:
+    """The prompts that do not occur in `seen`, each once, in their order.
+
+    >>> unseen(["a", "b", "c", "b"], ["a"])
+    ['b', 'c']
+    """
+    known = set(seen)
+    return [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+
+
+def judged_rows(
+    sentences: Sequence[str],
+    sentiments: Sequence[int],
+    prompts: Sequence[str],
+    held_out: Sequence[str],
+) -> tuple[list[str], list[int]]:
+    """The rows from which a judge may learn: those whose prompt it will not have to judge.
+
+    `prompts` holds the prompt of each sentence.
+    """
+    kept = [
+        (sentence, sentiment)
+        for sentence, sentiment, prompt in zip(sentences, sentiments, prompts, strict=True)
+        if prompt not in set(held_out)
+    ]
+    return [sentence for sentence, _ in kept], [sentiment for _, sentiment in kept]
+
+
+# --- The frontier --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Point:
-    """The KL and the share of negatives of a policy at one step."""
+    """A policy at one step: means over the held-out prompts, with 95 % bootstrap intervals."""
 
     method: str
+    step: int  # of training; n for best-of-n
     kl: float  # KL to the base policy, in nats per episode
     share: float  # share of texts that the judge classifies as negative
-    step: int
+    negative_rate: float  # the same share by the reward
+    objective: float  # J = E[r] - β KL
+    intervals: dict[str, tuple[float, float]]  # of kl, share and objective, over the prompts
+    seed: int = 0  # of the training
 
 
 @dataclass
@@ -39,18 +79,34 @@ class Frontier:
     """Measures policies on one set of held-out prompts and collects their points."""
 
     judge: Pipeline
+    reward: Reward
     prompts: Sequence[str]
+    beta: float  # the coefficient of the KL in J, the same for every method
+    draws: int = 1  # texts per prompt
+    seed: int = 0  # of the training, kept with each point
     points: list[Point] = field(default_factory=list)
 
     def add(self, method: str, models: ActorCritic, step: int = 0) -> Point:
-        """Measure a policy as it is now and add its point; the reward model is not used."""
-        found = models.evaluate(self.prompts, seed=SEED)
-        share = float(np.mean(self.judge.predict(found["texts"]) == NEGATIVE))
-        return self.add_point(method, float(np.mean(found["kl"])), share, step)
+        """Sample texts from a policy as it is now, and add its point."""
+        found = models.evaluate(list(self.prompts) * self.draws, seed=SEED)
+        rewards = score_texts(self.reward, found["texts"]).tolist()
+        return self.measure(method, step, found | {"rewards": rewards})
 
-    def add_point(self, method: str, kl: float, share: float, step: int) -> Point:
-        """Add a point that was measured elsewhere."""
-        self.points.append(Point(method, float(kl), float(share), step))
+    def measure(self, method: str, step: int, found: Mapping[str, Sequence]) -> Point:
+        """Add the point of `found`: texts, rewards and kl, one row of all prompts after another."""
+        columns = {
+            "kl": np.array(found["kl"]),
+            "share": self.judge.predict(list(found["texts"])) == NEGATIVE,
+            "negative_rate": np.array(found["rewards"]) != 0,
+            "objective": np.array(found["rewards"]) - self.beta * np.array(found["kl"]),
+        }
+        # texts of one prompt are alike, so an interval draws prompts and not texts
+        each = {
+            name: column.reshape(-1, len(self.prompts)).mean(0) for name, column in columns.items()
+        }
+        means = {name: float(values.mean()) for name, values in each.items()}
+        drawn = {name: bootstrap(np.mean, each[name]) for name in ("kl", "share", "objective")}
+        self.points.append(Point(method, step, **means, intervals=drawn, seed=self.seed))
         return self.points[-1]
 
     def last(self, method: str) -> Point:
@@ -60,6 +116,53 @@ class Frontier:
     def rows(self) -> list[dict]:
         """The points as plain rows, for a table or a file."""
         return [asdict(point) for point in self.points]
+
+
+def add_best_of_n(
+    frontier: Frontier,
+    texts: Sequence[Sequence[str]],  # (samples, prompts)
+    rewards: np.ndarray,  # (samples, prompts)
+    n: int,
+) -> Point:
+    """Add the point of best-of-n: of n base texts per prompt, the one with the highest reward.
+
+    All samples are used, in groups of n. Among texts with the same reward the first one is kept.
+    """
+    prompts = np.arange(rewards.shape[1])
+    kept_texts, kept_rewards = [], []
+    for start in range(0, len(rewards) - n + 1, n):
+        best = rewards[start : start + n].argmax(0)  # (prompts,)
+        kept_texts += [
+            texts[start + row][prompt] for row, prompt in zip(best, prompts, strict=True)
+        ]
+        kept_rewards.append(rewards[start + best, prompts])
+    kl = np.array([tied_best_of_n_kl(rewards[:, prompt], n) for prompt in prompts])
+    found = {
+        "texts": kept_texts,
+        "rewards": np.concatenate(kept_rewards),
+        "kl": np.tile(kl, len(kept_rewards)),
+    }
+    return frontier.measure("best-of-n", n, found)
+
+
+def share_at(points: Sequence[Point], method: str, kl: float) -> float:
+    """The largest share of negatives of a method's points with at most this KL; nan without one."""
+    shares = [point.share for point in points if point.method == method and point.kl <= kl]
+    return max(shares, default=float("nan"))
+
+
+def recorded(profile: str, data: str) -> dict:
+    """What benchmarks/frontier.py measured with this profile and data; {} if it was not run."""
+    path = BENCHMARKS / "frontier.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if (found["profile"], found["data"]) != (profile, data):
+        return {}
+    found["points"] = [
+        Point(**row) for run in found["runs"] if not run["arm"] for row in run["points"]
+    ]
+    return found
 
 
 def portrait(
@@ -95,8 +198,12 @@ def train_group_method(
     frontier: Frontier,
     seed: int = 0,
 ) -> float:
-    """Train the policy of `models` with TRL's RLOO or GRPO; return the seconds without judging."""
+    """Train the policy of `models` with TRL's RLOO or GRPO; return the seconds without judging.
+
+    The policy is measured about eight times on the way, and after the last step.
+    """
     judging = 0.0
+    marks = {*range(0, run.steps, max(run.steps // 8, 1)), run.steps}
     per_step = run.batch_size // run.generations  # TRL skips a step that has too few prompts
     prompts = list(prompts) * -(-per_step // len(prompts))
     # TRL loads its reference model from the folder named in the model's configuration
@@ -106,7 +213,7 @@ def train_group_method(
     class Judge(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
             nonlocal judging
-            if state.global_step % max(run.steps // 6, 1) == 0:
+            if state.global_step in marks:
                 began = time.perf_counter()
                 frontier.add(method, models, state.global_step)
                 judging += time.perf_counter() - began

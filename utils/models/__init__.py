@@ -39,6 +39,7 @@ __getattr__, __all__ = door(
             "sampled_kl",
             "sft_rows",
         ],
+        "draws": ["SHUFFLES", "generator"],
         "language": ["STAND_IN", "language_model"],
         "lengths": ["cut", "cut_columns", "cut_texts", "say_longer"],
         "logprobs": ["padded", "positions"],

@@ -283,14 +283,35 @@ class Live:
 
 METHOD_STYLES = {
     "PPO": (ACCENT, "o-"),
+    "PPO, this run": ("#111111", "o-"),
     "RLOO": ("#b5762a", "s-"),
     "GRPO": ("#7a5195", "^-"),
     "best-of-n": (POSITIVE, "D--"),
 }
 
 
+def _paths(points: Sequence, method: str) -> list[list]:
+    """The points of a method, one list per seed, in the order of the steps."""
+    own = [point for point in points if point.method == method]
+    seeds = dict.fromkeys(point.seed for point in own)
+    return [
+        sorted((point for point in own if point.seed == seed), key=lambda point: point.step)
+        for seed in seeds
+    ]
+
+
+def _bars(path: Sequence, name: str) -> np.ndarray:
+    """Distances of the interval's ends from the mean, as `errorbar` wants them: (2, points)."""
+    middle = np.array([getattr(point, name) for point in path])
+    low, high = np.array([point.intervals[name] for point in path]).T
+    return np.maximum(np.stack([middle - low, high - middle]), 0)
+
+
 def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
-    """The share of negatives over KL: each method's points, and the impossible region in grey."""
+    """The share of negatives over KL, with 95 % intervals; the impossible region in grey.
+
+    A curve begins at the base policy. Small numbers at PPO's points are updates.
+    """
     _, axes = plt.subplots(figsize=(7.6, 4.6))
     shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
     floor = [minimal_kl(base_rates, share) for share in shares]
@@ -305,27 +326,60 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
         arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.8},
     )
     for method, (colour, style) in METHOD_STYLES.items():
-        path = [point for point in points if point.method == method]
-        if not path:
-            continue
-        axes.plot(
-            [point.kl for point in path],
-            [point.share for point in path],
-            style,
-            color=colour,
-            ms=5,
-            lw=1.2,
-            label=method,
-        )
-        if method == "best-of-n":
-            for point in path:
-                xy = (point.kl, point.share)
-                axes.annotate(f"n={point.step}", xy, (4, -11), textcoords="offset points", size=8)
+        for number, path in enumerate(_paths(points, method)):
+            axes.errorbar(
+                [point.kl for point in path],
+                [point.share for point in path],
+                xerr=_bars(path, "kl"),
+                yerr=_bars(path, "share"),
+                fmt=style,
+                color=colour,
+                ms=4,
+                lw=1.2,
+                elinewidth=0.6,
+                label=None if number else method,
+            )
+            if method == "PPO" and number:  # the numbers of one seed are enough
+                continue
+            if method in ("RLOO", "GRPO"):
+                continue
+            for point in path[:: max(1, len(path) // 6)]:
+                text = f"n={point.step}" if method == "best-of-n" else f"{point.step}"
+                place = {"textcoords": "offset points", "size": 7, "color": colour}
+                axes.annotate(text, (point.kl, point.share), (4, -9), **place)
     axes.set_xlim(0, right)
-    axes.set_ylim(shares[0] - 0.06, 1.0)
+    lowest = min([shares[0], *(point.intervals["share"][0] for point in points)])
+    axes.set_ylim(lowest - 0.02, 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel(tr("KL to the base policy, nats per episode"))
     axes.set_ylabel(tr("negative, by the independent judge"))
+    axes.legend(loc="lower right")
+    axes.set_title(title)
+    return axes
+
+
+def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
+    """J on held-out prompts over the updates, with 95 % intervals, beside base and optimum."""
+    _, axes = plt.subplots()
+    axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label="optimum of the objective")
+    axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label="base policy")
+    for method, (colour, style) in METHOD_STYLES.items():
+        if method == "best-of-n":  # it has no updates
+            continue
+        for number, path in enumerate(_paths(points, method)):
+            axes.errorbar(
+                [point.step for point in path],
+                [point.objective for point in path],
+                yerr=_bars(path, "objective"),
+                fmt=style,
+                color=colour,
+                ms=4,
+                lw=1.2,
+                elinewidth=0.6,
+                label=None if number else method,
+            )
+    axes.set_xlabel("update")
+    axes.set_ylabel("J = reward − β · KL")
     axes.legend(loc="lower right")
     axes.set_title(title)
     return axes

@@ -1,0 +1,352 @@
+"""PPO, RLOO, GRPO and best-of-n on one set of held-out prompts, with three seeds; the ablations.
+
+Writes frontier.json. Policy, reference and reward are the artifacts of notebooks 01 and 02. Every
+trained method sees the same prompts and the same number of episodes. Each ablation changes one
+setting of PPO. The JSON is written after each run, so a program that was interrupted continues
+with the next run; a run whose settings have changed is made again.
+
+    python benchmarks/frontier.py            # hours: every method and ablation, three seeds
+    python benchmarks/frontier.py --only PPO RLOO
+    python benchmarks/frontier.py --quick --out /tmp/frontier.json
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from utils.course.profiles import GroupRun, Profile
+from utils.course.session import Course, set_seed, start
+from utils.data.feedback import NEGATIVE, load_feedback
+from utils.data.reading import fingerprint
+from utils.judge.frontier import (
+    Frontier,
+    add_best_of_n,
+    judged_rows,
+    train_group_method,
+    unseen,
+)
+from utils.judge.metrics import best_objective, gain, independent_judge, minimal_kl
+from utils.models.adapters import content_hash
+from utils.models.lengths import cut_texts
+from utils.models.logprobs import positions
+from utils.models.sentiment import SentimentReward
+from utils.ppo.policy import ActorCritic
+from utils.ppo.rewards import Reward
+from utils.ppo.trainer import PPOConfig, PPOTrainer
+
+SEEDS = (1, 2, 3)
+BEST_OF = (2, 4, 8, 16, 64)
+DRAWS = 4  # texts per prompt at each point
+UNCLIPPED = 1e9  # a clip range that no ratio and no value leaves
+
+
+@dataclass(frozen=True)
+class Arm:
+    """PPO with some settings changed: one factor, compared with another arm."""
+
+    name: str  # "" for PPO itself
+    changes: dict[str, object]
+    against: str = ""  # the arm that differs in one factor; "": PPO itself
+
+
+# The exact KL excludes whitening, and a shared trunk excludes value updates: these two arms have
+# two changes, and they are compared with the arm that has the first of them.
+SAMPLED = {"kl_estimator": "k1"}
+NOT_INFORMED = {"value_updates": 0}
+ARMS = (
+    Arm("", {}),
+    Arm("sampled KL", SAMPLED),
+    Arm("no value updates", NOT_INFORMED),
+    Arm(
+        "shared value head",
+        NOT_INFORMED | {"shared_value_head": True, "value_learning_rate": None},
+        "no value updates",
+    ),
+    Arm("lam 1", {"lam": 1.0}),
+    Arm("no clip", {"clip_range": UNCLIPPED, "value_clip_range": None}),
+    Arm("whitening", SAMPLED | {"whiten_advantages": True}, "sampled KL"),
+    Arm("no anneal", {"anneal": False}),
+)
+
+
+@dataclass
+class Task:
+    """What every method shares."""
+
+    profile: Profile
+    base: object  # the adapted policy, from which every training starts
+    tokenizer: object
+    reward: Reward
+    prompts: list[str]
+    frontier: Callable[[int], Frontier]  # the seed of the training -> a frontier without points
+    folder: str  # for TRL's reference model
+    facts: dict[str, object]  # what the points depend on, except the settings of a run
+
+    @property
+    def models(self) -> ActorCritic:
+        """The base policy, to sample from."""
+        return ActorCritic(
+            copy.deepcopy(self.base),
+            self.tokenizer,
+            precision=self.profile.ppo.precision,
+            max_new_tokens=self.profile.ppo.max_new_tokens,
+        )
+
+
+def task_of(course: Course, folder: str, held_out_prompts: int) -> Task:
+    """The prompts, the judge and the models of notebook 02."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings, device = course.profile.policy, course.profile.device
+    data = load_feedback(offline=course.profile.offline)
+    source = {"profile": course.profile.name, "data": fingerprint(data)}
+    rewarding = course.require("01_phobert_reward_model", inputs=source)
+    reward = SentimentReward.load(rewarding, device, settings.reward_kind, settings.reward_cap)
+    reference = course.require(course.notebook, inputs=source) / "reference"
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    base = AutoModelForCausalLM.from_pretrained(reference).to(device).eval()
+    room = positions(base) - course.profile.ppo.max_new_tokens
+
+    def first_words(split: str) -> list[str]:
+        words = [" ".join(s.split()[: settings.prompt_words]) for s in data[split]["sentence"]]
+        return cut_texts(tokenizer, words, room, "prompts")
+
+    beginnings = {split: first_words(split) for split in ("train", "validation", "test")}
+    held_out = unseen(beginnings["test"], beginnings["train"])[:held_out_prompts]
+    judged = ("validation", "test")
+    judge = independent_judge(
+        *judged_rows(
+            [text for split in judged for text in data[split]["sentence"]],
+            [label for split in judged for label in data[split]["sentiment"]],
+            [prompt for split in judged for prompt in beginnings[split]],
+            held_out,
+        )
+    )
+    beta = course.profile.ppo.kl_coef
+
+    def frontier(seed: int) -> Frontier:
+        return Frontier(judge, reward, held_out, beta, draws=DRAWS, seed=seed)
+
+    facts = {
+        **source,
+        "policy": content_hash(reference),
+        "reward": content_hash(rewarding / "model"),
+        "reward_kind": settings.reward_kind,
+        "reward_cap": settings.reward_cap,
+        "held_out_prompts": len(held_out),
+        "draws": DRAWS,
+        "beta": beta,
+    }
+    given = (course.profile, base, tokenizer, reward, beginnings["train"], frontier, folder)
+    return Task(*given, facts)
+
+
+# --- The methods ---------------------------------------------------------------------------------
+
+
+def base_and_best_of_n(task: Task, samples: int) -> dict:
+    """The base policy, the optimum of J, and the points of best-of-n."""
+    frontier, models = task.frontier(0), task.models
+    texts = [models.generate(frontier.prompts, seed=100 + k) for k in range(samples)]
+    rewards = np.stack([np.asarray(task.reward(part), dtype=float) for part in texts])
+    negative = np.stack([frontier.judge.predict(part) == NEGATIVE for part in texts])
+    points = [add_best_of_n(frontier, texts, rewards, n) for n in BEST_OF if n <= samples]
+    optimum = {
+        str(n): float(best_objective(rewards[:n], frontier.beta).mean())
+        for n in sorted({samples // 4, samples // 2, samples})
+        if n
+    }
+    return {
+        "base_samples": samples,
+        "base": {
+            "share": float(negative.mean()),
+            "negative_rate": float((rewards != 0).mean()),
+            "objective": float(rewards.mean()),
+        },
+        "base_rates": ((negative.sum(0) + 0.5) / (samples + 1)).round(4).tolist(),
+        "objective_optimum": optimum[str(samples)],
+        "objective_optimum_by_samples": optimum,  # how much the number of samples matters
+        "ceiling": {
+            "n": points[-1].step,
+            "negative_rate": points[-1].negative_rate,
+            "share": points[-1].share,
+        },
+        "best_of_n": frontier.rows(),
+    }
+
+
+def train_ppo(task: Task, config: PPOConfig) -> Frontier:
+    """PPO's points on the way, the base point first."""
+    frontier = task.frontier(config.seed)
+    policy = copy.deepcopy(task.base)
+    trainer = PPOTrainer(policy, task.tokenizer, task.reward, task.prompts, config, progress=False)
+    first = config.value_updates
+    marks = {first + done for done in (1, 2, 4, 8, *range(16, config.updates, 16))}
+    marks |= {config.updates}
+    frontier.add("PPO", trainer.models)
+
+    def look(metrics: dict) -> None:
+        if metrics["update"] in marks:
+            frontier.add("PPO", trainer.models, metrics["update"])
+
+    trainer.on_update = look
+    trainer.train()
+    return frontier
+
+
+def train_group(task: Task, method: str, run: GroupRun, seed: int) -> Frontier:
+    """The points of TRL's RLOO or GRPO, the base point first."""
+    frontier, models = task.frontier(seed), task.models
+    frontier.add(method, models)
+    set_seed(seed)
+    given = (method, models, task.reward, task.prompts, run, task.profile)
+    train_group_method(*given, task.folder, frontier, seed)
+    return frontier
+
+
+# --- All runs, one by one ------------------------------------------------------------------------
+
+
+def group_run(profile: Profile) -> GroupRun:
+    """RLOO's and GRPO's settings with as many episodes as PPO has."""
+    episodes = profile.ppo.updates * profile.ppo.batch_size
+    return replace(profile.group, steps=episodes // profile.group.batch_size)
+
+
+def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
+    """What is to be run: method, arm, seed and settings, the methods before the ablations."""
+    run, group = asdict(profile.ppo), group_run(profile)
+    episodes = profile.ppo.updates * profile.ppo.batch_size
+    for arm in ARMS:
+        settings = run | arm.changes
+        if arm.name and asdict(PPOConfig(**settings)) == asdict(PPOConfig(**run)):
+            continue  # this profile has the arm's settings already
+        for seed in seeds:
+            row = {"method": "PPO", "arm": arm.name, "against": arm.against, "seed": seed}
+            yield row | {"episodes": episodes, "settings": settings}
+        if arm.name:
+            continue
+        for method in ("RLOO", "GRPO"):
+            for seed in seeds:
+                row = {"method": method, "arm": "", "against": "", "seed": seed}
+                steps = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
+                yield row | steps
+
+
+def run_all(
+    task: Task,
+    out: Path,
+    machine: dict,  # machine and versions, for the record
+    *,
+    seeds: Sequence[int] = SEEDS,
+    samples: int = max(BEST_OF),
+    only: Sequence[str] = (),
+) -> dict:
+    """Every run that `out` does not have yet; `out` is written after each of them."""
+    former = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if any(former.get(name) != value for name, value in task.facts.items()):
+        former = {}
+    result = {**task.facts, **machine, "settings": asdict(task.profile.ppo), "seeds": list(seeds)}
+    result |= base_and_best_of_n(task, samples)
+    done = {identity(run): run for run in former.get("runs", []) if run["method"] != "best-of-n"}
+    row = {"method": "best-of-n", "arm": "", "against": "", "seed": 0, "episodes": 0}
+    row |= {"settings": {}, "points": result.pop("best_of_n")}
+    order = list(plan(task.profile, seeds))
+    for planned in order:
+        run = done.get(identity(planned))
+        if run is None:
+            if only and not {planned["arm"] or planned["method"]} & set(only):
+                continue
+            began = time.perf_counter()
+            if planned["method"] == "PPO":
+                config = PPOConfig(seed=planned["seed"], **planned["settings"])
+                frontier = train_ppo(task, config)
+            else:
+                given = (planned["method"], GroupRun(**planned["settings"]), planned["seed"])
+                frontier = train_group(task, *given)
+            seconds = round(time.perf_counter() - began, 1)
+            run = planned | {"seconds": seconds, "points": frontier.rows()}
+            done[identity(planned)] = run
+        known = [done[identity(each)] for each in order if identity(each) in done]
+        result["runs"] = [finished(each, result) for each in (row, *known)]
+        write(result, out)
+        last = run["points"][-1]
+        print(
+            f"{run['arm'] or run['method']}, seed {run['seed']}: {last['share']:.1%} by the judge "
+            f"at {last['kl']:.2f} nats, J = {last['objective']:.3f}, gain {run['gain']:.0%}",
+            flush=True,
+        )
+    return result
+
+
+def finished(run: dict, result: dict) -> dict:
+    """The run with the share of the possible gain and the least KL of its last point."""
+    last = run["points"][-1]
+    run["gain"] = gain(last["objective"], result["base"]["objective"], result["objective_optimum"])
+    run["least_kl"] = minimal_kl(result["base_rates"], last["share"])
+    return run
+
+
+def identity(run: dict) -> str:
+    """Two runs with the same identity give the same points."""
+    names = ("method", "arm", "seed", "settings")
+    return json.dumps([run[name] for name in names], sort_keys=True)
+
+
+def write(result: dict, out: Path) -> None:
+    """Write the JSON completely or not at all."""
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out)
+
+
+def smaller(profile: Profile) -> Profile:
+    """A profile with the least training, to check that the program runs."""
+    ppo = replace(
+        profile.ppo,
+        updates=2,
+        batch_size=32,
+        minibatch_size=16,
+        value_updates=min(1, profile.ppo.value_updates),
+    )
+    return replace(profile, ppo=ppo, group=replace(profile.group, batch_size=32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--quick", action="store_true", help="least training, to check that it runs"
+    )
+    parser.add_argument("--only", nargs="+", default=(), help="names of methods or arms")
+    asked = parser.parse_args()
+    course = start("02")
+    with tempfile.TemporaryDirectory() as folder:
+        task = task_of(
+            course, folder, 20 if asked.quick else course.profile.policy.held_out_prompts
+        )
+        sizes: dict[str, object] = {}
+        if asked.quick:
+            task.profile = smaller(task.profile)
+            sizes = {"seeds": (1,), "samples": 4}
+        facts = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {course.profile.device}",
+            **{key: value for key, value in course.facts().items() if key.endswith("_version")},
+        }
+        run_all(task, asked.out, facts, only=asked.only, **sizes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""benchmarks/frontier.py: what it plans, that it runs at the smallest size, and that it resumes."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from benchmarks import frontier as program
+from tests.helpers import tiny_ppo
+from utils.course.profiles import TABLE
+from utils.judge import frontier as frontier_module
+from utils.judge.frontier import Frontier, recorded
+from utils.ppo.trainer import PPOConfig
+
+LAB = TABLE["lab"]
+NEW = {  # a PPO with every setting that an ablation takes away
+    "kl_estimator": "exact",
+    "whiten_advantages": False,
+    "shared_value_head": False,
+    "value_learning_rate": 1e-3,
+    "value_updates": 1,
+    "value_lam": 1.0,
+    "lam": 0.7,
+    "anneal": True,
+}
+
+
+class Judge:
+    """Classifies a text with the word w5 as negative."""
+
+    def predict(self, texts):
+        return np.array([0 if "w5" in text.split() else 2 for text in texts])
+
+
+def w5(texts):
+    return [float("w5" in text.split()) for text in texts]
+
+
+def profile():
+    small = program.smaller(replace(LAB, ppo=replace(LAB.ppo, **NEW, max_new_tokens=6)))
+    return replace(small, group=replace(small.group, batch_size=16, generations=4))
+
+
+@pytest.fixture
+def task(tmp_path):
+    prompts = list(tiny_ppo.PROMPTS)
+    return program.Task(
+        profile(),
+        tiny_ppo.policy(),
+        tiny_ppo.tokenizer(),
+        w5,
+        prompts,
+        lambda seed: Frontier(Judge(), w5, prompts[:3], 0.3, draws=2, seed=seed),
+        str(tmp_path / "group"),
+        {"profile": "lab", "data": "abc", "policy": "p", "beta": 0.3},
+    )
+
+
+def test_every_method_has_the_same_episodes_and_three_seeds():
+    small = profile()
+    runs = list(program.plan(small, program.SEEDS))
+    assert {run["episodes"] for run in runs} == {small.ppo.updates * small.ppo.batch_size}
+    for name in ("PPO", "RLOO", "GRPO", *(arm.name for arm in program.ARMS if arm.name)):
+        assert sum((run["arm"] or run["method"]) == name for run in runs) == 3
+
+
+def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():
+    """The values' own learning rate goes with their trunk, and their clip with the policy's."""
+    run = asdict(profile().ppo)
+    together = ({"shared_value_head", "value_learning_rate"}, {"clip_range", "value_clip_range"})
+    changes = {arm.name: arm.changes for arm in program.ARMS}
+    for arm in program.ARMS[1:]:
+        one = asdict(PPOConfig(**run | arm.changes))
+        other = asdict(PPOConfig(**run | changes[arm.against]))
+        differs = {name for name in one if one[name] != other[name]}
+        assert len(differs) == 1 or differs in together, arm.name
+
+
+def test_an_arm_that_changes_nothing_is_left_out():
+    plain = replace(LAB, ppo=replace(LAB.ppo, **NEW | {"lam": 1.0}))
+    assert "lam 1" not in {run["arm"] for run in program.plan(plain, (1,))}
+
+
+def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatch):
+    out = tmp_path / "frontier.json"
+    program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO", "no clip"))
+    first = json.loads(out.read_text(encoding="utf-8"))
+    assert [run["arm"] or run["method"] for run in first["runs"]] == ["best-of-n", "PPO", "no clip"]
+    trained = []
+
+    def watched(task, config):
+        trained.append(config)
+        return frontier_of(task, config)
+
+    frontier_of = program.train_ppo
+    monkeypatch.setattr(program, "train_ppo", watched)
+    found = program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO", "no anneal", "GRPO"))
+    assert [config.anneal for config in trained] == [False]
+    names = [run["arm"] or run["method"] for run in found["runs"]]
+    assert names == ["best-of-n", "PPO", "GRPO", "no clip", "no anneal"]
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(json.dumps(found))
+    for run in found["runs"]:
+        assert {"kl", "share", "objective", "intervals"} <= set(run["points"][-1])
+        assert np.isfinite([run["gain"], run["least_kl"]]).all()
+    assert [point["step"] for point in found["runs"][2]["points"]] == [0, 1, 2, 3, 4]
+
+    monkeypatch.setattr(frontier_module, "BENCHMARKS", tmp_path)
+    shown = recorded("lab", "abc")["points"]
+    assert {point.method for point in shown} == {"PPO", "GRPO", "best-of-n"}
+
+    trained.clear()
+    task.facts["beta"] = 0.2  # J has another meaning: everything is made again
+    program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO",))
+    assert len(trained) == 1
