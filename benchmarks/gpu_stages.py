@@ -218,8 +218,8 @@ def group_step(gpu: GPU, profile: Profile) -> str:
 
 
 def loaded(gpu: GPU, profile: Profile, name: str) -> str:
-    """A chat model that stays on the GPU while another one is used, as in sweeps."""
-    gpu.resident = [chat_model(profile, name)]
+    """A model that stays on the GPU while another one is used, as in sweeps."""
+    gpu.resident = [phobert() if name == "PhoBERT-base" else chat_model(profile, name)]
     gpu.start()
     return name
 

@@ -106,6 +106,7 @@ def stages(profile: Profile) -> list[tuple]:
     rows, held = profile.policy.adapt_batch_size, profile.policy.adapt_eval_batch_size
     found: list[tuple] = [
         ("01", "PhoBERT-base", "training, longest rows", reward_step, top),
+        ("01", "PhoBERT-base", f"training, longest rows{BESIDE}", reward_step, top),
         ("01", "PhoBERT-base", "training, usual rows", reward_step, 64),
         ("01", "PhoBERT-base", "evaluation, longest rows", classification, top, True),
         ("02", "GPT-2", "adaptation, longest sentence", adaptation, rows, LONGEST, True),
@@ -219,11 +220,10 @@ def small_minutes(profile: Profile) -> dict[str, float]:
         each = cost(ppo, "sampling").seconds + minibatches * learned + rewarded(run.batch_size)
         return number * each
 
-    first = reward.epochs * (
-        TRAIN / reward.batch_size * cost(reward_step, 45).seconds
-        + VALIDATION / 128 * cost(classification, 45, True).seconds
-    )
-    first += (TRAIN + VALIDATION + TEST) * segmented + 3 * rewarded(TEST)
+    epoch = TRAIN / reward.batch_size * cost(reward_step, 45).seconds
+    epoch += VALIDATION / 128 * cost(classification, 45, True).seconds
+    first = 2 * reward.epochs * epoch  # on segmented text, and on raw text
+    first += (TRAIN + VALIDATION + TEST) * segmented + 5 * rewarded(TEST)
     policy, group = profile.policy, profile.group
     adapted = policy.adapt_epochs * (
         TRAIN / policy.adapt_batch_size

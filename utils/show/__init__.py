@@ -16,6 +16,7 @@ __getattr__, __all__ = door(
             "confusion",
             "calibration",
             "training_curves",
+            "learning_curve",
             "Live",
             "frontier",
             "loss_and_pull",

@@ -138,7 +138,7 @@ def rlhf() -> Figure:
 
 def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str) -> Axes:
     """The share of each class in each split, with the counts on the bars."""
-    _, axes = plt.subplots(figsize=(7.2, 2.4))
+    figure, axes = plt.subplots(figsize=(7.2, 2.6))
     left = np.zeros(len(counts))
     totals = np.array([sum(row) for row in counts.values()])
     for position, name in enumerate(classes):
@@ -159,7 +159,7 @@ def class_balance(counts: Mapping[str, Sequence[int]], classes: Sequence[str], t
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.55))
+    figure.legend(ncols=3, loc="outside lower center")
     axes.set_title(title)
     return axes
 
@@ -222,10 +222,10 @@ def training_curves(log: pd.DataFrame, title: str) -> Figure:
     """Losses on the left and validation scores on the right, from a Trainer's log history."""
     figure, (left, right) = plt.subplots(1, 2)
     losses = log.dropna(subset="loss")
-    left.plot(losses["epoch"], losses["loss"], color=QUIET, label="training loss")
+    left.plot(losses["epoch"], losses["loss"], color=NEUTRAL, lw=1, label="training loss")
     scores = log.dropna(subset="eval_loss")
     left.plot(scores["epoch"], scores["eval_loss"], "o-", color=ACCENT, label="validation loss")
-    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=QUIET, label="accuracy")
+    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=NEUTRAL, label="accuracy")
     right.plot(scores["epoch"], scores["eval_macro_f1"], "o-", color=ACCENT, label="macro F1")
     best = scores["eval_macro_f1"].idxmax()
     right.axvline(scores["epoch"][best], color=NEGATIVE, lw=1, ls=":", label="kept")
@@ -234,6 +234,30 @@ def training_curves(log: pd.DataFrame, title: str) -> Figure:
         axes.legend()
     left.set_title(title)
     right.set_title("Validation")
+    return figure
+
+
+def learning_curve(points: pd.DataFrame, title: str) -> Figure:
+    """Accuracy and macro F1 over training rows: each run, and the mean of each model."""
+    figure, panels = plt.subplots(1, 2)
+    styles = {name: (NEUTRAL, "s--") for name in points["model"].unique()}
+    styles |= {name: (ACCENT, "o-") for name in styles if "stand-in" in name}
+    for axes, column, label in zip(
+        panels, ("accuracy", "macro_f1"), ("accuracy", "macro F1"), strict=True
+    ):
+        for name, (colour, style) in styles.items():
+            runs = points[points["model"] == name]
+            mean = runs.groupby("rows")[column].mean()
+            axes.plot(mean.index, mean, style, color=colour, ms=4, label=name)
+            axes.scatter(runs["rows"], runs[column], s=8, color=colour, alpha=0.5)
+        ticks = sorted(points["rows"].unique())
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("training sentences")
+        axes.set_ylabel(f"{label} on test")
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
 
