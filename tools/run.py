@@ -139,8 +139,7 @@ TARGETS = {
     "bench": Target(
         "PPO against TRL 1.12; the frontier of PPO, RLOO, GRPO (hours); SFT, DPO and pair search",
         tuple(
-            python(f"benchmarks/{name}.py")
-            for name in ("ppo", "frontier", "sft", "dpo", "mining")
+            python(f"benchmarks/{name}.py") for name in ("ppo", "frontier", "sft", "dpo", "mining")
         ),
         shown=True,
     ),

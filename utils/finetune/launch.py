@@ -68,7 +68,7 @@ STAGES = {
             "01-16": "encode",
             "01-18": "to_ids encoded",
             "01-22": "class_weights weights",
-            "01-24": "cross_entropy",
+            "01-24": "",
             "01-26": "",
             "01-27": "",
         },
