@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("COURSE_PROFILE", "lab")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("COURSE_LANG", None)  # the tests read English
 
 import pytest
 import torch

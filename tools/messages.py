@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools import vietnamese
+from tools import glossary, vietnamese
 from utils.course.language import CATALOGUE, entries
 from utils.course.notebooks import LESSONS
 from utils.course.paths import ROOT
@@ -143,6 +143,8 @@ def faults(translations: dict[str, str]) -> Iterator[str]:
             yield f"other placeholders: {message!r} -> {translation!r}"
         if message[-1:] in ".:" and translation and translation[-1:] != message[-1:]:
             yield f"another end: {message!r} -> {translation!r}"
+        for fault in glossary.misused(message, translation):
+            yield f"{fault}: {message!r} -> {translation!r}"
         prose = re.sub(r"\{\w[^{}]*\}", "x", translation) if used[message][1] else translation
         for fault in vietnamese.faults(prose, repr(message)):
             yield str(fault)

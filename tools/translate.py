@@ -29,14 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools import vietnamese
+from tools import glossary, vietnamese
 from tools.badges import BADGES, CLOSE, OPEN
 from utils.course.notebooks import LANGUAGE_LINE
 from utils.course.paths import NOTEBOOKS, ROOT
 
 SOURCES = ROOT / "i18n" / "vi"
 EDITION = NOTEBOOKS / "vi"
-GLOSSARY = ROOT / "i18n" / "glossary.jsonl"
 NOTE = "> 🇬🇧 **Chưa dịch.** Ô này còn giữ nguyên tiếng Anh.\n\n"
 FEW = 4  # so many equal words can be a name
 WORDS = {  # in the table of profiles
@@ -220,25 +219,6 @@ def _remainders(english: str, translation: str) -> Iterator[str]:
             yield f"not translated: {title!r}"
 
 
-def glossary() -> list[dict[str, str]]:
-    """The rows of the glossary, longest English term first; empty while there is no glossary."""
-    if not GLOSSARY.exists():
-        return []
-    lines = GLOSSARY.read_text(encoding="utf-8").splitlines()
-    return sorted(map(json.loads, lines), key=lambda row: -len(row["en"]))
-
-
-def _terms(english: str, translation: str, exempt: Sequence[str]) -> Iterator[str]:
-    """Terms of the English prose whose translation has another word than the glossary."""
-    prose, words = _prose(english).lower(), _prose(translation).lower()
-    for row in glossary():
-        pattern = rf"(?<!\w){re.escape(row['en'].lower())}(s|es)?(?!\w)"
-        prose, times = re.subn(pattern, " ", prose)  # “reward model” is not also “reward”
-        wanted = re.sub(r" *\([^)]*\)", "", row["vi"]).lower().split(" / ")
-        if times and row["en"] not in exempt and not any(word in words for word in wanted):
-            yield f"the glossary says {row['vi']!r} for {row['en']!r}"
-
-
 def faults(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterator[str]:
     """What is wrong with the translation of a cell, one sentence per fault."""
     english = template(english)
@@ -254,7 +234,7 @@ def faults(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterat
     if BADGES.findall(english) != BADGES.findall(translation):
         yield f"write {OPEN}{CLOSE} where the badges stand"
     yield from _remainders(english, translation)
-    yield from _terms(english, translation, exempt)
+    yield from glossary.misused(_prose(english), _prose(translation), exempt)
     for fault in vietnamese.faults(NAMES.sub("0", translation), "Vietnamese"):
         core = fault.text[10:-10]
         if not (vietnamese._MARKED.search(core) and core in english):  # an example, as it is

@@ -65,7 +65,8 @@ def test_the_checks_answer_in_vietnamese(vietnamese, capsys):
     assert not checks.check("03.2", lambda shapes, rank: 1 / 0)
     assert capsys.readouterr().out.splitlines() == [
         "03.2: chưa đúng: các trọng số 64x32 và 16x64 ở hạng 4 cần 704 tham số: của bạn là 1.",
-        "03.2: chưa đúng: đó là số trọng số bị đóng băng: LoRA huấn luyện A (r, in) và B (out, r).",
+        "03.2: chưa đúng: đó là kích thước của các trọng số đóng băng: LoRA huấn luyện "
+        "A (r, in) và B (out, r).",
         "03.2: bạn chưa làm bài này.",
         "03.2: chưa đúng: code của bạn dừng lại với lỗi ZeroDivisionError: division by zero",
     ]
@@ -102,6 +103,7 @@ def test_figures_are_labelled_in_vietnamese(vietnamese):
         ({"right.": "đúng"}, "another end"),
         ({"right.": "đuúng."}, "no Vietnamese syllable"),
         ({"not yet: {reason}": "chưa: {reasons}"}, "other placeholders"),
+        ({"reward model": "mẫu thưởng"}, "'mô hình thưởng' for 'reward model'"),
         ({"  {name}: made in {seconds:.0f} s": "  {name}: {seconds} giây"}, "other placeholders"),
     ],
 )

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tools import translate
+from tests.notebooks.test_notebooks import dead_links
+from tools import glossary, translate
 from utils.course.notebooks import LANGUAGE_LINE, code_hash
 from utils.course.paths import NOTEBOOKS, ROOT
 
@@ -79,7 +80,7 @@ def course(tmp_path, monkeypatch):
     monkeypatch.setattr(translate, "NOTEBOOKS", folder)
     monkeypatch.setattr(translate, "SOURCES", sources)
     monkeypatch.setattr(translate, "EDITION", folder / "vi")
-    monkeypatch.setattr(translate, "GLOSSARY", tmp_path / "glossary.jsonl")
+    monkeypatch.setattr(glossary, "GLOSSARY", tmp_path / "glossary.jsonl")
     write_blocks(sources, VIETNAMESE)
     return tmp_path
 
@@ -117,6 +118,13 @@ def test_an_edition_has_the_cells_code_and_outputs_of_the_english_notebook(path)
     check_code(json.loads(path.read_text(encoding="utf-8")), translate.english_notebook(path.stem))
 
 
+@pytest.mark.parametrize("path", EDITION, ids=lambda path: path.stem)
+def test_relative_links_of_an_edition_are_alive(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join(translate.source(c) for c in cells if c["cell_type"] == "markdown")
+    assert dead_links(path, prose) == []
+
+
 def check_code(vietnamese: dict, english: dict):
     assert [c["id"] for c in vietnamese["cells"]] == [c["id"] for c in english["cells"]]
     assert vietnamese["metadata"] == english["metadata"]
@@ -132,7 +140,15 @@ def check_code(vietnamese: dict, english: dict):
 
 
 def test_every_english_cell_can_be_extracted_and_preserves_itself():
-    spoken = ("not translated", "decimals", "thousands", "straight", "no space", "the number")
+    spoken = (
+        "not translated",
+        "decimals",
+        "thousands",
+        "straight",
+        "no space",
+        "the number",
+        "the glossary",
+    )
     for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         for cell, english in translate.text_cells(translate.english_notebook(path.stem)).items():
             found = translate.faults(english, translate.template(english))
@@ -289,7 +305,7 @@ def test_a_term_can_mean_something_else_in_one_cell():
     assert read[3] == "step, reward"
 
 
-def test_what_need_not_be_translated():
+def test_what_need_not_be_translated(course):
     paper = "- R. Rafailov et al., *Direct Preference Optimization of a Language Model*, 2023."
     code = "```python\na = this_is_code(with_many, words_in_it, that, stay)\n```"
     example = "- thầy dạy quá nhanh và không ai theo kịp bài giảng"
@@ -309,3 +325,32 @@ def test_words_in_a_formula_may_be_translated():
 def test_an_unknown_notebook(course):
     with pytest.raises(SystemExit, match="00_first, 01_second"):
         translate.main(["build", "07"])
+
+
+# --- The glossary --------------------------------------------------------------------------------
+
+
+def test_the_glossary_is_complete_and_its_references_exist():
+    rows = glossary.rows(glossary.GLOSSARY)
+    names = [row["en"] for row in rows]
+    assert len(set(names)) == len(names) >= 120
+    for row in rows:
+        assert set(row) == {"en", "vi", "en_text", "vi_text", "see"}
+        assert set(row["see"]) <= set(names), row["en"]
+        assert row["en_text"][-1] == row["vi_text"][-1] == "."
+    assert set(names) >= glossary.ORDINARY
+
+
+def test_a_term_is_found_in_its_longest_form(tmp_path, monkeypatch):
+    path = tmp_path / "glossary.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*TERMS, {"en": "odds", "vi": "chênh (odds)"}])))
+    monkeypatch.setattr(glossary, "GLOSSARY", path)
+    for english, translation, misused in [
+        ("Two reward models", "Hai mô hình thưởng", 0),  # it is not also a reward
+        ("A reward model and its reward", "Mô hình thưởng", 1),
+        ("reward-free", "", 0),
+        ("The policy", "Policy", 1),
+        ("The odds", "Các odds", 0),  # the note is a form of the term, too
+    ]:
+        assert len(list(glossary.misused(english, translation))) == misused, english
+    assert not list(glossary.misused("The policy", "Policy", exempt=["policy"]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.course.language import tr
+from utils.course.language import LANGUAGE_VARIABLE, tr
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import PROGRESS_VARIABLE
 
@@ -180,10 +180,9 @@ def execute(
     )
     memory, finished = _PeakMemory(), threading.Event()
     started, error = time.perf_counter(), None
+    fixed = {PROGRESS_VARIABLE: "0"} | ({LANGUAGE_VARIABLE: "en"} if write else {})
     try:
-        with client.setup_kernel(
-            env={**alone(os.environ), PROGRESS_VARIABLE: "0", **(environment or {})}
-        ):
+        with client.setup_kernel(env={**alone(os.environ), **fixed, **(environment or {})}):
             pid = client.km.provisioner.pid
             watcher = threading.Thread(
                 target=memory.watch, args=(pid, finished.is_set), daemon=True
