@@ -16,7 +16,7 @@ const WORDS = {
     failed: "Không trả lời được: hãy thử lại.", wroteBy: "Câu A do {a} viết, câu B do {b} viết.",
     projector: "Màn chiếu", scan: "Quét mã hoặc mở", joined: "đã vào lớp", votes: "phiếu",
     ties: "ngang nhau", skips: "bỏ qua", pairs: "cặp", cohen: "κ của Cohen, trung bình các cặp người chấm",
-    fleiss: "κ của Fleiss, cả lớp", position: "Thiên lệch vị trí: tỉ lệ chọn A",
+    fleiss: "κ của Fleiss, cả lớp", position: "Thiên lệch vị trí: tỷ lệ chọn A",
     interval: "khoảng tin cậy 95 %", undefinedFigure: "chưa tính được", perItem: "Số phiếu của từng cặp",
     showChoices: "Hiện lựa chọn và bất đồng", hideChoices: "Ẩn lựa chọn", first: "câu thứ nhất", second: "câu thứ hai",
     talk: "Bất đồng để thảo luận", noTalk: "Chưa có cặp nào mà các phiếu khác nhau.",
