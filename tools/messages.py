@@ -143,7 +143,7 @@ def faults(translations: dict[str, str]) -> Iterator[str]:
             yield f"other placeholders: {message!r} -> {translation!r}"
         if message[-1:] in ".:" and translation and translation[-1:] != message[-1:]:
             yield f"another end: {message!r} -> {translation!r}"
-        for fault in glossary.misused(message, translation):
+        for fault in glossary.misused(message, translation) if translation else ():
             yield f"{fault}: {message!r} -> {translation!r}"
         prose = re.sub(r"\{\w[^{}]*\}", "x", translation) if used[message][1] else translation
         for fault in vietnamese.faults(prose, repr(message)):

@@ -222,18 +222,18 @@ def training_curves(log: pd.DataFrame, title: str) -> Figure:
     """Losses on the left and validation scores on the right, from a Trainer's log history."""
     figure, (left, right) = plt.subplots(1, 2)
     losses = log.dropna(subset="loss")
-    left.plot(losses["epoch"], losses["loss"], color=NEUTRAL, lw=1, label="training loss")
+    left.plot(losses["epoch"], losses["loss"], color=NEUTRAL, lw=1, label=tr("training loss"))
     scores = log.dropna(subset="eval_loss")
-    left.plot(scores["epoch"], scores["eval_loss"], "o-", color=ACCENT, label="validation loss")
-    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=NEUTRAL, label="accuracy")
-    right.plot(scores["epoch"], scores["eval_macro_f1"], "o-", color=ACCENT, label="macro F1")
+    left.plot(scores["epoch"], scores["eval_loss"], "o-", color=ACCENT, label=tr("validation loss"))
+    right.plot(scores["epoch"], scores["eval_accuracy"], "o-", color=NEUTRAL, label=tr("accuracy"))
+    right.plot(scores["epoch"], scores["eval_macro_f1"], "o-", color=ACCENT, label=tr("macro F1"))
     best = scores["eval_macro_f1"].idxmax()
-    right.axvline(scores["epoch"][best], color=NEGATIVE, lw=1, ls=":", label="kept")
+    right.axvline(scores["epoch"][best], color=NEGATIVE, lw=1, ls=":", label=tr("kept"))
     for axes in (left, right):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(tr("epoch"))
         axes.legend()
     left.set_title(title)
-    right.set_title("Validation")
+    right.set_title(tr("Validation"))
     return figure
 
 
@@ -243,7 +243,7 @@ def learning_curve(points: pd.DataFrame, title: str) -> Figure:
     styles = {name: (NEUTRAL, "s--") for name in points["model"].unique()}
     styles |= {name: (ACCENT, "o-") for name in styles if "stand-in" in name}
     for axes, column, label in zip(
-        panels, ("accuracy", "macro_f1"), ("accuracy", "macro F1"), strict=True
+        panels, ("accuracy", "macro_f1"), (tr("accuracy"), tr("macro F1")), strict=True
     ):
         for name, (colour, style) in styles.items():
             runs = points[points["model"] == name]
@@ -254,8 +254,8 @@ def learning_curve(points: pd.DataFrame, title: str) -> Figure:
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("training sentences")
-        axes.set_ylabel(f"{label} on test")
+        axes.set_xlabel(tr("training sentences"))
+        axes.set_ylabel(tr("{measure} on test", measure=label))
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
     figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
@@ -385,8 +385,8 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
 def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
     """J on held-out prompts over the updates, with 95 % intervals, beside base and optimum."""
     _, axes = plt.subplots()
-    axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label="optimum of the objective")
-    axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label="base policy")
+    axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label=tr("optimum of the objective"))
+    axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label=tr("base policy"))
     for method, (colour, style) in METHOD_STYLES.items():
         if method == "best-of-n":  # it has no updates
             continue
@@ -402,8 +402,8 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
                 elinewidth=0.6,
                 label=None if number else method,
             )
-    axes.set_xlabel("update")
-    axes.set_ylabel("J = reward − β · KL")
+    axes.set_xlabel(tr("update"))
+    axes.set_ylabel(tr("J = reward − β · KL"))
     axes.legend(loc="lower right")
     axes.set_title(title)
     return axes
