@@ -25,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 # cannot stand in one resolution with PyPI's torch, whose CUDA is 13; Colab's own build has 12.8
 CUDA_12 = "cudf-cu12"
 MUST_MOVE = {"datasets", "pyarrow", "torchao"}  # TRL needs newer ones; PEFT rejects this torchao
-NOT_ON_COLAB = {"psycopg"}  # only a vote store on a PostgreSQL server needs it
+NOT_ON_COLAB = {"psycopg", "segno"}  # a store on a PostgreSQL server; `make class`, on a laptop
 
 
 def pins(text: str) -> dict[str, str]:

@@ -685,6 +685,7 @@ def test_the_room_can_be_lifted_out_with_a_few_small_modules(tmp_path):
     assert set(ran.stdout.split()) == room | {
         *("utils", "utils.door", "utils.losses", "utils.ppo"),
         *("utils.course", "utils.course.errors", "utils.course.folders", "utils.course.progress"),
+        *("utils.course.language", "utils.course.paths"),  # messages in two languages
         *("utils.models", "utils.models.draws", "utils.models.logprobs", "utils.models.memory"),
         "utils.models.precision",
     }

@@ -11,7 +11,7 @@ An update has nine numbered steps. Each of the other modules has one task:
 - `processes` divides the work among processes;
 - `checkpoints` saves and resumes.
 The trainer depends neither on the course's task nor on its notebooks: a test imports this package
-with only nine small modules of `utils`.
+with only eleven small modules of `utils`.
 
 What is simplified, and why:
 - Dropout is off. Sampling and learning must use the same policy; otherwise the ratio is not 1.
