@@ -10,7 +10,7 @@ from utils.course import profiles
 
 def tiny(profile: profiles.Profile) -> profiles.Profile:
     """A profile of the same name, device and precision with the least training."""
-    labelling = replace(profile.labelling, questions=80, held_out=8, draws=1, epochs=1)
+    labelling = replace(profile.labelling, questions=200, held_out=8, draws=1, epochs=1)
     small = profile.small_dpo
     return replace(
         profile,
