@@ -17,6 +17,11 @@ TOLERANCE = 1e-5
 EQUALITIES: dict[str, dict[str, float]] = {}  # name -> differences, of every equality that held
 
 
+def close(answer: Tensor, wanted: Tensor) -> bool:
+    """Whether an answer of an exercise has the wanted shape and, to 1e-4, the wanted numbers."""
+    return answer.shape == wanted.shape and torch.allclose(answer, wanted, atol=1e-4)
+
+
 def value_and_gradients(loss: Loss, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The value of a loss, and its gradient (that of the sum) for each input.
 

@@ -13,13 +13,9 @@ from torch import Tensor
 from utils import losses
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import value_and_gradients
+from utils.exercises.equality import close, value_and_gradients
 
 Loss = Callable[..., Tensor]
-
-
-def _close(answer: Tensor, wanted: Tensor) -> bool:
-    return answer.shape == wanted.shape and torch.allclose(answer, wanted, atol=1e-4)
 
 
 def _numbers(values: Tensor) -> str:
@@ -40,7 +36,7 @@ def _verdict(
 
     def equal(loss: Loss) -> bool:
         other, slopes = value_and_gradients(loss, inputs)
-        return _close(value, other) and all(map(_close, gradients, slopes))
+        return close(value, other) and all(map(close, gradients, slopes))
 
     if equal(solution):
         return None
@@ -54,7 +50,7 @@ def _verdict(
             wanted=tuple(wanted.shape),
             found=tuple(value.shape),
         )
-    if not _close(value, wanted):
+    if not close(value, wanted):
         return tr(
             "the result should be {wanted} in this example: yours is {found}.",
             wanted=_numbers(wanted),
@@ -491,24 +487,24 @@ def _average_logps(attempt: Callable[..., Tensor]) -> Verdict:
     mask = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool()
     summed = losses.sequence_logps(logits, tokens, mask)
     answer = torch.as_tensor(attempt(logits.clone(), tokens.clone(), mask.clone())).float()
-    if _close(answer, summed / mask.sum(1)):
+    if close(answer, summed / mask.sum(1)):
         return None
     if answer.shape != summed.shape:
         return tr(
             "give one number per row, shape (2,): yours has shape {shape}.",
             shape=tuple(answer.shape),
         )
-    if _close(answer, summed):
+    if close(answer, summed):
         return "you summed the log-probabilities: divide by the row's number of response tokens."
-    if _close(answer, summed / 6) or _close(answer, summed / 5):
+    if close(answer, summed / 6) or close(answer, summed / 5):
         return "you divide by the length of the row: divide by its number of response tokens."
-    if _close(answer, summed / mask.sum()):
+    if close(answer, summed / mask.sum()):
         return "you divide by the tokens of the whole batch: divide by the tokens of each row."
     picked = logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
-    if _close(answer, (picked * mask).sum(1) / mask.sum(1)):
+    if close(answer, (picked * mask).sum(1) / mask.sum(1)):
         return "the logits at position t predict token t + 1, so you must shift by one."
     every = losses.token_logps(logits[:, :-1], tokens[:, 1:])
-    if _close(answer, every.mean(1)):
+    if close(answer, every.mean(1)):
         return "your mean includes the prompt and the padding: use the mask to leave them out."
     first, yours = float(summed[0] / 3), float(answer[0])
     return tr(
@@ -528,28 +524,28 @@ def _dpo_for_flipped_labels(attempt: Callable[..., Tensor]) -> Verdict:
     def dpo(numbers: Tensor = logps, beta: float = beta, share: float = flipped) -> float:
         return losses.dpo_loss(*numbers, beta=beta, label_smoothing=share)
 
-    if _close(answer, dpo()):
+    if close(answer, dpo()):
         return None
     margins = beta * (logps[0] - logps[2] - logps[1] + logps[3])
     each = -(1 - flipped) * F.logsigmoid(margins) - flipped * F.logsigmoid(-margins)
-    if _close(answer, each):
+    if close(answer, each):
         return "you return one loss per pair: average them over the batch."
     if answer.shape != ():
         return tr(
             "the loss must be one number, and yours has shape {shape}.", shape=tuple(answer.shape)
         )
-    if _close(answer, -dpo()):
+    if close(answer, -dpo()):
         return "the sign is wrong: the loss is minus the log-likelihood."
-    if _close(answer, dpo(share=0.0)):
+    if close(answer, dpo(share=0.0)):
         return "that is plain DPO: your loss does not use the share of flipped labels."
-    if _close(answer, dpo(share=1 - flipped)):
+    if close(answer, dpo(share=1 - flipped)):
         return "the two weights are swapped: the label as given has the weight 1 - flipped."
-    if _close(answer, dpo(beta=1.0)):
+    if close(answer, dpo(beta=1.0)):
         return "beta is missing: multiply the margin by it, inside the sigmoid."
-    if _close(answer, dpo(torch.stack([*logps[:2], *torch.zeros(2, 6)]))):
+    if close(answer, dpo(torch.stack([*logps[:2], *torch.zeros(2, 6)]))):
         return "the reference is missing: subtract its log-probabilities from the policy's."
     robust = losses.dpo_loss(*logps, beta=beta, variant="robust", label_smoothing=flipped)
-    if _close(answer, robust):
+    if close(answer, robust):
         return "that is robust DPO, which subtracts the second term: add that term here."
     return tr(
         "on the six pairs used here the loss is {wanted:.4f}, and yours is {found:.4f}.",
@@ -570,24 +566,24 @@ def _leave_one_out(attempt: Callable[[Tensor], Tensor]) -> Verdict:
             "give one advantage per answer, shape (3, 4): yours is {shape}.",
             shape=tuple(answer.shape),
         )
-    if _close(answer, wanted):
+    if close(answer, wanted):
         return None
-    if _close(answer, centred):
+    if close(answer, centred):
         return "your baseline counts the answer itself: take the mean of the other three rewards."
-    if _close(answer, rewards - rewards.sum(1, keepdim=True) + rewards):
+    if close(answer, rewards - rewards.sum(1, keepdim=True) + rewards):
         return "you subtract the sum of the other rewards: divide it by how many there are."
-    if _close(answer, rewards - (rewards.sum(1, keepdim=True) - rewards) / 4):
+    if close(answer, rewards - (rewards.sum(1, keepdim=True) - rewards) / 4):
         return "the other answers are one fewer: divide their sum by the number of answers - 1."
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-4)
     if torch.allclose(answer, scaled, atol=1e-2):
         return "that is GRPO's advantage: do not divide by the standard deviation here."
-    if _close(answer, rewards - (rewards.sum(0) - rewards) / 2) or _close(
+    if close(answer, rewards - (rewards.sum(0) - rewards) / 2) or close(
         answer, rewards - rewards.mean(0)
     ):
         return "the baseline mixes prompts: average over dimension 1, the answers to one prompt."
-    if _close(answer, wanted - rewards) or _close(answer, rewards - wanted):
+    if close(answer, wanted - rewards) or close(answer, rewards - wanted):
         return "that is the baseline: subtract it from the rewards."
-    if _close(answer, -wanted):
+    if close(answer, -wanted):
         return "the sign is wrong: the advantage is the reward minus the baseline."
     return "for the rewards 1, 2, 6 and 3 the advantages are -2.667, -1.333, 4 and 0."
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import value_and_gradients
+from utils.exercises.equality import close, value_and_gradients
 
 Function = Callable[..., Tensor]
 _MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
@@ -21,10 +21,6 @@ def _drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _close(answer: Tensor, wanted: Tensor) -> bool:
-    return answer.shape == wanted.shape and torch.allclose(answer, wanted, atol=1e-4)
-
-
 def _verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function]) -> Verdict:
     """None if the attempt gives the right tensor, else the mistake that gives the same one."""
     answer, wanted = attempt(), right()
@@ -32,10 +28,10 @@ def _verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function
         found = "nothing" if answer is None else type(answer).__name__
         return f"your function returns {found}: return a tensor."
     answer = answer.to(wanted.dtype)
-    if _close(answer, wanted):
+    if close(answer, wanted):
         return None
     for message, mistake in mistakes.items():
-        if _close(answer, mistake().to(wanted.dtype)):
+        if close(answer, mistake().to(wanted.dtype)):
             return message
     if answer.shape != wanted.shape:
         return f"the result must have shape {tuple(wanted.shape)}: yours is {tuple(answer.shape)}."
@@ -60,15 +56,15 @@ def _loss_verdict(attempt: Function, right: Function, mistakes: Mapping[str, Fun
         return value, slope
 
     answer, wanted = everything(attempt), everything(right)
-    if all(map(_close, answer, wanted)):
+    if all(map(close, answer, wanted)):
         return None
     for message, mistake in mistakes.items():
-        if all(map(_close, answer, everything(mistake))):
+        if all(map(close, answer, everything(mistake))):
             return message
     if answer[0].shape != wanted[0].shape:
         shapes = [tuple(found[0].shape) for found in (wanted, answer)]
         return f"the result must have shape {shapes[0]}: yours is {shapes[1]}."
-    if _close(answer[0], wanted[0]):
+    if close(answer[0], wanted[0]):
         return "the value is right, but the gradient is not: look for a detach too many or too few."
     means = [found[0].mean().item() for found in (wanted, answer)]
     return f"the mean in this example should be {means[0]:.4f}: yours is {means[1]:.4f}."
@@ -316,7 +312,7 @@ def _whiten(attempt: Function) -> Verdict:
     }
     verdict = _verdict(lambda: attempt(advantages.clone(), _MASK.clone()), right, mistakes)
     biased = (advantages - counted.mean()) / counted.std(correction=0) * _MASK
-    if verdict and _close(torch.as_tensor(attempt(advantages.clone(), _MASK.clone())), biased):
+    if verdict and close(torch.as_tensor(attempt(advantages.clone(), _MASK.clone())), biased):
         return "you divide by the number of tokens: the variance of a sample divides by it minus 1."
     return verdict
 

@@ -93,21 +93,23 @@ class ActorCritic:
 
     # --- Scoring responses ---
 
+    def values(self, rollout: Rollout, rows: Tensor, states: Tensor | None = None) -> Tensor:
+        """Values of the given rows' response tokens: (tokens,).
+
+        `states` are the policy's hidden states of these tokens, if the caller has them.
+        """
+        if states is None or "trunk" in self.critic:
+            trunk = self.critic["trunk"] if "trunk" in self.critic else self.trunk  # noqa: SIM401
+            with dropout_off(trunk), self.autocast():
+                states = sampling.response_states(trunk, rollout, rows)
+        return self.critic["head"](states.float()).squeeze(-1)
+
     def logps_and_values(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values of the given rows' response tokens: both (tokens,)."""
-        with dropout_off(self.policy, self.critic), self.autocast():
+        with dropout_off(self.policy), self.autocast():
             states = sampling.response_states(self.trunk, rollout, rows)
             logps = sampling.response_logps(self.head, states, rollout, rows, self.temperature)
-            if "trunk" in self.critic:
-                states = sampling.response_states(self.critic["trunk"], rollout, rows)
-        return logps, self.critic["head"](states.float()).squeeze(-1)
-
-    def values(self, rollout: Rollout, rows: Tensor) -> Tensor:
-        """Values of the given rows' response tokens, without the policy's head: (tokens,)."""
-        trunk = dict(self.critic.items()).get("trunk", self.trunk)
-        with dropout_off(trunk), self.autocast():
-            states = sampling.response_states(trunk, rollout, rows)
-        return self.critic["head"](states.float()).squeeze(-1)
+        return logps, self.values(rollout, rows, states)
 
     def logps_values_and_kl(
         self, rollout: Rollout, rows: Tensor, reference_states: Tensor
@@ -117,17 +119,18 @@ class ActorCritic:
         `reference_states` are the reference's hidden states of these tokens: its trunk, which takes
         most of the time, runs once per batch, and its output layer once per pass.
         """
-        with dropout_off(self.policy, self.critic), self.autocast():
+        states, logps, kl, reference_logps = self._exact(rollout, rows, reference_states)
+        return logps, self.values(rollout, rows, states), kl, reference_logps
+
+    def _exact(self, rollout: Rollout, rows: Tensor, reference_states: Tensor) -> tuple:
+        """The policy's hidden states, log-probabilities, the exact KL and the reference's."""
+        with dropout_off(self.policy), self.autocast():
             states = sampling.response_states(self.trunk, rollout, rows)
             tokens = rollout.responses[rows][rollout.mask[rows]]
             with torch.no_grad(), self.reference_parts() as (_, head):
                 reference_logits = head(reference_states).float()
-            logits = self.head(states).float()
-            given = (logits, reference_logits, tokens, self.temperature)
-            logps, kl, reference_logps = losses.token_logps_and_kl_(*given)
-            if "trunk" in self.critic:
-                states = sampling.response_states(self.critic["trunk"], rollout, rows)
-        return logps, self.critic["head"](states.float()).squeeze(-1), kl, reference_logps
+            given = (self.head(states).float(), reference_logits, tokens, self.temperature)
+            return states, *losses.token_logps_and_kl_(*given)
 
     @torch.no_grad()
     def reference_states(self, rollout: Rollout, rows: Tensor) -> Tensor:
@@ -224,7 +227,7 @@ class ActorCritic:
         for rollout in self.held_out(prompts, seed):
             rows = torch.arange(len(rollout.tokens), device=self.device)
             states = self.reference_states(rollout, rows)
-            _, _, each, _ = self.logps_values_and_kl(rollout, rows, states)
+            _, _, each, _ = self._exact(rollout, rows, states)
             kl = losses.unpack(each, rollout.mask).sum(1)
             found["texts"] += self.texts(rollout)
             found["kl"] += kl.tolist()

@@ -182,16 +182,18 @@ class PPOTrainer:
                 "the gradient scaler cannot handle: cast them with `.float()` first."
             )
         fused = self.device.type in ("cpu", "cuda")
-        rates = {"policy": config.learning_rate}
-        rates["critic"] = config.value_learning_rate or config.learning_rate
-        groups = [
-            {
-                "params": [p for name, p in self.parameters.items() if name.startswith(owner)],
-                "lr": rate,
-            }
-            for owner, rate in rates.items()
-        ]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
+        groups = [{"params": list(self.parameters.values())}]
+        if config.value_learning_rate is not None:  # a rate and a gradient norm of their own
+            owned = {owner: [] for owner in ("policy", "critic")}
+            for name, parameter in self.parameters.items():
+                owned[name.partition(".")[0]].append(parameter)
+            groups = [
+                {"params": owned["policy"]},
+                {"params": owned["critic"], "lr": config.value_learning_rate},
+            ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, weight_decay=0.0, fused=fused
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
         self.models.compile_sampling(max(map(len, self.prompts)))
@@ -300,8 +302,6 @@ class PPOTrainer:
         done = max(0, self.updates_done - config.value_updates)
         left = 1 - done / (config.updates - config.value_updates) if config.anneal else 1.0
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * left
-        if config.value_learning_rate is None:  # the values follow the policy
-            self.optimizer.param_groups[1]["lr"] = config.learning_rate * left
         names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
         sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
@@ -363,13 +363,10 @@ class PPOTrainer:
         self.scaler.scale(loss).backward()
         processes.add(parameter.grad for parameter in self.parameters.values())
         self.scaler.unscale_(self.optimizer)
-        apart = self.config.value_learning_rate is not None
-        policy, critic = (group["params"] for group in self.optimizer.param_groups)
-        norm = nn.utils.clip_grad_norm_(
-            policy if apart else [*policy, *critic], self.config.max_grad_norm
-        )
-        if apart:
-            nn.utils.clip_grad_norm_(critic, self.config.max_grad_norm)
+        norm, *_ = [  # of the group with the policy
+            nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)
+            for group in self.optimizer.param_groups
+        ]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm

@@ -331,6 +331,12 @@ def _bars(path: Sequence, name: str) -> np.ndarray:
     return np.maximum(np.stack([middle - low, high - middle]), 0)
 
 
+def _errorbar(axes: Axes, path: Sequence, x: str, y: str, **look: object) -> None:
+    """The points of a path with the intervals of y."""
+    columns = ([getattr(point, name) for point in path] for name in (x, y))
+    axes.errorbar(*columns, yerr=_bars(path, y), ms=4, lw=1.2, elinewidth=0.6, **look)
+
+
 def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     """The share of negatives over KL, with 95 % intervals; the impossible region in grey.
 
@@ -351,18 +357,8 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     )
     for method, (colour, style) in METHOD_STYLES.items():
         for number, path in enumerate(_paths(points, method)):
-            axes.errorbar(
-                [point.kl for point in path],
-                [point.share for point in path],
-                xerr=_bars(path, "kl"),
-                yerr=_bars(path, "share"),
-                fmt=style,
-                color=colour,
-                ms=4,
-                lw=1.2,
-                elinewidth=0.6,
-                label=None if number else method,
-            )
+            look = {"fmt": style, "color": colour, "label": None if number else method}
+            _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
             if method == "PPO" and number:  # the numbers of one seed are enough
                 continue
             if method in ("RLOO", "GRPO"):
@@ -391,17 +387,8 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
         if method == "best-of-n":  # it has no updates
             continue
         for number, path in enumerate(_paths(points, method)):
-            axes.errorbar(
-                [point.step for point in path],
-                [point.objective for point in path],
-                yerr=_bars(path, "objective"),
-                fmt=style,
-                color=colour,
-                ms=4,
-                lw=1.2,
-                elinewidth=0.6,
-                label=None if number else method,
-            )
+            look = {"fmt": style, "color": colour, "label": None if number else method}
+            _errorbar(axes, path, "step", "objective", **look)
     axes.set_xlabel(tr("update"))
     axes.set_ylabel(tr("J = reward − β · KL"))
     axes.legend(loc="lower right")
