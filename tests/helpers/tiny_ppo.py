@@ -122,8 +122,9 @@ def main() -> None:
         if metrics["update"] == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    changes = json.loads(os.environ.get("TINY_PPO", "{}"))  # settings of one test
     run = trainer(
-        {"target_kl": 0.5, "kl_horizon": 40, "whiten_rewards": True},
+        {"target_kl": 0.5, "kl_horizon": 40, "whiten_rewards": True} | changes,
         policy(seed=int(os.environ.get("RANK", 0)), end_bias=1.0),
         checkpoint_dir=folder,
         on_update=die,

@@ -361,7 +361,8 @@ class PPOTrainer:
             raise self.stopped(f"the loss is {loss.item():g}", "lower learning_rate")
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        processes.add(parameter.grad for parameter in self.parameters.values())
+        gradients = (parameter.grad for parameter in self.parameters.values())
+        processes.add(gradient for gradient in gradients if gradient is not None)
         self.scaler.unscale_(self.optimizer)
         norm, *_ = [  # of the group with the policy
             nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)
