@@ -9,7 +9,7 @@ __getattr__, __all__ = door(
         "feedback": ["NEGATIVE", "SENTIMENTS", "TOPICS", "load_feedback"],
         "instructions": ["load_instructions"],
         "mining": ["Controls", "MiningError", "embed", "mine", "nearest", "report"],
-        "pairs": ["hand_written", "load_human_like", "load_preferences", "science_questions"],
+        "pairs": ["load_human_like", "load_preferences", "science_questions"],
         "reading": ["fingerprint", "need"],
         "text": ["duplicate_key", "segment"],
     },

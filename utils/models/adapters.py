@@ -22,6 +22,7 @@ from transformers import (
 from utils.course import folders, hub
 from utils.course.errors import CourseError
 from utils.course.profiles import ChatModel, ChatModels, Profile
+from utils.data.instructions import distinct
 from utils.models import chat_standins, kernels
 from utils.models.language import STAND_IN
 from utils.models.precision import DTYPES
@@ -36,7 +37,8 @@ class ModelError(CourseError, ValueError):
 
 def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
     """The pre-training data of a chat stand-in: questions and chosen answers of the train split."""
-    return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
+    train = distinct(pairs["train"])
+    return list(zip(train["question"], train["chosen"], strict=True))
 
 
 def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
