@@ -24,12 +24,12 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
         path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
             return _without_rejected(path, quiet)
-    train = distinct(load_preferences(offline, quiet=quiet)["train"])
+    train = one_per_question(load_preferences(offline, quiet=quiet)["train"])
     train = train.select([row for row, turns in enumerate(train["history"]) if not turns])
     return train.rename_column("chosen", "answer").select_columns(list(COLUMNS))
 
 
-def distinct(pairs: Dataset) -> Dataset:
+def one_per_question(pairs: Dataset) -> Dataset:
     """The first pair of each question: several pairs can have one question and one good answer."""
     first: dict[tuple[str, str], int] = {}
     for number, row in enumerate(pairs.select_columns(["question", "chosen"])):

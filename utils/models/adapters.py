@@ -22,7 +22,7 @@ from transformers import (
 from utils.course import folders, hub
 from utils.course.errors import CourseError
 from utils.course.profiles import ChatModel, ChatModels, Profile
-from utils.data.instructions import distinct
+from utils.data.instructions import one_per_question
 from utils.models import chat_standins, kernels
 from utils.models.language import STAND_IN
 from utils.models.precision import DTYPES
@@ -37,7 +37,7 @@ class ModelError(CourseError, ValueError):
 
 def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
     """The pre-training data of a chat stand-in: questions and chosen answers of the train split."""
-    train = distinct(pairs["train"])
+    train = one_per_question(pairs["train"])
     return list(zip(train["question"], train["chosen"], strict=True))
 
 
