@@ -134,6 +134,23 @@ class DPORun(AdapterTraining):
     sweep_rows: int
 
 
+@dataclass(frozen=True)
+class AttributeRun:
+    """Notebooks 04 and 05: pairs whose preference is known exactly (utils/data/attributes.py)."""
+
+    questions: int  # few, so that the reference knows their answers and only the attributes differ
+    reference_pairs: int  # both answers of these pairs train the reference
+    pairs: int
+    chosen_rate: float
+    rejected_rate: float
+    sft_batch_size: int  # packed rows
+    batch_size: int  # pairs
+    sft_learning_rate: float
+    learning_rate: float
+    max_length: int
+    beta: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ORPORun(AdapterTraining):
     """Notebook 05: preferences and answers in one stage."""
@@ -205,6 +222,7 @@ class Profile:
     chat: ChatModels  # 03, 04, 05, 07
     sft: SFTRun  # 03
     dpo: DPORun  # 04
+    attributes: AttributeRun  # 04
     orpo: ORPORun  # 05
     pair_mining: PairMining  # 06
     labelling: Labelling  # 07
@@ -403,6 +421,32 @@ _T4_DPO = DPORun(
     sweep_betas=(0.03, 0.1, 0.3),
     sweep_rows=300,
 )
+_LAB_ATTRIBUTES = AttributeRun(
+    questions=16,
+    reference_pairs=700,
+    pairs=700,
+    chosen_rate=0.6,
+    rejected_rate=0.3,
+    sft_batch_size=1,
+    batch_size=8,
+    sft_learning_rate=6e-3,
+    learning_rate=3e-4,  # at 1e-3 the content moves as well, which makes the rates too high
+    max_length=256,
+    beta=1.0,
+)
+_GPU_ATTRIBUTES = AttributeRun(
+    questions=16,
+    reference_pairs=700,
+    pairs=1_000,
+    chosen_rate=0.6,
+    rejected_rate=0.3,
+    sft_batch_size=4,
+    batch_size=8,
+    sft_learning_rate=2e-4,  # as in 03; not measured for these pairs
+    learning_rate=5e-5,  # as in 04; not measured for these pairs
+    max_length=256,
+    beta=1.0,
+)
 _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500)
 
 # 05
@@ -532,6 +576,7 @@ _LAB = Profile(
     chat=_LAB_CHAT,
     sft=_LAB_SFT,
     dpo=_LAB_DPO,
+    attributes=_LAB_ATTRIBUTES,
     orpo=_LAB_ORPO,
     pair_mining=_LAB_PAIRS,
     labelling=_LAB_LABELLING,
@@ -549,6 +594,7 @@ _T4 = Profile(
     chat=_GPU_CHAT,
     sft=_T4_SFT,
     dpo=_T4_DPO,
+    attributes=_GPU_ATTRIBUTES,
     orpo=_T4_ORPO,
     pair_mining=_GPU_PAIRS,
     labelling=_GPU_LABELLING,
@@ -590,6 +636,7 @@ def quick(profile: Profile) -> Profile:
         ),
         group=replace(profile.group, steps=8, batch_size=128),
         sft=replace(profile.sft, rows=800, side_rows=200),
+        attributes=replace(profile.attributes, reference_pairs=300, pairs=300),
         dpo=replace(profile.dpo, rows=320, held_out=32, sweep_rows=64),
         orpo=replace(profile.orpo, rows=320, epochs=1, sweep_rows=64),
         pair_mining=replace(profile.pair_mining, rows=3_000),

@@ -96,7 +96,7 @@ STAGES = {
             "03-19": "get_peft_model base model",
             "03-23": "sft_rows rows",
             "03-24": "",
-            "03-25": "build",
+            "03-25": "held_rows build",
             "03-32": "trainer train_seconds",
         },
         together=frozenset({"03-32"}),

@@ -45,7 +45,7 @@ __getattr__, __all__ = door(
         "lengths": ["cut", "cut_columns", "cut_texts", "say_longer"],
         "logprobs": ["padded", "positions"],
         "memory": ["release"],
-        "precision": ["precision_arguments", "tolerance"],
+        "precision": ["precision_arguments", "tolerance", "unrounded"],
         "sentiment": [
             "SentimentReward",
             "WordDropout",
