@@ -128,6 +128,29 @@ tr("a"), tr("b {x}", x=1), later("c"), print("no message")
     assert {text for text, *_ in messages.of_source(source)} == {"a", "b {x}", "c"}
 
 
+def test_a_noun_that_a_function_puts_into_its_sentence_is_a_message():
+    source = """
+progress.bar("training", 3, "step"), track(rows, "search", unit="block"), bar(name, 3, unit)
+need(rows, 1, "pairs", "train.csv"), cut(rows, 3, what="no position"), print("pairs", 1, "x")
+"""
+    assert {text for text, *_ in messages.of_source(source)} == {
+        *("training", "step", "search", "block", "pairs")
+    }
+
+
+def test_a_sentence_that_is_shown_without_tr_is_found():
+    source = """
+print(f"{name}: {value}"), print("Saved it.", tr("Read it.")), print(len("no text is printed"))
+raise KeyError(name) from error
+raise DataError(f"{path.name} has no rows" if rows else "there are none")
+raise DataError(tr("{file} has no rows.", file=path.name))
+warnings.warn(f"Skipped: the {fault}.", stacklevel=2)
+"""
+    assert sorted(messages.untranslated(source)) == [
+        *("Saved it.", "Skipped: the {}.", "there are none", "{} has no rows")
+    ]
+
+
 def test_a_sentence_with_values_must_go_through_tr():
     with pytest.raises(SystemExit, match="needs tr"):
         list(messages.of_source('def f(x) -> Verdict:\n    return f"{x} is wrong."', judges=True))
