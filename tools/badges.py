@@ -49,7 +49,7 @@ def rewrite_readme(path: Path, repository: str, tag: str) -> None:
     """Rewrite the badges of each row of the table (by the row's notebook), and the clone URL."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        linked = re.search(r"\(notebooks/(\w+)\.ipynb\)", line)
+        linked = re.search(r"\(notebooks/([\w/]+)\.ipynb\)", line)
         if linked:
             line = BADGES.sub(OPEN + badges(repository, tag, linked.group(1)) + CLOSE, line)
         lines.append(
