@@ -62,7 +62,7 @@ def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
         return str(
             chat_standins.BUILDERS[name](base_documents(pairs), tokens=settings.standin_tokens)
         ), f"{name} {STAND_IN}"
-    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=model.licence))
+    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
@@ -211,7 +211,7 @@ def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]
     if settings.labelled.hub_id == STAND_IN:
         return chat_source(settings, pairs)
     model = settings.labelled
-    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=model.licence))
+    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
