@@ -14,8 +14,9 @@ COLUMNS = ("id", "question", "answer")
 
 
 def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
-    """The train split's questions and right answers: id, question, answer.
+    """The train split's questions and right answers, each question once: id, question, answer.
 
+    Dialogues are left out, because their last question cannot be understood alone.
     COURSE_PREFERENCE_DATA names the source as for `load_preferences`. In the user's own folder
     train.jsonl may have question and answer only, because the rejected answers are found later.
     """
@@ -24,8 +25,17 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
         path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
             return _without_rejected(path, quiet)
-    train = load_preferences(offline, quiet=quiet)["train"]
+    train = one_per_question(load_preferences(offline, quiet=quiet)["train"])
+    train = train.select([row for row, turns in enumerate(train["history"]) if not turns])
     return train.rename_column("chosen", "answer").select_columns(list(COLUMNS))
+
+
+def one_per_question(pairs: Dataset) -> Dataset:
+    """The first pair of each question: several pairs can have one question and one good answer."""
+    first: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(pairs.select_columns(["question", "chosen"])):
+        first.setdefault((row["question"], row["chosen"]), number)
+    return pairs.select(list(first.values()))
 
 
 def _without_rejected(path: Path, quiet: bool) -> Dataset:

@@ -16,9 +16,10 @@ from utils.data.reading import DataError, Report, read_text
 from utils.data.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
+TURN = {"role": Value("string"), "content": Value("string")}  # of a dialogue, in TRL's format
+DESCRIPTION = {"history": [TURN], "tier": Value("string")}
 TEST_EVERY = 10  # when there is no test split, every tenth row of train goes into one
 LONG = 400  # a row is over-long if its question and longer answer together have more syllables
-WRITTEN = ROOT / "data" / "vi_alpaca_preference" / "written.jsonl"
 QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 
 
@@ -30,6 +31,7 @@ class Source:
     hub_id: str
     sample: Path
     columns: tuple[str, ...]  # the last three are the question, chosen and rejected
+    described: bool = False  # the rows also have a history and a tier, where a file names them
 
     @property
     def asked(self) -> str:
@@ -38,15 +40,17 @@ class Source:
 
     @property
     def features(self) -> Features:
-        """The schema: every column is text."""
-        return Features({column: Value("string") for column in self.columns})
+        """The schema: every column is text, except the history, which is a list of turns."""
+        texts = {column: Value("string") for column in self.columns}
+        return Features(texts | (DESCRIPTION if self.described else {}))
 
 
 PREFERENCES = Source(
     "COURSE_PREFERENCE_DATA",
     "thainq107/Vi-Alpaca-Preference",
-    ROOT / "data" / "vi_alpaca_preference",
+    ROOT / "data" / "preferences",
     ("id", "question", "chosen", "rejected"),
+    described=True,
 )
 HUMAN_LIKE = Source(
     "COURSE_HUMAN_LIKE_DATA",
@@ -73,7 +77,7 @@ class PairReport(Report):
         for names, text in (
             (self.empty, "left out, because a side is empty"),
             (self.equal, "left out, because chosen and rejected are the same"),
-            (self.repeated, "kept, although an earlier row of the split asks the same"),
+            (self.repeated, "kept, although an earlier row of the split has the same texts"),
             (self.repeated_ids, "kept, although an earlier row of the split has the same id"),
             (self.over_long, f"kept, although longer than {LONG} syllables: training cuts them"),
         ):
@@ -136,7 +140,7 @@ def _checked(
     rows: Iterable[tuple[str, dict]], split: str, source: Source, report: PairReport
 ) -> list[dict[str, str]]:
     """The usable rows of a split in the schema; rows left out or unusual go into the report."""
-    kept, asked, identifiers = [], set(), set()
+    kept, known, identifiers = [], set(), set()
     unnamed = 0
     for number, (where, row) in enumerate(rows, 1):
         clean = {}
@@ -167,10 +171,14 @@ def _checked(
         if clean["chosen"] == clean["rejected"]:
             report.equal.append(where)
             continue
-        key = _key(clean[source.asked])
-        if key in asked:
+        if source.described:
+            clean |= {
+                "history": _turns(row.get("history"), where),
+                "tier": str(row.get("tier") or ""),
+            }
+        if tuple(texts) in known:
             report.repeated.append(where)
-        asked.add(key)
+        known.add(tuple(texts))
         if "id" in clean:
             if clean["id"] in identifiers:
                 report.repeated_ids.append(f"{where}: {clean['id']}")
@@ -187,6 +195,18 @@ def _checked(
             "add rows with two different answers."
         )
     return kept
+
+
+def _turns(history: object, where: str) -> list[dict[str, str]]:
+    """The earlier turns of a dialogue, tidied; an empty list if the row has none."""
+    turns = history or []
+    for turn in turns if isinstance(turns, list) else [turns]:
+        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+            raise DataError(
+                f"{where}, column history: the value is not a list of turns: write "
+                '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+            )
+    return [{"role": str(t["role"]), "content": tidy(str(t["content"]))} for t in turns]
 
 
 def _key(text: str) -> str:
@@ -260,7 +280,7 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
     return DatasetDict(
         {
             split: Dataset.from_dict(
-                {column: [row[column] for row in rows[split]] for column in source.columns},
+                {column: [row[column] for row in rows[split]] for column in source.features},
                 features=source.features,
             )
             for split in SPLITS
@@ -269,12 +289,13 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
 
 
 def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
-    """Questions with a chosen and a rejected answer: id, question, chosen, rejected.
+    """Questions with a chosen and a rejected answer: id, question, chosen, rejected, history, tier.
 
-    The environment variable COURSE_PREFERENCE_DATA names the source: `sample` (shipped), `hub`
-    (Vi-Alpaca-Preference) or a folder with the user's own files. If it is not set, an offline
-    profile uses the sample and every other profile uses the Hub. Rows of more than 400 syllables
-    are kept and counted in the report.
+    `history` has the earlier turns of a dialogue. `tier` says what is wrong with the rejected
+    answer of a shipped pair; it is empty for other pairs. COURSE_PREFERENCE_DATA names the source:
+    `sample` (shipped), `hub` (Vi-Alpaca-Preference) or a folder with the user's own files. If it is
+    not set, an offline profile uses the sample and every other profile uses the Hub. Rows of more
+    than 400 syllables are kept and counted in the report.
     """
     return _load(PREFERENCES, offline, quiet)
 
@@ -285,13 +306,6 @@ def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict
     COURSE_HUMAN_LIKE_DATA names the source as COURSE_PREFERENCE_DATA does for `load_preferences`.
     """
     return _load(HUMAN_LIKE, offline, quiet)
-
-
-def hand_written(questions: Iterable[str]) -> list[bool]:
-    """For each question, whether it is one of the shipped questions that were written by hand."""
-    lines = read_text(WRITTEN, Report()).splitlines()
-    known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
-    return [_key(question) in known for question in questions]
 
 
 def science_questions() -> list[str]:

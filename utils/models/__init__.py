@@ -31,6 +31,7 @@ __getattr__, __all__ = door(
             "answer_ids",
             "answer_logps",
             "asked",
+            "conversations",
             "fitting",
             "not_longer",
             "preference_rows",

@@ -23,6 +23,7 @@ from utils.course import folders, hub
 from utils.course.errors import CourseError
 from utils.course.language import tr
 from utils.course.profiles import ChatModel, ChatModels, Profile
+from utils.data.instructions import one_per_question
 from utils.models import chat_standins, kernels
 from utils.models.language import STAND_IN
 from utils.models.precision import DTYPES
@@ -37,7 +38,8 @@ class ModelError(CourseError, ValueError):
 
 def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
     """The pre-training data of a chat stand-in: questions and chosen answers of the train split."""
-    return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
+    train = one_per_question(pairs["train"])
+    return list(zip(train["question"], train["chosen"], strict=True))
 
 
 def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
