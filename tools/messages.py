@@ -53,7 +53,7 @@ UNSEEN = {
 }
 
 # rooms that are being rewritten: their sentences enter the catalogue afterwards
-LATER = ("utils/classroom/", "utils/votes/", "utils/models/saved.py", "utils/data/pairs.py")
+LATER = ("utils/classroom/", "utils/votes/", "utils/models/saved.py")
 
 
 def _is_text(node: ast.AST | None) -> bool:
@@ -122,6 +122,8 @@ def of_source(source: str, judges: bool = False) -> Iterator[tuple[str, int, boo
         formatted = False
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("tr", "later"):
             found, formatted = [*_literals(node.args[0])], bool(node.keywords)
+            if _called(node) == "later":  # its values come when it is shown
+                formatted = any(re.search(r"\{[a-z]", ast.unparse(part)) for part in found)
         elif isinstance(node, ast.Call):
             found = [*_nouns(node)]
         elif judges and isinstance(node, ast.FunctionDef):

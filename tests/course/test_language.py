@@ -120,12 +120,12 @@ def judge(x) -> Verdict:
     mistakes = {"key": part, 1.0: "value"}
     mistakes = [(x, "row")]
     return "then" if x else "otherwise"
-tr("a"), tr("b {x}", x=1), later("c"), print("no message")
+tr("a"), tr("b {x}", x=1), later("c"), later("d {x}"), print("no message")
 """
     found = {text: formatted for text, _, formatted in messages.of_source(source, judges=True)}
     plain = ["key", "value", "row", "then", "otherwise", "a", "c"]
-    assert found == {**dict.fromkeys(plain, False), "b {x}": True}
-    assert {text for text, *_ in messages.of_source(source)} == {"a", "b {x}", "c"}
+    assert found == {**dict.fromkeys(plain, False), "b {x}": True, "d {x}": True}
+    assert {text for text, *_ in messages.of_source(source)} == {"a", "b {x}", "c", "d {x}"}
 
 
 def test_a_noun_that_a_function_puts_into_its_sentence_is_a_message():
