@@ -64,7 +64,8 @@ def test_the_checks_answer_in_vietnamese(vietnamese, capsys):
     assert not checks.check("03.2", ...)
     assert not checks.check("03.2", lambda shapes, rank: 1 / 0)
     assert capsys.readouterr().out.splitlines() == [
-        "03.2: chưa đúng: các trọng số 64x32 và 16x64 với hạng 4 cần 704 tham số, còn của bạn là 1.",
+        "03.2: chưa đúng: các trọng số 64x32 và 16x64 với hạng 4 cần 704 tham số, "
+        "còn của bạn là 1.",
         "03.2: chưa đúng: đó là kích thước của các trọng số đóng băng: LoRA huấn luyện "
         "A (r, in) và B (out, r).",
         "03.2: bạn chưa làm bài này.",
