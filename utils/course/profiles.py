@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 from utils.course.errors import CourseError
-from utils.course.language import tr
+from utils.course.language import later, tr
 
 CPU_VARIABLE = "COURSE_ALLOW_CPU"
 PROFILE_VARIABLE = "COURSE_PROFILE"
@@ -337,7 +337,7 @@ CHAT_MODELS = {
     ),
     "qwen": ChatModel(
         "Qwen/Qwen2.5-3B-Instruct",
-        licence="Qwen Research License: it forbids commercial use",
+        licence=later("Qwen Research License: it forbids commercial use"),
     ),
     "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0"),
     "sailor": ChatModel("sail/Sailor2-1B-Chat", licence="Apache-2.0"),  # made for Vietnamese

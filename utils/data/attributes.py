@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 from datasets import Dataset
 
+from utils.course.language import tr
 from utils.data.reading import DataError
 
 OPENINGS = ("Dạ", "thưa anh chị", "về câu hỏi này")
@@ -65,8 +66,11 @@ def plain_answers(pairs: Dataset, count: int, syllables: int = 16) -> Dataset:
             break
     if not kept:
         raise DataError(
-            f"No answer is one sentence of at most {syllables} syllables without “dạ” and “ạ”: add "
-            "short answers that end with a full stop."
+            tr(
+                "No answer is one sentence of at most {syllables} syllables without “dạ” and “ạ”: "
+                "add short answers that end with a full stop.",
+                syllables=syllables,
+            )
         )
     return pairs.select(kept)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from utils.course.language import tr
 from utils.data.pairs import PREFERENCES, PairReport, load_preferences, tidy
-from utils.data.reading import DataError, read_text
+from utils.data.reading import DataError, read_text, say_report
 
 COLUMNS = ("id", "question", "answer")
 
@@ -43,18 +44,29 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
     for number, line in enumerate(read_text(path, report).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name}, line {number}"
+        where = tr("{file}, line {line}", file=path.name, line=number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where}, character {error.colno}: broken JSON ({error.msg}): "
-                "write one object per line, with question and answer."
+                tr(
+                    "{where}, character {column}: broken JSON ({error}): write one object per "
+                    "line, with {columns}.",
+                    where=where,
+                    column=error.colno,
+                    error=error.msg,
+                    columns=tr("question and answer"),
+                )
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{where}: the value is {type(row).__name__} instead of an object: "
-                "write {...} with question and answer."
+                tr(
+                    "{where}: the value is {kind} instead of an object: write {{...}} with "
+                    "{columns}.",
+                    where=where,
+                    kind=type(row).__name__,
+                    columns=tr("question and answer"),
+                )
             )
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
         if not all(texts):
@@ -62,9 +74,11 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
             continue
         kept.append(dict(zip(COLUMNS, (str(row.get("id", number)), *texts), strict=True)))
     if not kept:
-        raise DataError(f"{path.name} has no row with a question and an answer: add some.")
+        raise DataError(
+            tr("{file} has no row with a question and an answer: add some.", file=path.name)
+        )
     if not quiet:
-        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+        say_report(report)
     return Dataset.from_list(kept)
 
 
@@ -73,8 +87,12 @@ def _text(row: dict, names: tuple[str, ...], where: str) -> str:
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str):
         raise DataError(
-            f"{where} has no text called {' or '.join(names)} "
-            f"(found: {', '.join(row) or 'nothing'}): "
-            "name the columns question and answer."
+            tr(
+                "{where} has no text called {names} (found: {found}): name the columns question "
+                "and answer.",
+                where=where,
+                names=tr(" or ").join(names),
+                found=", ".join(row) or tr("nothing"),
+            )
         )
     return tidy(value)

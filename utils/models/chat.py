@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models import lengths, logprobs, memory
 from utils.models.adapters import speaking_as
 from utils.models.logprobs import padded
@@ -108,9 +109,13 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, question: str | Turns, limit:
             return prompt
         if kept == 0:
             raise CourseError(
-                f"The chat template alone has {len(prompt)} tokens, but only {limit} are left for "
-                "the prompt: lower max_new_tokens in utils/course/profiles.py, or choose another "
-                "model."
+                tr(
+                    "The chat template alone has {tokens} tokens, but only {limit} are left for "
+                    "the prompt: lower max_new_tokens in utils/course/profiles.py, or choose "
+                    "another model.",
+                    tokens=len(prompt),
+                    limit=limit,
+                )
             )
         kept = max(0, kept - (len(prompt) - limit))
 
@@ -167,13 +172,24 @@ def _within(counted: Sequence[tuple[int, ...]], max_length: int) -> list[int]:
     kept = [
         row for row, (prompt, *sides) in enumerate(counted) if prompt + max(sides) <= max_length
     ]
-    if left := len(counted) - len(kept):
-        verb = "is" if left == 1 else "are"
-        print(f"{left} of {len(counted)} rows {verb} longer than {max_length} tokens: left out.")
+    left, values = len(counted) - len(kept), {"total": len(counted), "limit": max_length}
+    if left == 1:
+        print(tr("1 of {total} rows is longer than {limit} tokens: left out.", **values))
+    elif left:
+        print(
+            tr(
+                "{left} of {total} rows are longer than {limit} tokens: left out.",
+                left=left,
+                **values,
+            )
+        )
     if not kept:
         raise CourseError(
-            f"None of {len(counted)} rows is left with at most {max_length} tokens: add shorter "
-            "rows, or raise max_length in utils/course/profiles.py."
+            tr(
+                "None of {total} rows is left with at most {limit} tokens: add shorter rows, or "
+                "raise max_length in utils/course/profiles.py.",
+                **values,
+            )
         )
     return kept
 

@@ -307,7 +307,7 @@ class Live:
 
 METHOD_STYLES = {
     "PPO": (ACCENT, "o-"),
-    "PPO, this run": ("#111111", "o-"),
+    later("PPO, this run"): ("#111111", "o-"),
     "RLOO": ("#b5762a", "s-"),
     "GRPO": ("#7a5195", "^-"),
     "best-of-n": (POSITIVE, "D--"),
@@ -357,7 +357,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     )
     for method, (colour, style) in METHOD_STYLES.items():
         for number, path in enumerate(_paths(points, method)):
-            look = {"fmt": style, "color": colour, "label": None if number else method}
+            look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
             _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
             if method == "PPO" and number:  # the numbers of one seed are enough
                 continue
@@ -387,7 +387,7 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
         if method == "best-of-n":  # it has no updates
             continue
         for number, path in enumerate(_paths(points, method)):
-            look = {"fmt": style, "color": colour, "label": None if number else method}
+            look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
             _errorbar(axes, path, "step", "objective", **look)
     axes.set_xlabel(tr("update"))
     axes.set_ylabel(tr("J = reward − β · KL"))
