@@ -107,10 +107,10 @@ STAGES = {
     "04": Stage(
         {
             "04-03": "",
-            "04-05": "load_preferences pairs test folder source sft",
+            "04-05": "load_preferences counted pairs test folder source sft",
             "04-07": "",
             "04-15": "",
-            "04-16": "trainer_for",
+            "04-16": "unrounded trainer_for",
             "04-23": "build trainer train_seconds",
         },
         together=frozenset({"04-23"}),
