@@ -101,5 +101,3 @@ def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
 def test_an_experiment_on_the_side_reads_no_more_rows_than_the_main_run(profile):
     """The notebooks read these rows once, whatever the accumulation."""
     assert profile.sft.side_rows <= profile.sft.rows * profile.sft.epochs
-    assert profile.dpo.sweep_rows * len(profile.dpo.sweep_betas) <= profile.dpo.rows
-    assert profile.orpo.sweep_rows * len(profile.orpo.sweep_weights) <= profile.orpo.rows

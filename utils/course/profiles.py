@@ -151,13 +151,10 @@ class AttributeRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ORPORun(AdapterTraining):
-    """Notebook 05: preferences and answers in one stage."""
+    """Notebook 05: preferences and answers in one stage, on the rows of 03 and 04."""
 
-    rows: int
     save_steps: int
     weight: float  # λ, the weight of the odds ratio
-    sweep_weights: tuple[float, ...]
-    sweep_rows: int
 
 
 @dataclass(frozen=True)
@@ -445,32 +442,26 @@ _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out
 
 # 05
 _LAB_ORPO = ORPORun(
-    epochs=1.6,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=8,
     accumulation=1,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     max_length=448,
     checkpointing=False,
-    rows=400,
     save_steps=50,
     weight=0.3,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=80,
 )
 _T4_ORPO = ORPORun(
-    epochs=3,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=4,
     accumulation=4,
     learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
     max_length=768,
     checkpointing=True,
-    rows=1_600,
     save_steps=50,
     weight=1.0,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=300,
 )
-_A100_ORPO = replace(_T4_ORPO, rows=8_000, batch_size=16, accumulation=1)
+_A100_ORPO = replace(_T4_ORPO, batch_size=16, accumulation=1)
 
 # 06
 _LAB_PAIRS = PairMining(
@@ -632,7 +623,6 @@ def quick(profile: Profile) -> Profile:
         sft=replace(profile.sft, rows=800, side_rows=200),
         attributes=replace(profile.attributes, reference_pairs=300, pairs=300),
         dpo=replace(profile.dpo, rows=320, held_out=32),
-        orpo=replace(profile.orpo, rows=320, epochs=1, sweep_rows=64),
         pair_mining=replace(profile.pair_mining, rows=3_000),
         small_dpo=replace(
             profile.small_dpo,
