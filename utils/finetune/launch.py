@@ -155,7 +155,7 @@ STAGES = {
             "08-32": "Dataset",
             "08-34": "SFTConfig chat completions longest build gpt2_sft_trainer gpt2_sft",
             "08-38": "stopping",
-            "08-41": "DPOConfig DPOTrainer gpt2_trainer build gpt2_dpo_trainer gpt2_dpo",
+            "08-41": "DPOConfig DPOTrainer build gpt2_dpo_trainer gpt2_dpo",
         },
         together=frozenset({"08-34", "08-41"}),
     ),
