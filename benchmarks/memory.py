@@ -244,9 +244,12 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     lengths, eighth = (25, 160), 120.0  # judges, tables
     for stage in (t5, small_gpt2):
         step = {part: cost(stage, part, lengths).seconds for part in ("sft", "dpo", "evaluation")}
-        trained = 2 * small.sft_epochs * step["sft"] + small.dpo_epochs * step["dpo"]
+        trainings = 2 if stage is t5 else 1  # T5 also learns from labels that a coin drew
+        trained = 2 * small.sft_epochs * step["sft"] + trainings * small.dpo_epochs * step["dpo"]
         eighth += small.train_pairs / small.batch_size * trained
-        eighth += (small.train_pairs + 6 * small.held_out) / 32 * step["evaluation"]
+        watched = small.validation_pairs * (small.sft_epochs + 2 * trainings * small.dpo_epochs)
+        references = trainings * small.train_pairs + 4 * small.held_out
+        eighth += (references + watched) / 32 * step["evaluation"]
     found = {"01": first, "02": second, "06": sixth, "08": eighth}
     return {key: 4 + value / 60 for key, value in found.items()}
 
