@@ -25,7 +25,8 @@ const links = new Map([...document.querySelectorAll(".sections a")].map((a) => [
 const address = $("switch").getAttribute("href");
 const follow = () => {
   const top = 90; // pixels: below the bar
-  const above = places.filter((each) => each.getBoundingClientRect().top <= top);
+  const end = scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
+  const above = places.filter((each) => each.getBoundingClientRect().top <= (end ? innerHeight : top));
   const here = above.at(-1);
   $("switch").setAttribute("href", here && scrollY > 0 ? `${address}#${here.id}` : address);
   const section = above.findLast((each) => links.has(each.id));
@@ -61,8 +62,11 @@ const reach = () => {
   for (const each of main.querySelectorAll("pre, .scroll, .formula")) {
     if (each.scrollWidth > each.clientWidth) {
       each.tabIndex = 0;
-      each.setAttribute("role", "region");
-      each.setAttribute("aria-label", each.matches(".scroll") ? main.dataset.table : main.dataset.output);
+      each.setAttribute("role", "group");
+      const { code, table, formula, output } = main.dataset;
+      const kinds = { ".code": code, ".scroll": table, ".formula": formula };
+      const kind = Object.keys(kinds).find((selector) => each.matches(selector));
+      each.setAttribute("aria-label", kinds[kind] ?? output);
     }
   }
 };
@@ -98,33 +102,43 @@ tip.addEventListener("mouseenter", () => clearTimeout(leaving)); // so that it c
 tip.addEventListener("mouseleave", hideTip);
 
 // --- The search: diacritics are folded, words typed with diacritics come first ----------------
-// A letter with marks becomes the letter, so that positions stay those of the text.
+// A letter with marks becomes the letter, so that positions stay those of the text. Words are
+// compared from their beginning; a short one as a whole, except the last, which is being typed.
 const fold = (text) => [...text.normalize("NFC")].map((c) =>
   (c === "đ" || c === "Đ" ? "d" : c.normalize("NFD")[0]).toLowerCase()).join("");
 const safe = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 const dialog = $("search"), query = $("query"), results = $("results"), hint = $("hint");
-let index = null;
-const load = () => new Promise((done) => {
-  if (index) return done();
+const { own, other } = document.body.dataset; // folders, with the files of the index
+const indices = {};
+const load = (folder) => new Promise((done) => {
+  if (indices[folder]) return done(indices[folder]);
   const script = document.createElement("script"); // fetch would not work on a page from a disk
-  script.src = document.body.dataset.search;
+  script.src = `${folder}search.js`;
   script.onload = () => {
-    index = window.courseIndex.map((e) => {
-      const x = e.x.normalize("NFC"), t = e.t.normalize("NFC");
-      return { ...e, x, t, folded: fold(x), title: fold(t), marked: `${t} ${x}`.toLowerCase() };
+    indices[folder] = window.courseIndex.map((e) => {
+      const x = e.x.normalize("NFC"), names = [e.t, e.o ?? ""].map((name) => name.normalize("NFC"));
+      const titles = names.map(fold), marked = `${names.join(" ")} ${x}`.toLowerCase();
+      return { ...e, x, names, titles, folded: fold(x), marked, address: `${folder}${e.p}#${e.a}` };
     });
-    done();
+    done(indices[folder]);
   };
   document.head.append(script);
 });
-const found = (text) => {
-  const words = fold(text).split(/\s+/).filter(Boolean);
-  const typed = text.normalize("NFC").toLowerCase().trim(), phrase = words.join(" ");
+const pattern = (word, position, all) => {
+  const end = word.length > 3 || position === all.length - 1 ? "" : "(?![\\p{L}\\p{N}])";
+  const letters = word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+  return new RegExp(`(?<![\\p{L}\\p{N}])${letters}${end}`, "gu");
+};
+const has = (text, word) => text.search(word) >= 0;
+const found = (index, text) => {
+  const letters = fold(text).split(/\s+/).filter(Boolean), words = letters.map(pattern);
+  const typed = text.normalize("NFC").toLowerCase().trim(), phrase = letters.join(" ");
   const marked = typed.split(/\s+/);
   return index.map((entry) => {
-    if (!words.every((word) => entry.folded.includes(word) || entry.title.includes(word))) return null;
-    let score = words.filter((word) => entry.title.includes(word)).length * 3;
-    score += entry.title === phrase ? 20 : entry.title.includes(phrase) ? 8 : entry.folded.includes(phrase) ? 4 : 0;
+    const title = entry.titles.join(" "); // a term has two names
+    if (!words.every((word) => has(entry.folded, word) || has(title, word))) return null;
+    let score = words.filter((word) => has(title, word)).length * 3;
+    score += entry.titles.includes(phrase) ? 20 : title.includes(phrase) ? 8 : entry.folded.includes(phrase) ? 4 : 0;
     score += typed !== phrase && entry.marked.includes(typed) ? 6 : 0;
     score += typed !== phrase && marked.every((word) => entry.marked.includes(word)) ? 6 : 0;
     return { entry, score, words, phrase };
@@ -133,28 +147,32 @@ const found = (text) => {
 const marks = (text, folded, words) => {
   const inside = new Array(text.length).fill(false);
   for (const word of words) {
-    for (let at = folded.indexOf(word); at >= 0; at = folded.indexOf(word, at + 1)) inside.fill(true, at, at + word.length);
+    for (const { 0: hit, index: at } of folded.matchAll(word)) inside.fill(true, at, at + hit.length);
   }
   return [...text].map((c, i) => safe(c)).map((c, i) => (inside[i] ? `<mark>${c}</mark>` : c)).join("").replaceAll("</mark><mark>", "");
 };
 const excerpt = ({ entry, words, phrase }) => {
-  const places = [entry.folded.indexOf(phrase), ...words.map((word) => entry.folded.indexOf(word))];
+  const places = [entry.folded.indexOf(phrase), ...words.map((word) => entry.folded.search(word))];
   const at = Math.max(0, (places.find((place) => place >= 0) ?? 0) - 60);
   const start = at ? entry.x.indexOf(" ", at) + 1 : 0, space = entry.x.indexOf(" ", start + 165);
   const end = space < 0 ? entry.x.length : space;
   return (start ? "… " : "") + marks(entry.x.slice(start, end), entry.folded.slice(start, end), words) + (entry.x.length > end ? " …" : "");
 };
 const ask = async () => {
-  await load();
   const text = query.value.trim();
-  const hits = text ? found(text) : [];
+  let hits = text ? found(await load(own), text) : [];
+  if (text && !hits.length) hits = found(await load(other), text); // words of the other language
+  if (text !== query.value.trim()) return; // more was typed while an index was loaded
   const { none, many, one } = hint.dataset;
   hint.textContent = !text ? hint.dataset.hint : !hits.length ? none : hits.length === 1 ? one : many.replace("{n}", hits.length);
-  results.innerHTML = hits.slice(0, 30).map((hit) =>
-    `<li><a href="${hit.entry.p}#${hit.entry.a}"><b>${marks(hit.entry.t, hit.entry.title, hit.words)}</b> <small>${safe(hit.entry.n)}</small><span>${excerpt(hit)}</span></a></li>`).join("");
+  results.innerHTML = hits.slice(0, 30).map((hit) => {
+    const { address, names, titles, n } = hit.entry;
+    const name = names.map((each, i) => marks(each, titles[i], hit.words)).filter(Boolean).join(" · ");
+    return `<li><a href="${address}"><b>${name}</b> <small>${safe(n)}</small><span>${excerpt(hit)}</span></a></li>`;
+  }).join("");
   results.scrollTop = 0;
 };
-const openSearch = () => { if (!dialog.open) { dialog.showModal(); query.select(); load(); } };
+const openSearch = () => { if (!dialog.open) { dialog.showModal(); query.select(); load(own); } };
 $("find").addEventListener("click", openSearch);
 query.addEventListener("input", ask);
 dialog.addEventListener("click", (event) => {

@@ -258,8 +258,8 @@ def glossary_page(edition: Edition) -> Page:
             + (f'<p class="quiet">{edition.words["see"]}: {see}</p>' if see else "")
             + "</dd>"
         )
-        words = f"{row[other]}. {site_text.plain(sentence)}"
-        page.entries.append({"a": anchor, "t": row[own], "x": words})
+        entry = {"a": anchor, "t": row[own], "x": site_text.plain(sentence)}
+        page.entries.append(entry if row[own] == row[other] else entry | {"o": row[other]})
     lead = edition.words["glossary_lead"].format(n=len(rows))
     page.body = f'<h1 id="top">{page.title}</h1><p>{lead}</p><dl>{"".join(items)}</dl>'
     return page
