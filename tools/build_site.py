@@ -62,9 +62,11 @@ class Edition:
         """Where its pages lie: the English ones on top."""
         return self.output if self.language == "en" else self.output / self.language
 
-    def number(self, value: float) -> str:
+    def number(self, value: float, decimals: int | None = None) -> str:
         """A number with the separators of the language."""
-        text = f"{value:,}"
+        text = (
+            f"{value:,}" if decimals is None or isinstance(value, int) else f"{value:,.{decimals}f}"
+        )
         return text if self.language == "en" else in_vietnamese(text)
 
 
@@ -273,25 +275,26 @@ def measured_page(edition: Edition) -> Page:
     github = f"https://github.com/{settled['repository']}/blob/{settled['tag']}/benchmarks"
     parts = [f'<h1 id="top">{page.title}</h1><p>{words["measured_lead"]}</p>']
 
-    def shown(value: site_tables.Value) -> str:
+    def shown(value: site_tables.Value, column: Sequence[site_tables.Value]) -> str:
         if value is None:
             return f"<td{NUMBER}>{words['not_measured']}</td>"
         if isinstance(value, str):
             if edition.language == "vi" and re.fullmatch(r"[\d.–]+", value):
                 value = in_vietnamese(value)
             return f"<td>{words['ways'][value[1:]] if value[0] == '@' else escape(value)}</td>"
-        return f"<td{NUMBER}>{edition.number(value)}</td>"
+        decimals = max(len(str(v).partition(".")[2]) for v in column if isinstance(v, float | int))
+        return f"<td{NUMBER}>{edition.number(value, decimals)}</td>"
 
     for make in site_tables.TABLES:
         table = make()
         title, sentence = words["tables"][table.key]
-        columns = zip(*table.rows, strict=True)
+        columns = list(zip(*table.rows, strict=True))
         numeric = [any(isinstance(value, int | float) for value in column) for column in columns]
         head = "".join(
             f'<th scope="col"{NUMBER * right}>{words["columns"][column]}</th>'
             for column, right in zip(table.columns, numeric, strict=True)
         )
-        rows = "".join(f"<tr>{''.join(map(shown, row))}</tr>" for row in table.rows)
+        rows = "".join(f"<tr>{''.join(map(shown, row, columns))}</tr>" for row in table.rows)
         machine = table.machine if edition.language == "en" else figure(table.machine)
         links = ", ".join(f'<a href="{github}/{name}">{name}</a>' for name in table.files)
         page.sections.append(site_text.Heading(2, table.key, title))
