@@ -24,7 +24,7 @@ const places = [...main.querySelectorAll("[id]")];
 const links = new Map([...document.querySelectorAll(".sections a")].map((a) => [a.hash.slice(1), a]));
 const address = $("switch").getAttribute("href");
 const follow = () => {
-  const top = 90; // pixels: below the bar
+  const top = 130; // pixels: below the bar, with room for a page that still moves
   const end = scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
   const above = places.filter((each) => each.getBoundingClientRect().top <= (end ? innerHeight : top));
   const here = above.at(-1);

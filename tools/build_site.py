@@ -23,7 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import glossary, site_tables, site_text
 from tools.badges import BADGES, settings
-from tools.translate import EDITION, NOTE, figure, in_vietnamese, source
+from tools.translate import EDITION, NOTE, figure, in_edition, in_vietnamese, source
 from utils.course.notebooks import files
 from utils.course.paths import ROOT
 
@@ -127,7 +127,7 @@ class NotebookPage:
                 noted = foreign or english
                 parts.append(self.text(cell["id"], own.get(cell["id"], source(cell)), english))
             elif cell["cell_type"] == "code":
-                parts.append(self.code(cell))
+                parts.append(self.code(cell, translated=bool(own)))
         self.page.body = "\n".join(parts)
         self.page.terms = self.terms.used
         self.page.buttons = self.buttons(bool(own))
@@ -160,9 +160,7 @@ class NotebookPage:
         pieces = re.split(r"(?=<h[1-4] id=)", html)
         for piece in filter(str.strip, pieces):
             found = re.match(r'<h[1-4] id="([^"]+)"', piece)
-            words = site_text.plain(
-                re.sub(r"<h[1-4].*?</h[1-4]>|<math.*?</math>", " ", piece, flags=re.S)
-            )
+            words = site_text.plain(HEADING.sub(" ", piece))
             if found or not self.page.entries:
                 anchor = found.group(1) if found else cell
                 title = next((h.text for h in headings if h.anchor == anchor), self.page.title)
@@ -170,9 +168,11 @@ class NotebookPage:
             else:
                 self.page.entries[-1]["x"] += f" {words}"
 
-    def code(self, cell: dict) -> str:
-        """A code cell with its outputs."""
+    def code(self, cell: dict, translated: bool) -> str:
+        """A code cell with its outputs; an edition's set-up cell chooses its language."""
         code = source(cell)
+        if translated and code.startswith("import os"):
+            code = in_edition(code)
         shown = f'<pre class="code"><code>{site_text.coloured(code, "python")}</code></pre>'
         parts = [self.output(each, code) for each in site_text.outputs(cell)]
         below = f'<div class="outputs">{"".join(parts)}</div>' if parts else ""

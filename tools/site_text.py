@@ -32,6 +32,7 @@ except ImportError:
 MATHML = LatexToMathML()
 # an answer on one line: without empty lines around it, it would not be read as Markdown
 FOLDED = re.compile(r"(?m)^( *)<details>(<summary>.*?</summary>)(.+)</details> *$")
+WIDTHLESS = re.compile("[\u2061-\u2064]")  # signs such as "function application" of MathML
 UNLINKED = {"a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4", "script", "th"}
 
 
@@ -58,7 +59,7 @@ def plain(html: str) -> str:
     for anchor in soup.select("a.anchor"):
         anchor.decompose()
     for formula in soup.find_all("math"):
-        formula.replace_with(formula.get_text())
+        formula.replace_with(WIDTHLESS.sub("", formula.get_text()))
     for block in soup.find_all(["p", "li", "td", "th", "tr", "summary", "pre", "div", "br"]):
         block.append(" ")
     return " ".join(soup.get_text().split())

@@ -48,6 +48,7 @@ def opened(site, browser_page):
     def open_page(name: str, width: int = 1280, height: int = 800):
         browser_page.set_viewport_size({"width": width, "height": height})
         browser_page.goto(f"{site.as_uri()}/{name}")
+        browser_page.evaluate("document.fonts.ready")
         return browser_page
 
     yield open_page

@@ -119,6 +119,8 @@ def test_the_search_knows_every_section(site, soups):
             soup = soups[name if language == "en" else f"vi/{name}"]
             for heading in soup.select("main :is(h1, h2, h3)"):
                 assert (name, heading["id"]) in known
+        (losses,) = [e for e in index if e["p"] == NAMES[1] and e["a"] == "00-08"]
+        assert "lnπ(y∣x)=" in losses["x"].replace(" ", "")  # formulas, as text
         terms = [entry for entry in index if entry["p"] == "glossary.html"]
         assert len(terms) == len(glossary.rows(glossary.GLOSSARY)) >= 120
 
@@ -185,6 +187,7 @@ def test_cells_that_are_not_translated_are_english_with_a_note_above_them(vietna
         following = note.find_next_sibling("section", class_="text")
         assert following["lang"] == "en"
     assert "Chưa dịch" not in soup.get_text()
+    assert 'os.environ.setdefault("COURSE_LANG", "vi")' in soup.find(id="00-01").get_text()
 
 
 # --- The glossary and the measurements -----------------------------------------------------------
