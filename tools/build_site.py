@@ -48,6 +48,16 @@ class Page:
     buttons: list[tuple[str, str]] = field(default_factory=list)  # word, address
     promise: str = ""  # what the reader will have at the end
 
+    @property
+    def number(self) -> str:
+        """The number of a notebook, from its file."""
+        return self.name[:2]
+
+    @property
+    def short(self) -> str:
+        """The title of a notebook without its number."""
+        return self.title.split(" · ", 1)[-1]
+
 
 @dataclass(frozen=True)
 class Edition:
@@ -226,10 +236,15 @@ def start_page(edition: Edition, lessons: Sequence[Page]) -> Page:
     minutes = site_tables.read("lab.json")["notebooks"]["lab"]
     cards = []
     for page in lessons:
-        number, name = page.title.split(" · ", 1)
-        time = words["minutes"].format(n=edition.number(round(minutes[number]["minutes"], 1)))
+        measured = minutes.get(page.number, {}).get("minutes")
+        time = (
+            words["not_measured"]
+            if measured is None
+            else words["minutes"].format(n=edition.number(measured, 1))
+        )
         cards.append(
-            f'<li><a href="{page.name}"><span class="number">{number}</span> {name}</a>'
+            f'<li><a href="{page.name}"><span class="number">{page.number}</span> '
+            f"{escape(page.short)}</a>"
             f'<p>{page.promise}</p><p class="quiet">{time}</p></li>'
         )
     body = (

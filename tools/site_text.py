@@ -23,6 +23,7 @@ from pygments.util import ClassNotFound
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import glossary
+from tools.badges import settings
 
 try:
     from math_core import LatexError, LatexToMathML
@@ -82,6 +83,21 @@ class Heading:
         return plain(self.html)
 
 
+def address(link: str) -> str:
+    """Where a link of a notebook leads on the site: to a page, or to a file on GitHub.
+
+    >>> address("../01_phobert_reward_model.ipynb#01-04"), address("#00-08")
+    ('01_phobert_reward_model.html#01-04', '#00-08')
+    """
+    if re.match(r"[a-z]+:|#", link):
+        return link
+    if page := re.fullmatch(r"(?:\.{1,2}/|vi/)*(\d\d_\w+)\.ipynb(#.*)?", link):
+        return f"{page[1]}.html{page[2] or ''}"
+    found = settings()
+    path = re.sub(r"^(\.{1,2}/)+", "", link)
+    return f"https://github.com/{found['repository']}/blob/{found['tag']}/{path}"
+
+
 class Renderer(IPythonRenderer):
     """nbconvert's Markdown with formulas as MathML and headings that have the id of their cell."""
 
@@ -97,6 +113,10 @@ class Renderer(IPythonRenderer):
         self.headings.append(Heading(level, anchor, text))
         link = f'<a class="anchor" href="#{anchor}" aria-hidden="true" tabindex="-1">#</a>'
         return f'<h{level} id="{anchor}">{text} {link}</h{level}>\n'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link that leads somewhere from the site."""
+        return super().link(text, address(url), title)
 
     def block_math(self, body: str) -> str:
         """A formula on a line of its own."""

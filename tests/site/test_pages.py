@@ -104,6 +104,16 @@ def test_every_formula_is_mathml(soups):
         assert "\\ln" not in soup.main.get_text() and "$" not in soup.main.get_text()
 
 
+def test_a_link_to_a_file_of_the_repository_leads_to_github():
+    html = site_text.rendered(
+        "[a](../../utils/losses.py) [b](02_gpt2_ppo.ipynb) [c](https://x.org)"
+    )
+    links = [a["href"] for a in BeautifulSoup(html[0], "html.parser").select("a")]
+    repository = site_text.settings()["repository"]
+    assert re.fullmatch(rf"https://github\.com/{repository}/blob/[^/]+/utils/losses\.py", links[0])
+    assert links[1:] == ["02_gpt2_ppo.html", "https://x.org"]
+
+
 def test_a_formula_that_is_not_latex_is_one_sentence():
     with pytest.raises(SystemExit, match=r"\\nonsense.* is not LaTeX"):
         site_text.mathml(r"\nonsense{x}")
@@ -171,13 +181,13 @@ def test_without_an_edition_the_page_is_english_with_one_note(vietnamese):
 
 def test_cells_that_are_not_translated_are_english_with_a_note_above_them(vietnamese):
     own = {
-        "00-00": "# 00 · Các hàm mất mát\n\nMột câu.",
+        "00-00": "# Các hàm mất mát\n\nMột câu.",  # the number of the notebook was forgotten
         "00-08": "## 1. Log xác suất của câu trả lời",
         "00-12": build_site.NOTE + "### On a tiny GPT-2",  # the edition itself has it in English
         "99-99": "## Một ô không còn nữa",
     }
     soup = vietnamese(own)
-    assert soup.h1.get_text().startswith("00 · Các hàm mất mát")
+    assert soup.h1.get_text().startswith("Các hàm mất mát")
     translated = soup.find(id="00-08").find_parent("section")
     assert "lang" not in translated.attrs and "Log xác suất" in translated.get_text()
     for cell in ("00-04", "00-12"):
