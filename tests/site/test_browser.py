@@ -198,6 +198,11 @@ def test_the_keyboard_reaches_everything_and_the_focus_is_seen(opened):
         stops.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert stops[:4] == ["brand", "find", "switch", "theme"]
+    page.evaluate("document.getElementById('00-16').scrollIntoView()")
+    before = page.evaluate("scrollY")
+    page.locator("#find").focus()  # the bar is in view: the page stays where it is
+    page.wait_for_timeout(100)
+    assert page.evaluate("scrollY") == before > 0
     skip.focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
