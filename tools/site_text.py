@@ -31,8 +31,8 @@ except ImportError:
     sys.exit("math-core turns the formulas into MathML: run python tools/run.py site.")
 
 MATHML = LatexToMathML()
-# an answer on one line: without empty lines around it, it would not be read as Markdown
-FOLDED = re.compile(r"(?m)^( *)<details>(<summary>.*?</summary>)(.+)</details> *$")
+# an answer on one line is HTML, which Markdown leaves as it is: its own text is rendered before
+FOLDED = re.compile(r"(?m)(?<=</summary>)(?!<)(.+)(?=</details> *$)")
 WIDTHLESS = re.compile("[\u2061-\u2064]")  # signs such as "function application" of MathML
 UNLINKED = {"a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4", "script", "th"}
 
@@ -135,10 +135,10 @@ def rendered(markdown: str, cell: str = "x") -> tuple[str, list[Heading]]:
     """The HTML of a text cell, and its headings.
 
     >>> rendered("<details><summary>Why?</summary>It is $x$.</details>")[0]
-    '<details><summary>Why?</summary>\\n\\n<p>It is <math><mi>x</mi></math>.</p>\\n</details>\\n\\n'
+    '<details><summary>Why?</summary><p>It is <math><mi>x</mi></math>.</p></details>\\n\\n'
     """
     renderer = Renderer(cell)
-    markdown = FOLDED.sub(r"\1<details>\2\n\n\1\3\n\n\1</details>", markdown)
+    markdown = FOLDED.sub(lambda match: f"<p>{line(match[1])}</p>", markdown)
     return MarkdownWithMath(renderer=renderer).render(markdown), renderer.headings
 
 

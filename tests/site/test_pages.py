@@ -115,6 +115,23 @@ def test_a_link_to_a_file_of_the_repository_leads_to_github():
     assert links[1:] == ["02_gpt2_ppo.html", "https://x.org"]
 
 
+def test_an_answer_stays_folded_within_its_question():
+    question = (
+        "1. Why $\\beta$?\n<details><summary>Answer</summary>So `a*b*c`, $x^*$, $y^*$.</details>\n"
+    )
+    soup = BeautifulSoup(site_text.rendered(question + "\n2. And?")[0], "html.parser")
+    answer = soup.select_one("ol > li > details")
+    assert answer.get_text() == "AnswerSo a*b*c, x∗, y∗."
+    assert len(answer.select("math")) == 2 and not soup.select("em")
+
+
+def test_every_answer_of_a_notebook_is_folded(soups):
+    for path in files():
+        for name in (f"{path.stem}.html", f"vi/{path.stem}.html"):
+            for answer in soups[name].select("details"):
+                assert len(answer.get_text(strip=True)) > len(answer.summary.get_text()) + 3, name
+
+
 def test_a_formula_that_is_not_latex_is_one_sentence():
     with pytest.raises(SystemExit, match=r"\\nonsense.* is not LaTeX"):
         site_text.mathml(r"\nonsense{x}")
