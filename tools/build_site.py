@@ -30,6 +30,7 @@ from utils.course.paths import ROOT
 ASSETS = ROOT / "site"
 OUTPUT = ROOT / "build" / "site"
 LANGUAGES = ("en", "vi")
+READMES = {"en": ROOT / "README.md", "vi": ROOT / "README.vi.md"}
 NUMBER = ' class="number"'
 PLOT = re.compile(r"plots\.(\w+)\(")
 HEADING = re.compile(r"<h[1-4].*?</h[1-4]>", re.DOTALL)
@@ -230,9 +231,11 @@ class NotebookPage:
 
 def start_page(edition: Edition, lessons: Sequence[Page]) -> Page:
     """The first page: what the course is, how to start, and the notebooks."""
-    readme, words = (ROOT / "README.md").read_text(encoding="utf-8"), edition.words
-    title, lead = re.match(r"# (.+)\n\n(.+)\n", readme).groups()
-    commands = re.search(r"## Start\n\n```bash\n(.*?)```", readme, re.DOTALL).group(1)
+    readme, words = READMES[edition.language].read_text(encoding="utf-8"), edition.words
+    title, *paragraphs = readme.split("\n\n")
+    title = title.removeprefix("# ")
+    lead = next(text for text in paragraphs if "](README" not in text)  # not the other language
+    commands = re.search(r"```bash\n(.*?)```", readme, re.DOTALL).group(1)
     minutes = site_tables.read("lab.json")["notebooks"]["lab"]
     cards = []
     for page in lessons:
@@ -248,8 +251,7 @@ def start_page(edition: Edition, lessons: Sequence[Page]) -> Page:
             f'<p>{page.promise}</p><p class="quiet">{time}</p></li>'
         )
     body = (
-        f'<h1 id="top">{title if edition.language == "en" else words["course"]}</h1>'
-        f'<p class="lead">{words["lead"] or site_text.line(lead)}</p>'
+        f'<h1 id="top">{title}</h1><p class="lead">{site_text.line(lead)}</p>'
         f'<h2 id="start">{words["start"]}</h2>'
         f'<pre class="code"><code>{site_text.coloured(commands, "bash")}</code></pre>'
         f'<h2 id="notebooks">{words["notebooks"]}</h2><ol class="cards">{"".join(cards)}</ol>'

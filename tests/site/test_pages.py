@@ -162,6 +162,16 @@ def test_buttons_of_a_notebook(soups):
             assert links[1].startswith("https://kaggle.com/kernels/welcome?src=https://github.com/")
 
 
+def test_the_start_page_says_what_the_readme_says(soups):
+    for name, readme in (("index.html", "README.md"), ("vi/index.html", "README.vi.md")):
+        text = (ROOT / readme).read_text(encoding="utf-8")
+        assert f"# {soups[name].h1.get_text()}\n" in text
+        lead = soups[name].select_one(".lead").get_text()
+        assert len(lead) > 200 and lead in text
+        assert soups[name].select_one("pre.code").get_text().strip() in text
+        assert len(soups[name].select(".cards li p:first-of-type")) == len(files())
+
+
 # --- Translations that are missing ---------------------------------------------------------------
 
 
