@@ -7,8 +7,8 @@ RUN := python="$$($(FIND))"; \
 	exec $$python tools/run.py
 REPO ?=
 
-.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class notebooks bench badges lock clean
-help setup course test test-all test-notebooks lint jupyter demo label class notebooks bench lock clean:
+.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class notebooks site bench badges lock clean
+help setup course test test-all test-notebooks lint jupyter demo label class notebooks site bench lock clean:
 	@$(RUN) $@
 
 badges:

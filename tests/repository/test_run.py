@@ -391,7 +391,7 @@ def commands_of(text: str) -> set[str]:
 
 def test_the_workflow_runs_targets_that_exist_on_the_pythons_of_the_lock():
     text = WORKFLOW.read_text(encoding="utf-8")
-    assert {"test", "test-all", "setup", "course"} == commands_of(text) <= set(run.TARGETS)
+    assert {"test", "test-all", "setup", "course", "site"} == commands_of(text) <= set(run.TARGETS)
     jobs = yaml.safe_load(text)["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == list(lock.PYTHONS)
     machines = jobs["smoke"]["strategy"]["matrix"]["machine"]
@@ -439,3 +439,14 @@ def test_the_licence_of_the_data_is_the_whole_legal_code():
     assert "Creative Commons Attribution 4.0 International Public License" in text
     assert not re.search("ShareAlike|NonCommercial|NoDeriv", text)
     assert "LICENSE-DATA" in (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_site_is_published_from_the_folder_that_it_is_built_into():
+    text = (WORKFLOW.parent / "site.yml").read_text(encoding="utf-8")
+    assert commands_of(text) == {"site"}
+    jobs = yaml.safe_load(text)["jobs"]
+    uses = {step.get("uses", "").split("@")[0]: step for step in jobs["build"]["steps"]}
+    upload = uses["actions/upload-pages-artifact"]
+    assert upload["with"]["path"] in run.TARGETS["site"].words
+    assert set(jobs["publish"]["permissions"]) == {"pages", "id-token"}
+    assert jobs["publish"]["needs"] == "build" and "main" in jobs["publish"]["if"]
