@@ -128,6 +128,11 @@ TARGETS = {
         (python("tools/classroom.py"),),
         takes="[options]",
     ),
+    "grade": Target(
+        "judge the exercises in a folder of students' notebooks, and write a table",
+        (python("tools/grade.py"),),
+        takes="FOLDER [options]",
+    ),
     "notebooks": Target(
         "run every notebook in the lab profile and keep the outputs, in both editions",
         (
