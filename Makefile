@@ -8,8 +8,8 @@ RUN := python="$$($(FIND))"; \
 REPO ?=
 FOLDER ?=
 
-.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class grade notebooks bench badges lock clean
-help setup course test test-all test-notebooks lint jupyter demo label class notebooks bench lock clean:
+.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class grade slides notebooks bench badges lock clean
+help setup course test test-all test-notebooks lint jupyter demo label class slides notebooks bench lock clean:
 	@$(RUN) $@
 
 badges:

@@ -133,6 +133,11 @@ TARGETS = {
         (python("tools/grade.py"),),
         takes="FOLDER [options]",
     ),
+    "slides": Target(
+        "make slides of every notebook, or of those given, as web pages that need no network",
+        (python("tools/slides.py"),),
+        takes="[00 01 …]",
+    ),
     "notebooks": Target(
         "run every notebook in the lab profile and keep the outputs, in both editions",
         (
