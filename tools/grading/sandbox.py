@@ -150,7 +150,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def is_linux() -> bool:
+def is_known_linux() -> bool:
     """Whether this is Linux on a 64-bit PC, whose numbers of system calls this module knows."""
     return sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 2**32
 
@@ -220,10 +220,9 @@ def close(
 ) -> list[str]:
     """Give up every right that the exercises do not need; the names of the layers that hold."""
     held = ["limits"] * _limit(memory, seconds)
-    linux = is_linux()
-    if linux and _libc().prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0:
+    if sys.platform == "linux" and _libc().prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0:
         held += ["files"] * _guard_files(folder, readable, listable)
-        held += ["system calls"] * _refuse_calls()
+        held += ["system calls"] * (is_known_linux() and _refuse_calls())
     held += ["audit"] * _audit(folder)
     return held
 
