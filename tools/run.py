@@ -133,6 +133,16 @@ TARGETS = {
         (python("tools/classroom.py"),),
         takes="[options]",
     ),
+    "grade": Target(
+        "judge the exercises in a folder of students' notebooks, and write a table",
+        (python("tools/grade.py"),),
+        takes="FOLDER [options]",
+    ),
+    "slides": Target(
+        "make slides of every notebook, or of those given, as web pages that need no network",
+        (python("tools/slides.py"),),
+        takes="[00 01 …]",
+    ),
     "notebooks": Target(
         "run every notebook in the lab profile and keep the outputs, in both editions",
         (

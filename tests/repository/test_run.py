@@ -180,12 +180,13 @@ def test_every_rule_of_the_makefile_calls_the_target_of_its_name():
     assert set(rules) == set(run.TARGETS)
     alone = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     for name in rules:
-        asked = ["make", "-n", name, *(["REPO=a/b"] if name == "badges" else [])]
+        given = {"badges": ("REPO", "a/b"), "grade": ("FOLDER", "class A")}.get(name)
+        asked = ["make", "-n", name, *(["=".join(given)] if given else [])]
         done = subprocess.run(
             asked, cwd=ROOT, env=alone, capture_output=True, text=True, check=True
         )
         told = done.stdout
-        word = 'badges "a/b"' if name == "badges" else name
+        word = f'{name} "{given[1]}"' if given else name
         assert told.rstrip().endswith(f"tools/run.py {word}")
 
 
