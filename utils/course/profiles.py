@@ -363,7 +363,7 @@ _GPU_CHAT = ChatModels(
 # 03
 _LAB_SFT = SFTRun(
     epochs=1,
-    batch_size=1,
+    batch_size=3,
     accumulation=1,
     learning_rate=5e-3,  # at 2e-3 the stand-in learns the form of an answer, and no content
     max_length=96,  # a model of three layers cannot learn to write long answers
