@@ -6,10 +6,14 @@ RUN := python="$$($(FIND))"; \
 	if [ -z "$$python" ]; then echo "The course needs Python 3.11 or newer on the PATH."; exit 1; fi; \
 	exec $$python tools/run.py
 REPO ?=
+FOLDER ?=
 
-.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class notebooks bench badges lock clean
-help setup course test test-all test-notebooks lint jupyter demo label class notebooks bench lock clean:
+.PHONY: help setup course test test-all test-notebooks lint jupyter demo label class grade slides notebooks site bench badges lock clean
+help setup course test test-all test-notebooks lint jupyter demo label class slides notebooks site bench lock clean:
 	@$(RUN) $@
 
 badges:
 	@$(RUN) badges "$(REPO)"
+
+grade:
+	@$(RUN) grade "$(FOLDER)"

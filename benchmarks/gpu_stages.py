@@ -351,7 +351,8 @@ def t5(gpu: GPU, profile: Profile, part: str, lengths: Lengths = None) -> str:
         train(gpu, model, lambda: model(input_ids=ids, attention_mask=ids, labels=labels).loss)
         return f"{count} x ({prompt} + {answer})"
     seq2seq_dpo.disable_dropout(model)
-    if part == "dpo":
+    if part == "dpo":  # with drawn labels it is the last training, beside both DPO models
+        gpu.resident += [small_t5(), states_of(first), gpt2(), gpt2(), states_of(gpt2())]
         train(gpu, model, dpo)
     else:
         gpu.resident += states_of(model)

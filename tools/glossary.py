@@ -1,11 +1,13 @@
 """The glossary of the course, i18n/glossary.jsonl: what a term is called in Vietnamese.
 
 A row has the keys `en`, `vi`, `en_text` and `vi_text` (the definitions), and `see` (other terms).
+`python tools/glossary.py` writes docs/glossary.md, to be read on GitHub; `make site` does so too.
 """
 
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.course.paths import ROOT
 
 GLOSSARY = ROOT / "i18n" / "glossary.jsonl"
+READABLE = ROOT / "docs" / "glossary.md"
 # also ordinary words of English, which need not be translated by the term
 ORDINARY = {"return", "item", "mask", "shift", "update", "weight", "state", "score"}
 NOTE = re.compile(r" *\(([^)]*)\)")  # an abbreviation, another word, or the subject
@@ -55,3 +58,47 @@ def misused(english: str, translation: str, exempt: Sequence[str] = ()) -> Itera
         free = row["en"] in ORDINARY or row["en"] in exempt
         if times and not free and not any(word in own for word in words(row["vi"])):
             yield f"the glossary says {row['vi']!r} for {row['en']!r}"
+
+
+def folded(text: str) -> str:
+    """A text in lower case without diacritics, to sort and to find by.
+
+    >>> folded("Điểm thưởng")
+    'diem thuong'
+    """
+    parts = unicodedata.normalize("NFD", text.lower().replace("đ", "d"))
+    return "".join(character for character in parts if not unicodedata.combining(character))
+
+
+def slug(term: str) -> str:
+    """The id of a term on a page.
+
+    >>> slug("Cohen’s kappa"), slug("label −100")
+    ('cohens-kappa', 'label-100')
+    """
+    return re.sub(r"[^a-z0-9]+", "-", re.sub("[’']", "", term.lower())).strip("-")
+
+
+def readable() -> str:
+    """The glossary in Markdown: a paragraph per term, with both names and both sentences."""
+    found = sorted(rows(GLOSSARY), key=lambda row: folded(row["en"]))
+    lines = [
+        "# Glossary · Bảng thuật ngữ",
+        "",
+        f"{len(found)} terms of the course, in English and in Vietnamese. "
+        "This file is written from `i18n/glossary.jsonl` by `tools/glossary.py`.",
+    ]
+    for row in found:
+        see = ", ".join(f"[{each}](#{slug(each)})" for each in row["see"])
+        lines += [
+            "",
+            f'<a id="{slug(row["en"])}"></a>**{row["en"]}** · **{row["vi"]}**<br>',
+            f"{row['en_text']}<br>",
+            row["vi_text"] + (f"<br>See also: {see}" if see else ""),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    READABLE.parent.mkdir(exist_ok=True)
+    READABLE.write_text(readable(), encoding="utf-8")

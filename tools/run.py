@@ -53,10 +53,10 @@ def print_help() -> None:
 
 
 def clean() -> None:
-    """Remove .venv, .cache and everything in artifacts except the votes."""
+    """Remove .venv, .cache, build and everything in artifacts except the votes."""
     rest = ROOT / "artifacts"
     made = [path for path in rest.glob("*") if not path.name.startswith("votes.sqlite")]
-    for path in (bootstrap.VENV, ROOT / ".cache", *made):
+    for path in (bootstrap.VENV, ROOT / ".cache", ROOT / "build", *made):
         if path.is_symlink() or path.is_file():
             path.unlink()
         else:
@@ -65,6 +65,11 @@ def clean() -> None:
 
 LINT = (python("-m", "ruff", "check", "."), python("-m", "ruff", "format", "--check", "."))
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-rs")
+# a package that only the site needs: a change of it does not make .venv anew
+SITE_PACKAGE = python(
+    *("-m", "pip", "install", "-q", "--disable-pip-version-check"),
+    *("-r", "requirements-site.txt"),
+)
 STANDINS = python("tools/build_standins.py")  # before the notebooks, so that none waits for it
 # every notebook of the lab at full size: those in English, or both editions
 NBMAKE = ("-m", "pytest", "--nbmake", "--nbmake-timeout=900", "notebooks")
@@ -128,6 +133,16 @@ TARGETS = {
         (python("tools/classroom.py"),),
         takes="[options]",
     ),
+    "grade": Target(
+        "judge the exercises in a folder of students' notebooks, and write a table",
+        (python("tools/grade.py"),),
+        takes="FOLDER [options]",
+    ),
+    "slides": Target(
+        "make slides of every notebook, or of those given, as web pages that need no network",
+        (python("tools/slides.py"),),
+        takes="[00 01 …]",
+    ),
     "notebooks": Target(
         "run every notebook in the lab profile and keep the outputs, in both editions",
         (
@@ -135,6 +150,11 @@ TARGETS = {
             python("tools/figures.py"),
             python("tools/translate.py", "build"),
         ),
+    ),
+    "site": Target(
+        "build the site of both editions into build/site",
+        (SITE_PACKAGE, python("tools/glossary.py"), python("tools/build_site.py")),
+        takes="[--output FOLDER]",
     ),
     "bench": Target(
         "PPO against TRL 1.12; the frontier of PPO, RLOO, GRPO (hours); SFT, DPO and pair search",
@@ -154,7 +174,7 @@ TARGETS = {
         takes="[--upgrade]",
     ),
     "clean": Target(
-        "remove the environment, caches and artifacts; votes are kept", (clean,), bare=True
+        "remove the environment, caches, site and artifacts; votes are kept", (clean,), bare=True
     ),
 }
 

@@ -206,7 +206,7 @@ def of_file(path: Path) -> Iterator[Fault]:
 
 def shipped() -> list[Path]:
     """Every file that holds Vietnamese text for readers."""
-    folders = ("data/**/*", "notebooks/**/*.ipynb", "i18n/**/*.md")
+    folders = ("data/**/*", "notebooks/**/*.ipynb", "i18n/**/*.md", "docs/**/*.vi.md")
     kinds = {".jsonl", ".csv", ".txt", ".md", ".ipynb"}
     found = {ROOT / "README.vi.md", *(path for folder in folders for path in ROOT.glob(folder))}
     return sorted(path for path in found if path.suffix in kinds)

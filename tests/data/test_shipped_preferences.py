@@ -336,19 +336,7 @@ def test_units_are_true(families):
     assert seen == set(size)
 
 
-# the other two data sets
-
-
-def test_human_like_keeps_its_card(monkeypatch):
-    monkeypatch.delenv("COURSE_HUMAN_LIKE_DATA", raising=False)
-    loaded = load_human_like(quiet=True)
-    assert (len(loaded["train"]), len(loaded["test"])) == (280, 60)
-    for column in ("prompt", "chosen", "rejected"):
-        texts = [duplicate_key(text) for split in SPLITS for text in loaded[split][column]]
-        assert len(set(texts)) == 340
-    assert near(loaded["test"]["prompt"], loaded["train"]["prompt"]) == []
-    for split in SPLITS:
-        assert 0.42 <= longer_wins(loaded[split]["chosen"], loaded[split]["rejected"]) <= 0.58
+# the questions of notebook 07
 
 
 def test_science_questions_keep_their_card():

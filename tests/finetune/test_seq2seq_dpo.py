@@ -9,6 +9,7 @@ from torch import nn
 from transformers import (
     AutoTokenizer,
     BertConfig,
+    EarlyStoppingCallback,
     EncoderDecoderConfig,
     EncoderDecoderModel,
     GPT2Config,
@@ -31,6 +32,7 @@ from utils.finetune.seq2seq_dpo import (
     shift_right,
     tokenise,
 )
+from utils.finetune.training import fit
 from utils.models import logprobs, standins
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -382,6 +384,31 @@ def test_a_resumed_run_ends_in_the_same_weights(tokenizer, tmp_path, adapter):
     assert trained and all(torch.equal(ours[name], theirs[name]) for name in trained)
     saved = "adapter_model.safetensors" if adapter else "model.safetensors"
     assert (tmp_path / "whole" / "checkpoint-6" / saved).exists()
+
+
+def test_a_run_that_stopped_early_is_loaded_with_its_best_weights(tokenizer, tmp_path, capsys):
+    """The settings of notebook 08; the loss of the watched pairs can only rise."""
+    rows = pairs(16)
+    watched = rows.rename_columns({"chosen": "rejected", "rejected": "chosen"})
+    steps = dict.fromkeys(("eval_strategy", "save_strategy"), "steps")
+    steps |= dict.fromkeys(("eval_steps", "save_steps"), 0.1)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    best |= {"greater_is_better": False, "restore_callback_states_from_checkpoint": True}
+
+    def build(batch_size, accumulation):
+        made = arguments(tmp_path, num_train_epochs=5, save_total_limit=1, **steps, **best)
+        stop = [EarlyStoppingCallback(early_stopping_patience=2)]
+        return Seq2SeqDPOTrainer(tiny(tokenizer), made, rows, watched, tokenizer, callbacks=stop)
+
+    trained, loaded = fit(build, 8, 1), fit(build, 8, 1)
+    assert "this training is already complete" in capsys.readouterr().out
+    losses = [row["eval_loss"] for row in trained.state.log_history if "eval_loss" in row]
+    assert len(losses) == 3 and losses == sorted(losses)  # of ten planned evaluations
+    assert trained.evaluate()["eval_loss"] == pytest.approx(losses[0], abs=1e-5)
+    ours, theirs = trained.model.state_dict(), loaded.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    again = [row["eval_loss"] for row in loaded.state.log_history if "eval_loss" in row]
+    assert again == losses
 
 
 def test_lora_trains_the_adapter_alone_against_the_base(tokenizer, tmp_path):

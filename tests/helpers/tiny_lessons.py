@@ -31,7 +31,6 @@ def tiny(profile: profiles.Profile) -> profiles.Profile:
         attributes=replace(
             profile.attributes, questions=4, reference_pairs=24, pairs=24, batch_size=4
         ),
-        orpo=replace(profile.orpo, rows=min(160, profile.orpo.rows), epochs=1.0, sweep_rows=32),
         labelling=labelling,
         small_dpo=replace(small, sft_epochs=1, dpo_epochs=1, held_out=32, max_new_tokens=12),
     )

@@ -180,12 +180,13 @@ def test_every_rule_of_the_makefile_calls_the_target_of_its_name():
     assert set(rules) == set(run.TARGETS)
     alone = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     for name in rules:
-        asked = ["make", "-n", name, *(["REPO=a/b"] if name == "badges" else [])]
+        given = {"badges": ("REPO", "a/b"), "grade": ("FOLDER", "class A")}.get(name)
+        asked = ["make", "-n", name, *(["=".join(given)] if given else [])]
         done = subprocess.run(
             asked, cwd=ROOT, env=alone, capture_output=True, text=True, check=True
         )
         told = done.stdout
-        word = 'badges "a/b"' if name == "badges" else name
+        word = f'{name} "{given[1]}"' if given else name
         assert told.rstrip().endswith(f"tools/run.py {word}")
 
 
@@ -391,7 +392,7 @@ def commands_of(text: str) -> set[str]:
 
 def test_the_workflow_runs_targets_that_exist_on_the_pythons_of_the_lock():
     text = WORKFLOW.read_text(encoding="utf-8")
-    assert {"test", "test-all", "setup", "course"} == commands_of(text) <= set(run.TARGETS)
+    assert {"test", "test-all", "setup", "course", "site"} == commands_of(text) <= set(run.TARGETS)
     jobs = yaml.safe_load(text)["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == list(lock.PYTHONS)
     machines = jobs["smoke"]["strategy"]["matrix"]["machine"]
@@ -439,3 +440,14 @@ def test_the_licence_of_the_data_is_the_whole_legal_code():
     assert "Creative Commons Attribution 4.0 International Public License" in text
     assert not re.search("ShareAlike|NonCommercial|NoDeriv", text)
     assert "LICENSE-DATA" in (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_site_is_published_from_the_folder_that_it_is_built_into():
+    text = (WORKFLOW.parent / "site.yml").read_text(encoding="utf-8")
+    assert commands_of(text) == {"site"}
+    jobs = yaml.safe_load(text)["jobs"]
+    uses = {step.get("uses", "").split("@")[0]: step for step in jobs["build"]["steps"]}
+    upload = uses["actions/upload-pages-artifact"]
+    assert upload["with"]["path"] in run.TARGETS["site"].words
+    assert set(jobs["publish"]["permissions"]) == {"pages", "id-token"}
+    assert jobs["publish"]["needs"] == "build" and "main" in jobs["publish"]["if"]

@@ -151,13 +151,10 @@ class AttributeRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ORPORun(AdapterTraining):
-    """Notebook 05: preferences and answers in one stage."""
+    """Notebook 05: preferences and answers in one stage, on the rows of 03 and 04."""
 
-    rows: int
     save_steps: int
     weight: float  # λ, the weight of the odds ratio
-    sweep_weights: tuple[float, ...]
-    sweep_rows: int
 
 
 @dataclass(frozen=True)
@@ -190,6 +187,7 @@ class SmallDPO:
     t5_id: str  # an encoder-decoder
     gpt2_id: str
     judge_pairs: int  # pairs of train, used only for the style judge
+    validation_pairs: int  # pairs of train, used only to decide when a training stops
     train_pairs: int  # at most this many of the other pairs
     held_out: int  # pairs of test for every evaluation
     max_prompt_length: int  # tokens, including the end token
@@ -445,32 +443,26 @@ _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out
 
 # 05
 _LAB_ORPO = ORPORun(
-    epochs=1.6,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=8,
     accumulation=1,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     max_length=448,
     checkpointing=False,
-    rows=400,
     save_steps=50,
     weight=0.3,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=80,
 )
 _T4_ORPO = ORPORun(
-    epochs=3,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=4,
     accumulation=4,
     learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
     max_length=768,
     checkpointing=True,
-    rows=1_600,
     save_steps=50,
     weight=1.0,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=300,
 )
-_A100_ORPO = replace(_T4_ORPO, rows=8_000, batch_size=16, accumulation=1)
+_A100_ORPO = replace(_T4_ORPO, batch_size=16, accumulation=1)
 
 # 06
 _LAB_PAIRS = PairMining(
@@ -523,15 +515,16 @@ _LAB_SMALL = SmallDPO(
     t5_id="stand-in",
     gpt2_id="stand-in",
     judge_pairs=60,
-    train_pairs=220,
+    validation_pairs=40,
+    train_pairs=180,
     held_out=60,
     max_prompt_length=40,
-    max_answer_length=80,
+    max_answer_length=112,
     batch_size=16,
-    sft_epochs=12,
+    sft_epochs=6,  # the validation loss hardly falls after that
     t5_sft_learning_rate=3e-3,
     gpt2_sft_learning_rate=2e-3,
-    dpo_epochs=5,
+    dpo_epochs=4,  # the validation loss hardly falls after that
     t5_dpo_learning_rate=3e-4,
     gpt2_dpo_learning_rate=3e-4,
     beta=0.1,
@@ -543,6 +536,7 @@ _GPU_SMALL = SmallDPO(
     t5_id="google-t5/t5-small",
     gpt2_id="openai-community/gpt2",
     judge_pairs=500,
+    validation_pairs=200,  # a loss of 200 pairs is precise enough to stop by
     train_pairs=4_000,
     held_out=500,
     max_prompt_length=128,
@@ -632,7 +626,6 @@ def quick(profile: Profile) -> Profile:
         sft=replace(profile.sft, rows=800, side_rows=200),
         attributes=replace(profile.attributes, reference_pairs=300, pairs=300),
         dpo=replace(profile.dpo, rows=320, held_out=32),
-        orpo=replace(profile.orpo, rows=320, epochs=1, sweep_rows=64),
         pair_mining=replace(profile.pair_mining, rows=3_000),
         small_dpo=replace(
             profile.small_dpo,

@@ -31,11 +31,22 @@ def exercise(name: str, solution: Callable | None = None) -> Callable:
     return register
 
 
-def judge_of(name: str) -> Callable[..., Verdict]:
-    """The judge of one exercise; its notebook's module is imported at the first use."""
-    module = f"utils.exercises.notebook_{name[:2]}"
+def names_of(lesson: str) -> list[str]:
+    """The exercises of one notebook, in order; its module is imported at the first use.
+
+    >>> names_of("04")
+    ['04.1', '04.2', '04.3']
+    """
+    module = f"utils.exercises.notebook_{lesson}"
     if importlib.util.find_spec(module):
         importlib.import_module(module)
+    found = [name for name in _EXERCISES if name[:2] == lesson]
+    return sorted(found, key=lambda name: int(name[3:]))
+
+
+def judge_of(name: str) -> Callable[..., Verdict]:
+    """The judge of one exercise."""
+    names_of(name[:2])
     if name not in _EXERCISES:
         known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or tr("none")
         raise KeyError(
@@ -44,7 +55,7 @@ def judge_of(name: str) -> Callable[..., Verdict]:
     return _EXERCISES[name]
 
 
-def _is_stub(attempt: object) -> bool:
+def is_stub(attempt: object) -> bool:
     """Whether nothing has been written: `None`, `...`, or a function without a body."""
     if not hasattr(attempt, "__code__"):
         return attempt is None or attempt is ...
@@ -65,7 +76,7 @@ def attempt(name: str, function: Callable) -> Callable:
 def check(name: str, attempt: object) -> bool:
     """Judge an attempt and print one line; a missing attempt does not stop the notebook."""
     judge = judge_of(name)
-    if _is_stub(attempt):
+    if is_stub(attempt):
         print(f"{name}: {tr('no attempt yet.')}")
         return False
     try:

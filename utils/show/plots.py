@@ -552,7 +552,7 @@ def predicted_rates(
     axes.minorticks_off()
     axes.set_ylim(0.35, 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel(tr("β (SFT has none and stands at the right)"))
+    axes.set_xlabel(tr("β (SFT has none; its dots are at the right)"))
     axes.set_ylabel(tr("mean rate of the attributes"))
     axes.legend(fontsize=8, loc="upper right")
     axes.set_title(title)

@@ -1,0 +1,1 @@
+"""The site of the course: its files, and its pages in a real browser."""

@@ -1,0 +1,413 @@
+"""Build the site of the course into build/site: `make site`.
+
+    python tools/build_site.py [--output FOLDER]
+
+The notebooks are not run: the site shows their committed outputs. A Vietnamese page shows the
+English text, with a note, where notebooks/vi has no translation. The look is in site/.
+"""
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools import glossary, site_tables, site_text
+from tools.badges import BADGES, settings
+from tools.translate import EDITION, NOTE, figure, in_edition, in_vietnamese, source
+from utils.course.notebooks import files
+from utils.course.paths import ROOT
+
+ASSETS = ROOT / "site"
+OUTPUT = ROOT / "build" / "site"
+LANGUAGES = ("en", "vi")
+READMES = {"en": ROOT / "README.md", "vi": ROOT / "README.vi.md"}
+NUMBER = ' class="number"'
+PLOT = re.compile(r"plots\.(\w+)\(")
+HEADING = re.compile(r"<h[1-4].*?</h[1-4]>", re.DOTALL)
+
+
+@dataclass
+class Page:
+    """A page before the template: its text, its sections and what is found by a search."""
+
+    name: str  # of the file
+    title: str
+    body: str
+    sections: list[site_text.Heading] = field(default_factory=list)
+    entries: list[dict[str, str]] = field(default_factory=list)  # of the search
+    terms: dict[str, dict] = field(default_factory=dict)  # of the glossary, that the page links
+    buttons: list[tuple[str, str]] = field(default_factory=list)  # word, address
+    promise: str = ""  # what the reader will have at the end
+
+    @property
+    def number(self) -> str:
+        """The number of a notebook, from its file."""
+        return self.name[:2]
+
+    @property
+    def short(self) -> str:
+        """The title of a notebook without its number."""
+        return self.title.split(" · ", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Edition:
+    """One language of the site."""
+
+    language: str
+    words: dict
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its pages lie: the English ones on top."""
+        return self.output if self.language == "en" else self.output / self.language
+
+    def number(self, value: float, decimals: int | None = None) -> str:
+        """A number with the separators of the language."""
+        text = (
+            f"{value:,}" if decimals is None or isinstance(value, int) else f"{value:,.{decimals}f}"
+        )
+        return text if self.language == "en" else in_vietnamese(text)
+
+
+def all_words() -> dict[str, dict]:
+    """The words of the pages: language -> key -> text."""
+    return json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
+
+
+# --- Notebooks -----------------------------------------------------------------------------------
+
+
+def plot_words() -> dict[str, str]:
+    """Function of utils/show/plots.py -> the first line of its docstring."""
+    tree = ast.parse((ROOT / "utils" / "show" / "plots.py").read_text(encoding="utf-8"))
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    docs = {node.name: ast.get_docstring(node) for node in functions}
+    return {name: doc.split("\n")[0] for name, doc in docs.items() if doc}
+
+
+def translations(path: Path) -> dict[str, str]:
+    """Cell id -> Vietnamese text, without the cells that the edition still has in English."""
+    own = EDITION / path.name
+    if not own.exists():
+        return {}
+    cells = json.loads(own.read_text(encoding="utf-8"))["cells"]
+    texts = {c["id"]: source(c) for c in cells if c["cell_type"] == "markdown"}
+    return {cell: text for cell, text in texts.items() if not text.startswith(NOTE.strip())}
+
+
+@dataclass
+class NotebookPage:
+    """Turns a notebook into a page of one edition."""
+
+    path: Path
+    edition: Edition
+    plots: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.words = self.edition.words
+        self.terms = site_text.Terms(glossary.rows(glossary.GLOSSARY))
+        self.page = Page(f"{self.path.stem}.html", "", "")
+        self.section = ""  # the heading above the cell
+
+    def built(self) -> Page:
+        """The page."""
+        cells = json.loads(self.path.read_text(encoding="utf-8"))["cells"]
+        own = translations(self.path) if self.edition.language == "vi" else {}
+        foreign = self.edition.language == "vi" and not own
+        parts = [self.note("fallback")] if foreign else []
+        noted = foreign
+        for cell in cells:
+            if cell["cell_type"] == "markdown":
+                english = self.edition.language == "vi" and cell["id"] not in own
+                if english and not noted:
+                    parts.append(self.note("untranslated"))
+                noted = foreign or english
+                parts.append(self.text(cell["id"], own.get(cell["id"], source(cell)), english))
+            elif cell["cell_type"] == "code":
+                parts.append(self.code(cell, translated=bool(own)))
+        self.page.body = "\n".join(parts)
+        self.page.terms = self.terms.used
+        self.page.buttons = self.buttons(bool(own))
+        return self.page
+
+    def note(self, key: str) -> str:
+        """A sentence that the text below is English."""
+        return f'<p class="note" lang="vi">{self.words[key]}</p>'
+
+    def text(self, cell: str, markdown: str, english: bool) -> str:
+        """A text cell."""
+        html, headings = site_text.rendered(BADGES.sub("", markdown), cell)
+        language = "en" if english else self.edition.language
+        self.remember(html, headings, cell)
+        html = site_text.finished(html, language, self.terms)
+        anchor = "" if headings else f' id="{cell}"'
+        foreign = f' lang="{language}"' if english else ""
+        return f'<section class="text"{anchor}{foreign}>{html}</section>'
+
+    def remember(self, html: str, headings: Sequence[site_text.Heading], cell: str) -> None:
+        """Add a cell's headings to the sections, and its words to the search."""
+        for heading in headings:
+            self.section = heading.text
+            if heading.level == 1:
+                self.page.title = heading.text
+                first = BeautifulSoup(html, "html.parser").find("p")
+                self.page.promise = first.decode_contents() if first else ""
+            elif heading.level == 2:
+                self.page.sections.append(heading)
+        pieces = re.split(r"(?=<h[1-4] id=)", html)
+        for piece in filter(str.strip, pieces):
+            found = re.match(r'<h[1-4] id="([^"]+)"', piece)
+            words = site_text.plain(HEADING.sub(" ", piece))
+            if found or not self.page.entries:
+                anchor = found.group(1) if found else cell
+                title = next((h.text for h in headings if h.anchor == anchor), self.page.title)
+                self.page.entries.append({"a": anchor, "t": title, "x": words})
+            else:
+                self.page.entries[-1]["x"] += f" {words}"
+
+    def code(self, cell: dict, translated: bool) -> str:
+        """A code cell with its outputs; an edition's set-up cell chooses its language."""
+        code = source(cell)
+        if translated and code.startswith("import os"):
+            code = in_edition(code)
+        shown = f'<pre class="code"><code>{site_text.coloured(code, "python")}</code></pre>'
+        parts = [self.output(each, code) for each in site_text.outputs(cell)]
+        below = f'<div class="outputs">{"".join(parts)}</div>' if parts else ""
+        return f'<section class="cell" id="{cell["id"]}">{shown}{below}</section>'
+
+    def output(self, output: str | site_text.Picture, code: str) -> str:
+        """An output: a figure becomes a file that both editions show."""
+        if isinstance(output, str):
+            return output
+        folder = self.edition.output / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / output.name).write_bytes(output.data)
+        function = next(iter(PLOT.findall(code)[::-1]), "")
+        alt = self.words["figure"].format(
+            section=self.section,
+            function=function or "matplotlib",
+            what=self.plots.get(function, ""),
+        )
+        root = "" if self.edition.language == "en" else "../"
+        width, height = output.size
+        return (
+            f'<img src="{root}figures/{output.name}" alt="{escape(alt.strip(" :"))}" '
+            f'width="{width}" height="{height}" loading="lazy">'
+        )
+
+    def buttons(self, translated: bool) -> list[tuple[str, str]]:
+        """Where the notebook can be opened: the Vietnamese one where it exists."""
+        repository, tag = settings()["repository"], settings()["tag"]
+        inside = f"notebooks/{'vi/' if translated else ''}{self.path.name}"
+        github = f"https://github.com/{repository}/blob/{tag}/{inside}"
+        colab = f"https://colab.research.google.com/github/{repository}/blob/{tag}/{inside}"
+        target = self.edition.output / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / inside, target)
+        root = "" if self.edition.language == "en" else "../"
+        return [
+            ("colab", colab),
+            ("kaggle", f"https://kaggle.com/kernels/welcome?src={github}"),
+            ("download", f"{root}{inside}"),
+        ]
+
+
+# --- The other pages -----------------------------------------------------------------------------
+
+
+def start_page(edition: Edition, lessons: Sequence[Page]) -> Page:
+    """The first page: what the course is, how to start, and the notebooks."""
+    readme, words = READMES[edition.language].read_text(encoding="utf-8"), edition.words
+    title, *paragraphs = readme.split("\n\n")
+    title = title.removeprefix("# ")
+    lead = next(text for text in paragraphs if "](README" not in text)  # not the other language
+    commands = re.search(r"```bash\n(.*?)```", readme, re.DOTALL).group(1)
+    minutes = site_tables.read("lab.json")["notebooks"]["lab"]
+    cards = []
+    for page in lessons:
+        measured = minutes.get(page.number, {}).get("minutes")
+        time = (
+            words["not_measured"]
+            if measured is None
+            else words["minutes"].format(n=edition.number(measured, 1))
+        )
+        cards.append(
+            f'<li><a href="{page.name}"><span class="number">{page.number}</span> '
+            f"{escape(page.short)}</a>"
+            f'<p>{page.promise}</p><p class="quiet">{time}</p></li>'
+        )
+    body = (
+        f'<h1 id="top">{title}</h1><p class="lead">{site_text.line(lead)}</p>'
+        f'<h2 id="start">{words["start"]}</h2>'
+        f'<pre class="code"><code>{site_text.coloured(commands, "bash")}</code></pre>'
+        f'<h2 id="notebooks">{words["notebooks"]}</h2><ol class="cards">{"".join(cards)}</ol>'
+    )
+    return Page("index.html", words["course"], body)
+
+
+def glossary_page(edition: Edition) -> Page:
+    """Every term with its name in the other language and a sentence."""
+    own, other = (edition.language, "vi" if edition.language == "en" else "en")
+    rows = sorted(glossary.rows(glossary.GLOSSARY), key=lambda row: glossary.folded(row[own]))
+    names = {row["en"]: row[own] for row in rows}
+    page = Page("glossary.html", edition.words["glossary"], "")
+    items = []
+    for row in rows:
+        anchor, sentence = glossary.slug(row["en"]), site_text.line(row[f"{own}_text"])
+        see = ", ".join(
+            f'<a href="#{glossary.slug(each)}">{names[each]}</a>' for each in row["see"]
+        )
+        items.append(
+            f'<dt id="{anchor}">{row[own]} <span class="other" lang="{other}">{row[other]}</span>'
+            f"</dt><dd>{sentence}"
+            + (f'<p class="quiet">{edition.words["see"]}: {see}</p>' if see else "")
+            + "</dd>"
+        )
+        entry = {"a": anchor, "t": row[own], "x": site_text.plain(sentence)}
+        page.entries.append(entry if row[own] == row[other] else entry | {"o": row[other]})
+    lead = edition.words["glossary_lead"].format(n=len(rows))
+    page.body = f'<h1 id="top">{page.title}</h1><p>{lead}</p><dl>{"".join(items)}</dl>'
+    return page
+
+
+def measured_page(edition: Edition) -> Page:
+    """The tables of benchmarks/."""
+    words = edition.words
+    page = Page("measured.html", words["measured"], "")
+    settled = settings()
+    github = f"https://github.com/{settled['repository']}/blob/{settled['tag']}/benchmarks"
+    parts = [f'<h1 id="top">{page.title}</h1><p>{words["measured_lead"]}</p>']
+
+    def shown(value: site_tables.Value, column: Sequence[site_tables.Value]) -> str:
+        if value is None:
+            return f"<td{NUMBER}>{words['not_measured']}</td>"
+        if isinstance(value, str):
+            if edition.language == "vi" and re.fullmatch(r"[\d.–]+", value):
+                value = in_vietnamese(value)
+            return f"<td>{words['ways'][value[1:]] if value[0] == '@' else escape(value)}</td>"
+        decimals = max(len(str(v).partition(".")[2]) for v in column if isinstance(v, float | int))
+        return f"<td{NUMBER}>{edition.number(value, decimals)}</td>"
+
+    for make in site_tables.TABLES:
+        table = make()
+        title, sentence = words["tables"][table.key]
+        columns = list(zip(*table.rows, strict=True))
+        numeric = [any(isinstance(value, int | float) for value in column) for column in columns]
+        head = "".join(
+            f'<th scope="col"{NUMBER * right}>{words["columns"][column]}</th>'
+            for column, right in zip(table.columns, numeric, strict=True)
+        )
+        rows = "".join(f"<tr>{''.join(map(shown, row, columns))}</tr>" for row in table.rows)
+        machine = table.machine if edition.language == "en" else figure(table.machine)
+        links = ", ".join(f'<a href="{github}/{name}">{name}</a>' for name in table.files)
+        page.sections.append(site_text.Heading(2, table.key, title))
+        page.entries.append({"a": table.key, "t": title, "x": sentence})
+        parts.append(
+            f'<h2 id="{table.key}">{title}</h2><p>{sentence}</p><div class="scroll"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            f'<p class="quiet">{words["from"]}: {links}. {words["machine"]}: {machine}.</p>'
+        )
+    page.body = "".join(parts)
+    return page
+
+
+# --- Writing -------------------------------------------------------------------------------------
+
+
+def tips(page: Page, language: str) -> dict[str, list[str]]:
+    """What the page shows over a term: id -> both names and the sentence."""
+    other = "vi" if language == "en" else "en"
+    return {
+        anchor: [row[language], row[other], site_text.line(row[f"{language}_text"])]
+        for anchor, row in page.terms.items()
+    }
+
+
+def script(data: object) -> str:
+    """JSON that can stand in a <script>."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+
+
+def write_edition(edition: Edition, jinja: Environment) -> None:
+    """Write every page of an edition, and its index for the search."""
+    plots = plot_words()
+    lessons = [NotebookPage(path, edition, plots).built() for path in files()]
+    reference = [measured_page(edition), glossary_page(edition)]
+    pages = [start_page(edition, lessons), *lessons, *reference]
+    edition.folder.mkdir(parents=True, exist_ok=True)
+    other = "vi" if edition.language == "en" else "en"
+    template = jinja.get_template("page.html")
+    for index, page in enumerate(pages):
+        html = template.render(
+            page=page,
+            words=edition.words,
+            language=edition.language,
+            other=other,
+            other_words=all_words()[other],
+            other_address=f"vi/{page.name}" if other == "vi" else f"../{page.name}",
+            root="" if edition.language == "en" else "../",
+            lessons=lessons,
+            reference=reference,
+            previous=pages[index - 1] if index else None,
+            following=pages[index + 1] if index + 1 < len(pages) else None,
+            tips=script(tips(page, edition.language)),
+            repository=settings()["repository"],
+        )
+        (edition.folder / page.name).write_text(html, encoding="utf-8")
+    index = [{"p": page.name, "n": page.title, **entry} for page in pages for entry in page.entries]
+    (edition.folder / "search.js").write_text(
+        f"window.courseIndex={script(index)};\n", encoding="utf-8"
+    )
+
+
+def built_files(output: Path) -> Iterator[Path]:
+    """The files of the site."""
+    return (path for path in output.rglob("*") if path.is_file())
+
+
+def build(output: Path) -> None:
+    """Write the whole site into a new folder."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    shutil.copytree(ASSETS / "fonts", output / "fonts")
+    for name in ("site.css", "site.js"):
+        shutil.copy(ASSETS / name, output)
+    (output / ".nojekyll").touch()  # GitHub Pages serves the files as they are
+    jinja = Environment(
+        loader=FileSystemLoader(ASSETS),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - the texts are the course's own HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for language in LANGUAGES:
+        write_edition(Edition(language, all_words()[language], output), jinja)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build the site and say where it lies."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the folder, made anew")
+    output = parser.parse_args(arguments).output
+    build(output)
+    found = list(built_files(output))
+    size = sum(path.stat().st_size for path in found) / 1e6
+    print(f"{len(found)} files, {size:.1f} MB. Open {output / 'index.html'} in a browser.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
