@@ -18,7 +18,8 @@ A skeleton has `todo` before `-->` and the English text below: write the Vietnam
 `todo`, and delete the old block above it. `except: step, reward` before `-->` lists terms of the
 glossary that mean something else in this cell. The badges and the measured figures of the table of
 profiles come from the English cell: the block has empty badges and `…` in the last two columns.
-Links are written as in English, relative to notebooks/.
+Links are written as in English, relative to notebooks/. TITLES has the sections that occur
+in every notebook and what they are called.
 """
 
 import argparse
