@@ -21,6 +21,8 @@ READABLE = ROOT / "docs" / "glossary.md"
 ORDINARY = {"return", "item", "mask", "shift", "update", "weight", "state", "score"}
 NOTE = re.compile(r" *\(([^)]*)\)")  # an abbreviation, another word, or the subject
 
+PAPER = re.compile(r"(?m)^[-*] [A-Z]\. .*\*.+\*.*\b(19|20)\d\d\b.*$")  # a line of the references
+
 
 @cache
 def rows(path: Path) -> tuple[dict, ...]:
@@ -43,8 +45,10 @@ def words(term: str) -> list[str]:
 def misused(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterator[str]:
     """Terms of an English text whose translation has no word that the glossary gives for them.
 
-    `exempt` has the terms that mean something else in this text.
+    `exempt` has the terms that mean something else in this text. The title of a paper is no use of
+    a term.
     """
+    english = PAPER.sub("", english)
     english = re.sub(r"([Tt]he )?(?<!Face )\bHub\b|’s", "'s", english)
     prose, own = english.lower(), translation.lower()
     for row in rows(GLOSSARY):

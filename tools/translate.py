@@ -18,7 +18,8 @@ A skeleton has `todo` before `-->` and the English text below: write the Vietnam
 `todo`, and delete the old block above it. `except: step, reward` before `-->` lists terms of the
 glossary that mean something else in this cell. The badges and the measured figures of the table of
 profiles come from the English cell: the block has empty badges and `…` in the last two columns.
-Links are written as in English, relative to notebooks/.
+Links are written as in English, relative to notebooks/. TITLES has the sections that occur
+in every notebook and what they are called.
 """
 
 import argparse
@@ -64,9 +65,19 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 NAMES = re.compile(
     r"\b0\d\.\d+\b|(?<=[A-Za-z]-)\d+\.\d+|\b(TRL|PEFT|PyTorch|CUDA|Llama|CC BY) \d+\.\d+"
 )
-TITLE = re.compile(r"(?m)^#+ .*|<summary>.*?</summary>")
-SECTION = re.compile(r"Solution|Answer|Exercise|Quiz|Reference|Hand over|Break it|Read your|Hint")
-PAPER = re.compile(r"^[-*] .*\*.+\*.*\b(19|20)\d\d")  # a line of the references
+TITLE = re.compile(r"(?m)^#+ (?:\d+\. )?(.*)|<summary>(.*?)</summary>|^\*\*([^*\n]+)\*\*$")
+TITLES = {  # that occur in every notebook
+    "You will be able to": "Học xong, bạn có thể",
+    "Read your curves": "Đọc các đường cong huấn luyện",
+    "Break it": "Thử làm hỏng",
+    "Exercises": "Bài tập",
+    "Solution": "Lời giải",
+    "Quiz": "Câu hỏi ôn tập",
+    "Answer": "Đáp án",
+    "Hand over": "Bàn giao",
+    "What we simplified": "Chúng ta đã đơn giản hóa những gì",
+    "References": "Tài liệu tham khảo",
+}
 
 SWITCH = re.compile(r"(?m)^.*\]\(README(\.vi)?\.md\).*\n\n")  # the line between the languages
 LESSON = re.compile(  # a row of the README's table of notebooks
@@ -225,11 +236,15 @@ def _remainders(english: str, translation: str) -> Iterator[str]:
         # the text of a link may be the title of a page; a Vietnamese example stays as it is
         prose = _prose(re.sub(r"\[[^\]]*\](?=\()", "", line))
         words = [w for w in re.findall(r"[^\W\d_]+", prose) if not vietnamese._MARKED.search(w)]
-        if line.strip() in known and len(words) > FEW and not PAPER.match(line):
+        if line.strip() in known and len(words) > FEW and not glossary.PAPER.match(line):
             yield f"not translated: {line.strip()[:60]!r}"
-    for title in TITLE.findall(own):
-        if SECTION.search(title) and title in english:
-            yield f"not translated: {title!r}"
+    titles, own_titles = (
+        ["".join(title) for title in TITLE.findall(text)] for text in (english, translation)
+    )
+    for title, wanted in TITLES.items():
+        times = sum(bool(re.match(rf"{title}\b", found)) for found in titles)
+        if sum(found.startswith(wanted) for found in own_titles) < times:
+            yield f"not translated as {wanted!r}: the title {title!r}"
 
 
 def faults(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterator[str]:

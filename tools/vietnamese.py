@@ -8,7 +8,7 @@ The rules, in the order in which they are checked:
    "nghiệpp", but not a real word in the wrong place.
 3. Tone marks as in "hòa", "thúy", "khỏe"; y in "kỹ", "lý", "mỹ", "tỷ", "kỳ", "quý".
 4. Quotation marks are curly in prose; there is one space after a punctuation mark and none before.
-5. Numbers as in 1.000.000 and 2,5.
+5. Numbers as in 1.000.000 and 2,5; but section 2.5 is `mục 2.5`.
 
 Student feedback is written as students type it: rules 3 (y), 4 and 5 do not hold for it.
 """
@@ -70,6 +70,8 @@ _AFTER = re.compile(r"[^\W\d_][,;!?](?=[^\W\d_])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}((,\d{3}){2,}|,000)(?![\d,])")
 _DECIMAL = re.compile(r"(?<![\w.,])\d+\.\d{1,2}(?![\d.])")
 _POINT = re.compile("Python|IELTS|GPA|==|TensorFlow|USB|[Pp]hiên bản")  # a decimal point is right
+# the number of a section is no decimal: "### 2.7 Title", "mục 2.3 và 2.4"
+_SECTION = re.compile(r"(?m:^#+ \d+\.\d+)|\b[Mm]ục \d+\.\d+(?:(?:,| và| đến) \d+\.\d+)*")
 _STRAIGHT = re.compile(r'"')
 _CODE = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|https?://\S+|<[^>]+>", re.DOTALL)
 
@@ -152,7 +154,9 @@ def faults(text: str, where: str, *, feedback: bool = False, data: bool = True) 
         return
     for match in _Y.finditer(text):
         yield fault(f"write y: {match.group(1)!r}", *match.span())
-    prose = _CODE.sub(lambda m: "x" * len(m.group()), text)
+    prose = text
+    for pattern in (_CODE, _SECTION):
+        prose = pattern.sub(lambda m: "x" * len(m.group()), prose)
     rules = {
         _STRAIGHT: "straight quotation mark",
         _BEFORE: "space before a punctuation mark",

@@ -23,6 +23,8 @@ def test_shipped_texts_have_no_fault(path):
         ("đúng vậy,thưa cô", "no space after"),
         ("giá 1,250,000 đồng", "dot"),
         ("dài 2.5 mét", "comma"),
+        ("Mục 2 dài 2.5 mét", "comma"),
+        ("ở mục 2.3, dây dài 2.5 mét", "comma"),
         ("thâ\u0300y", "NFC"),
         ("thầy\u200b", "invisible"),
     ],
@@ -39,6 +41,7 @@ def test_each_rule_finds_its_fault(text, what):
         "Python tính 0.1 + 0.2 == 0.3 là sai.",
         "Giá 1.250.000 đồng, dài 2,5 m, √2 ≈ 1,414, 175 : 50 = 3,5.",
         "Ông nói: “Đi đi!”, rồi thôi…",
+        "### 2.7 Phép cắt ngưỡng\n\nXem mục 2.3 và 2.4, rồi đọc Mục 2.10 ở cuối bài.",
     ],
 )
 def test_right_texts_have_no_fault(text):

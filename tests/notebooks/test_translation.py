@@ -420,6 +420,23 @@ def test_what_need_not_be_translated(course):
         assert any("not translated" in fault for fault in translate.faults(title, title))
 
 
+@pytest.mark.parametrize(
+    ("english", "own", "right"),
+    [
+        ("### Read your curves", "### Đọc các đường cong huấn luyện", True),
+        ("### Read your curves", "### Đọc các đường cong", False),
+        ("## 8. Break it: no mask", "## 8. Thử làm hỏng: bỏ mặt nạ", True),
+        ("**You will be able to**", "**Sau bài này, bạn có thể**", False),
+        ("<summary>Solution 00.5</summary>", "<summary>Lời giải 00.5</summary>", True),
+        ("<summary>Answer</summary>", "<summary>Trả lời</summary>", False),
+        ("### Answers before and after", "### Câu trả lời trước và sau", True),
+    ],
+)
+def test_titles_of_every_notebook_are_translated_alike(english, own, right):
+    found = list(translate.faults(english, own))
+    assert [fault.split(" as ")[0] for fault in found] == [] if right else ["not translated"]
+
+
 def test_words_in_a_formula_may_be_translated():
     assert not list(translate.faults(r"$\pi_{\text{ref}}$", r"$\pi_{\text{tham chiếu}}$"))
 
@@ -456,3 +473,13 @@ def test_a_term_is_found_in_its_longest_form(tmp_path, monkeypatch):
     ]:
         assert len(list(glossary.misused(english, translation))) == misused, english
     assert not list(glossary.misused("The policy", "Policy", exempt=["policy"]))
+
+
+def test_the_title_of_a_paper_is_no_use_of_a_term(tmp_path, monkeypatch):
+    path = tmp_path / "glossary.jsonl"
+    path.write_text("\n".join(map(json.dumps, TERMS)))
+    monkeypatch.setattr(glossary, "GLOSSARY", path)
+    paper = "- A. Author et al., *A Reward Model for Each Policy*, 2024 (a reward)."
+    assert not list(glossary.misused(f"{paper}\n{paper}", ""))
+    for text in (f"{paper}\n- The policy", "- The *policy* of 2024"):
+        assert len(list(glossary.misused(text, ""))) == 1, text
