@@ -10,6 +10,7 @@ __getattr__, __all__ = door(
         "instructions": ["load_instructions"],
         "mining": ["Controls", "MiningError", "embed", "mine", "nearest", "report"],
         "pairs": ["hand_written", "load_human_like", "load_preferences", "science_questions"],
+        "questions": ["says", "voting_questions"],
         "reading": ["fingerprint", "need"],
         "text": ["duplicate_key", "segment"],
     },
