@@ -167,6 +167,7 @@ class Labelling(AdapterTraining):
     draws: int  # pairs of answers to each of the other questions
     temperatures: tuple[float, float]  # of a pair's first and second answer
     beta: float
+    sft_weight: float  # weight of the supervised loss on chosen answers; 0: plain DPO
 
 
 @dataclass(frozen=True)
@@ -455,7 +456,7 @@ _GPU_PAIRS = PairMining(
 
 # 07
 _LAB_LABELLING = Labelling(
-    epochs=4,
+    epochs=6,
     batch_size=16,
     accumulation=1,
     learning_rate=1e-3,
@@ -464,11 +465,12 @@ _LAB_LABELLING = Labelling(
     # of all systematic families, those to which the stand-in of notebook 04 most often says the
     # right value: 54 % of the 430 questions of train, 49 % of the 55 of test, greedy
     families=("phân loại", "đếm chữ cái", "chẵn lẻ", "màu sắc", "châu lục"),
-    questions=255,
+    questions=175,
     held_out=55,  # all of them in the shipped test split
-    draws=2,
+    draws=4,
     temperatures=(0.6, 0.8),
     beta=0.1,
+    sft_weight=1.0,  # as in notebook 04
 )
 _GPU_LABELLING = Labelling(
     epochs=3,  # the first version's values: epochs, batch, learning rate and beta
@@ -483,6 +485,7 @@ _GPU_LABELLING = Labelling(
     draws=1,
     temperatures=(0.7, 1.0),
     beta=0.1,
+    sft_weight=0.0,
 )
 
 # 08

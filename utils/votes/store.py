@@ -371,8 +371,8 @@ class VoteStore:
         rows = [self._checked(vote) for vote in votes]
 
         def work(connection: sql.Connection) -> int:
-            insert = self._insert(TABLE)
-            return sum(connection.execute(insert.values(row)).rowcount for row in rows)
+            insert = self._insert(TABLE).returning(TABLE.c.id)  # a row that is skipped returns none
+            return sum(len(connection.execute(insert.values(row)).all()) for row in rows)
 
         return self._transact(work)
 
