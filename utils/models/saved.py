@@ -383,8 +383,9 @@ def answer_both(
     temperature: float,
     max_tokens: int,
     seed: int,
+    score: bool = True,
 ) -> Iterator[tuple[Answer, Answer]]:
-    """Yield both answers after each new token; the last pair includes the implicit rewards.
+    """Yield both answers after each new token; with `score`, a last pair has the implicit rewards.
 
     The random numbers depend on the seed and on the side, so a model can be compared with itself.
     """
@@ -406,6 +407,8 @@ def answer_both(
                     text = pair[side].text(written[side].tokens)
                     answers[side] = Answer(text, len(written[side].tokens))
             yield answers[0], answers[1]
+    if not score:
+        return
     one, two = (_rewards(library, loaded, prompt, written) for loaded in pair)
     yield tuple(
         replace(answer, rewards=rewards)
