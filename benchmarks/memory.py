@@ -49,6 +49,7 @@ from utils.models import chat, logprobs
 
 GB = 2**30
 OVERHEAD = 0.6  # GB: the CUDA context and the workspaces of cuBLAS, which no tensor holds
+FORM = 80  # tokens of a question and an answer with attributes
 LONGEST, USUAL = 200, 75  # GPT-2 tokens of the longest sentence; in a typical batch
 TRAIN, VALIDATION, TEST = 11_426, 1_583, 3_166  # sentences of UIT-VSFC
 ALPACA = 65_017  # questions with answers
@@ -188,14 +189,15 @@ def chat_minutes(profile: Profile, name: str) -> dict[str, float]:
         judged = 2 * (wrote(run.held_out) + wrote(3 * run.held_out)) + 3 * kl(run.held_out)
         return {"07": 9 + 3 + (drawn + voted + judged) / 60}
     one, two, three = profile.sft, profile.dpo, profile.orpo
-    side, some = 2 * (sft(one.side_rows) + wrote(min(100, held))), min(200, held)
+    side, form = 2 * (sft(one.side_rows) + wrote(min(100, held))), profile.attributes
+    form_sft = 2 * (form.reference_pairs + form.pairs) * FORM / sum(mean) * sft(1)  # short rows
     seconds = {
         "03": sft(one.rows, one.epochs) + 2 * (read(held, 1) + wrote(held)) + side,
-        "04": pairs("dpo", two.rows, two.epochs, 4) + 5 * kl(32) + 3 * (read(held) + wrote(held))
-        + kl(some) + len(two.sweep_betas)
-        * (pairs("dpo", two.sweep_rows, two.epochs, 4) + read(some) + kl(min(64, held))),
-        "05": pairs("orpo", three.rows, three.epochs) + 4 * (read(held) + wrote(held))
-        + len(three.sweep_weights) * (pairs("orpo", three.sweep_rows) + read(held)),
+        "04": pairs("dpo", two.rows, two.epochs, 4) + 5 * kl(32) + sft(2 * two.rows)
+        + 4 * (read(held) + wrote(min(100, held))) + kl(min(100, held))
+        + form_sft + pairs("dpo", form.pairs),
+        "05": pairs("orpo", one.rows + two.rows, three.epochs)
+        + 4 * (read(held) + wrote(min(100, held))),
     }  # fmt: skip
     loadings = {"03": 3, "04": 4, "05": 6}
     return {key: 4 + 0.5 * loadings[key] + value / 60 for key, value in seconds.items()}

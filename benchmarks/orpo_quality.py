@@ -66,10 +66,7 @@ def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # no
                 sizes |= {"train_sampling_strategy": "sequential"}
                 data = chat.preference_rows(rows)
                 if stage == "dpo":
-                    kinds = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, run.sft_weight]}
-                    arguments = DPOConfig(
-                        beta=run.beta, precompute_ref_log_probs=True, **kinds, **sizes
-                    )
+                    arguments = DPOConfig(beta=run.beta, precompute_ref_log_probs=True, **sizes)
                 else:
                     arguments = DPOConfig(beta=run.weight, **sizes)
                 kind = SharedPromptDPOTrainer if stage == "dpo" else ORPOTrainer
@@ -87,17 +84,19 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
     from utils.judge.comparison import chrf
     from utils.models import chat
 
-    logps = [chat.answer_logps(policy, tokenizer, test["question"], test[side])[0].numpy()
+    questions = chat.conversations(test)
+    asked = questions[:100]
+    logps = [chat.answer_logps(policy, tokenizer, questions, test[side])[0].numpy()
              for side in ("chosen", "rejected")]  # fmt: skip
-    replies = chat.reply(policy, tokenizer, test["question"], max_new_tokens=limit)
-    drawn = chat.reply(
-        policy, tokenizer, test["question"][:100], max_new_tokens=limit, temperature=1.0
-    )
-    texts, asked = [r.ids for r in drawn], test["question"][:100]
+    replies = chat.reply(policy, tokenizer, asked, max_new_tokens=limit)
+    drawn = chat.reply(policy, tokenizer, asked, max_new_tokens=limit, temperature=1.0)
+    texts = [r.ids for r in drawn]
     ours, _ = chat.answer_logps(policy, tokenizer, asked, texts)
     with torch.no_grad(), policy.disable_adapter():
         base, _ = chat.answer_logps(policy, tokenizer, asked, texts)
-    similarity = [chrf(r.text, wanted) for r, wanted in zip(replies, test["chosen"], strict=True)]
+    similarity = [
+        chrf(r.text, wanted) for r, wanted in zip(replies, test["chosen"][:100], strict=True)
+    ]
     return {
         "preference_accuracy": float(np.mean(logps[0] > logps[1])),
         "chrf": float(np.mean(similarity)),
@@ -108,7 +107,7 @@ def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
 def main() -> None:
     """Train with three seeds per method; the methods alternate."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=1200)
+    parser.add_argument("--pairs", type=int, default=600)
     parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")
     arguments = parser.parse_args()
     session._quiet()
@@ -120,6 +119,8 @@ def main() -> None:
     pairs = load_preferences(offline=True, quiet=True)
     folder, name = models.chat_source(profile.chat, pairs)
     tokenizer = models.chat_tokenizer(folder)
+    held_out = [row for row, tier in enumerate(pairs["test"]["tier"]) if tier != "systematic"]
+    test = pairs["test"].select(held_out[: profile.dpo.held_out])
     runs = []
     for seed in SEEDS:
         drawn = pairs["train"].shuffle(seed=seed).select(range(arguments.pairs))
@@ -130,7 +131,7 @@ def main() -> None:
             begin = time.perf_counter()
             policy = train_way(way, rows, seed, folder, profile, tokenizer)
             seconds = time.perf_counter() - begin
-            figures = judge(policy, tokenizer, pairs["test"], profile.chat.max_new_tokens)
+            figures = judge(policy, tokenizer, test, profile.chat.max_new_tokens)
             runs.append({"way": way, "seed": seed, **figures, "train_seconds": seconds})
             print(runs[-1], flush=True)
     result = {

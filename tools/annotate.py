@@ -43,7 +43,10 @@ def items(kind: str, seed: int) -> list[Row]:
     else:
         if kind == "pairs":
             rows = [
-                row for split in ("train", "test") for row in _lines("quality", f"{split}.jsonl")
+                row
+                for split in ("train", "test")
+                for row in _lines("preferences", f"{split}.jsonl")
+                if row["tier"] not in ("off_topic", "systematic")
             ]
         else:
             rows = _lines("human_like", "written.jsonl")

@@ -49,7 +49,7 @@ def rewrite_readme(path: Path, repository: str, tag: str) -> None:
     """Rewrite the badges of each row of the table (by the row's notebook), and the clone URL."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        linked = re.search(r"\(notebooks/(\w+)\.ipynb\)", line)
+        linked = re.search(r"\(notebooks/([\w/]+)\.ipynb\)", line)
         if linked:
             line = BADGES.sub(OPEN + badges(repository, tag, linked.group(1)) + CLOSE, line)
         lines.append(
@@ -63,7 +63,7 @@ def rewrite_readme(path: Path, repository: str, tag: str) -> None:
 
 
 def main(repository: str) -> None:
-    """Store the repository in pyproject.toml, and rewrite the notebooks and the README."""
+    """Store the repository in pyproject.toml, and rewrite the notebooks and both READMEs."""
     current = settings()
     if repository:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -77,7 +77,8 @@ def main(repository: str) -> None:
         current["repository"] = repository
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         rewrite_notebook(path, current["repository"], current["tag"])
-    rewrite_readme(ROOT / "README.md", current["repository"], current["tag"])
+    for name in ("README.md", "README.vi.md"):
+        rewrite_readme(ROOT / name, current["repository"], current["tag"])
     if any((ROOT / "notebooks" / "vi").glob("*.ipynb")):
         subprocess.run([sys.executable, str(ROOT / "tools" / "translate.py"), "build"], check=True)
     print(f"Badges and clone URLs refer to {current['repository']}, tag {current['tag']}.")

@@ -1,18 +1,21 @@
-"""Build data/vi_alpaca_preference/{train,test}.jsonl from its sources, with the same result always.
+"""Build data/preferences/{train,test}.jsonl from its sources, with the same result always.
 
     python tools/build_preference_data.py            write the two files
     python tools/build_preference_data.py --check    report whether the shipped files are up to date
 
-Sources: written.jsonl (by hand) and utils/data/families.py (systematic). The rejected answers are
-mined by utils/data/mining.py within each split and each source. So no hand-written answer of one
-split occurs in the other split.
+A row of written.jsonl has a question, a good answer, and two or three flawed answers to the same
+question. Each flawed answer becomes one pair, and its tier is the name of the flaw. One more pair
+has the good answer to another question (tier `off_topic`). The families of utils/data/families.py
+give short facts, also with an answer to another question (tier `systematic`). Answers to other
+questions are mined by utils/data/mining.py within each split and each source, so that no written
+answer of one split occurs in the other split.
 """
 
 import argparse
 import hashlib
 import json
 import sys
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,77 +23,115 @@ sys.path.insert(0, str(ROOT))
 
 from utils.data.families import Instruction, systematic  # noqa: E402
 from utils.data.mining import mine, report  # noqa: E402
-from utils.data.text import syllables  # noqa: E402
 
-FOLDER = ROOT / "data" / "vi_alpaca_preference"
-HELD_OUT_EVERY = 8  # every eighth hand-written row of each kind is held out
-NEAR = 0.8  # Jaccard similarity of two questions' syllables
+FOLDER = ROOT / "data" / "preferences"
+SPLITS = ("train", "test")
+HELD_OUT_EVERY = 8  # every eighth written question of each kind is held out
+LONG = 80  # syllables of a long answer
+Row = dict[str, object]
 
 
-def written(path: Path) -> list[Instruction]:
-    """The hand-written rows; every eighth of a kind is held out, unless another is very similar."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    sets = [frozenset(syllables(row["question"])) for row in rows]
-    seen: defaultdict[str, int] = defaultdict(int)
-    made = []
-    for number, row in enumerate(rows):
+def length(row: Row) -> str:
+    """`dialogue`, `long` or `short`."""
+    if len(row["turns"]) > 1:
+        return "dialogue"
+    return "long" if len(row["answer"].split()) >= LONG else "short"
+
+
+def written(folder: Path = FOLDER) -> dict[str, list[tuple[int, Row]]]:
+    """The numbered rows of written.jsonl by split."""
+    lines = (folder / "written.jsonl").read_text(encoding="utf-8").splitlines()
+    seen: Counter[str] = Counter()
+    splits: dict[str, list[tuple[int, Row]]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(map(json.loads, lines), 1):
         seen[row["kind"]] += 1
-        near = any(
-            len(sets[number] & other) >= NEAR * len(sets[number] | other)
-            for index, other in enumerate(sets)
-            if index != number
-        )
-        held_out = seen[row["kind"]] % HELD_OUT_EVERY == 0 and not near
-        made.append(Instruction(row["kind"], None, None, row["question"], row["answer"], held_out))
+        split = "test" if seen[row["kind"]] % HELD_OUT_EVERY == 0 else "train"
+        splits[split].append((number, row))
+    return splits
+
+
+def of_written(numbered: list[tuple[int, Row]]) -> list[Row]:
+    """The pairs of the written rows: the flawed answers, then one answer to another question."""
+    rows = [row for _, row in numbered]
+    found = mine([asked(row) for row in rows], [row["answer"] for row in rows])
+    made = []
+    for (number, row), other in zip(numbered, found, strict=True):
+        rejected = [(flawed["flaw"], flawed["text"]) for flawed in row["flawed"]]
+        for tier, text in [*rejected, ("off_topic", rows[other.index]["answer"])]:
+            made.append(
+                {
+                    "id": f"w{number:04d}-{tier}",
+                    "history": row["turns"][:-1],
+                    "question": asked(row),
+                    "chosen": row["answer"],
+                    "rejected": text,
+                    "tier": tier,
+                    "length": length(row),
+                    "kind": row["kind"],
+                    "theme": row["theme"],
+                    "dialect": row["dialect"],
+                    "author": "language model",
+                    "reviewer": "language model, second reading of a sample",
+                    "date": row["date"],
+                }
+            )
     return made
 
 
-def _shuffled(row: dict[str, str]) -> str:
-    """A sort key that shuffles the rows, the same on every machine and in every Python."""
-    return hashlib.sha256(row["question"].encode()).hexdigest()
+def asked(row: Row) -> str:
+    """The question of a written row: the last turn of its dialogue."""
+    return row["turns"][-1]["content"]
 
 
-def _paired(named: list[tuple[str, Instruction]]) -> list[dict[str, str]]:
-    """Each row with a rejected answer, which is mined among the other rows."""
-    rows = [row for _, row in named]
+def of_families(numbered: list[tuple[int, Instruction]]) -> list[Row]:
+    """Each systematic row with the right answer to another systematic question."""
+    rows = [row for _, row in numbered]
     found = mine(
         [row.question for row in rows],
         [row.answer for row in rows],
         facts=[row.fact for row in rows],
         values=[row.value for row in rows],
-        strata=[row.kind if row.fact else "by hand" for row in rows],
+        strata=[row.kind for row in rows],
     )
     return [
         {
-            "id": name,
+            "id": f"s{number:04d}",
+            "history": [],
             "question": row.question,
             "chosen": row.answer,
             "rejected": rows[other.index].answer,
+            "tier": "systematic",
+            "length": "short",
+            "kind": row.kind,
+            "theme": row.kind,
+            "dialect": "chung",
+            "author": "tables and phrasings by a language model, joined by a program",
+            "reviewer": "program: arithmetic and tables",
+            "date": "2026-11-26",
         }
-        for (name, row), other in zip(named, found, strict=True)
+        for (number, row), other in zip(numbered, found, strict=True)
     ]
 
 
-def build(folder: Path = FOLDER) -> dict[str, list[dict[str, str]]]:
+def _shuffled(row: Row) -> str:
+    """A sort key that shuffles the rows, the same on every machine and in every Python."""
+    return hashlib.sha256(str(row["id"]).encode()).hexdigest()
+
+
+def build(folder: Path = FOLDER) -> dict[str, list[Row]]:
     """The rows of both splits in their final order."""
-    rows = written(folder / "written.jsonl") + systematic()
-    names = [f"vi-{number:04d}" for number in range(1, len(rows) + 1)]
-    built = {}
-    for split in ("train", "test"):
-        of_split = [
-            (name, row)
-            for name, row in zip(names, rows, strict=True)
-            if row.held_out == (split == "test")
-        ]
-        # Each source is mined separately: the short result of a sum is not a plausible answer to a
-        # request for advice.
-        by_hand = [(name, row) for name, row in of_split if row.fact is None]
-        families = [(name, row) for name, row in of_split if row.fact is not None]
-        built[split] = sorted(_paired(by_hand) + _paired(families), key=_shuffled)
-    return built
+    by_split, families = written(folder), list(enumerate(systematic(), 1))
+    return {
+        split: sorted(
+            of_written(by_split[split])
+            + of_families([one for one in families if one[1].held_out == (split == "test")]),
+            key=_shuffled,
+        )
+        for split in SPLITS
+    }
 
 
-def as_bytes(rows: list[dict[str, str]]) -> bytes:
+def as_bytes(rows: list[Row]) -> bytes:
     """The content of a file: one JSON object per line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
@@ -108,9 +149,16 @@ def main() -> int:
         if not check:
             path.write_bytes(new)
         state = "up to date" if same else "differs" if check else "written"
-        print(f"{path.name}: {len(rows)} rows, {state}")
-        print("  " + ", ".join(f"{name} {value:g}" for name, value in report(rows).items()))
+        print(f"{path.name}: {len(rows):,} pairs, {state}")
+        print("  " + ", ".join(f"{n} {tier}" for tier, n in tiers(rows).most_common()))
+        mined = [row for row in rows if row["tier"] in ("off_topic", "systematic")]
+        print("  " + ", ".join(f"{name} {value:g}" for name, value in report(mined).items()))
     return 1 if check and changed else 0
+
+
+def tiers(rows: list[Row]) -> Counter[str]:
+    """The number of pairs of each tier."""
+    return Counter(str(row["tier"]) for row in rows)
 
 
 if __name__ == "__main__":

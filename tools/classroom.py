@@ -42,7 +42,9 @@ def sample_pairs() -> list[Pair]:
     """Pairs of the shipped data, for a class without a campaign of its own."""
     from utils.data import load_preferences
 
-    rows = load_preferences(quiet=True)["test"].select(range(SAMPLE_PAIRS))
+    test = load_preferences(quiet=True)["test"]
+    rows = test.filter(lambda row: row["tier"] != "systematic" and not row["history"])
+    rows = rows.select(range(SAMPLE_PAIRS))
     return [
         {
             **{"question": row["question"], "first": row["chosen"], "second": row["rejected"]},

@@ -42,7 +42,8 @@ def misused(english: str, translation: str, exempt: Sequence[str] = ()) -> Itera
 
     `exempt` has the terms that mean something else in this text.
     """
-    prose, own = re.sub("[Tt]he Hub|’s", "'s", english).lower(), translation.lower()
+    english = re.sub(r"([Tt]he )?(?<!Face )\bHub\b|’s", "'s", english)
+    prose, own = english.lower(), translation.lower()
     for row in rows(GLOSSARY):
         term = re.escape(words(row["en"])[0].replace("’s", "'s"))
         prose, times = re.subn(rf"(?<![\w-]){term}(s|es)?(?![\w-])", " ", prose)

@@ -4,7 +4,9 @@
     python tools/messages.py --check    # change nothing; exit 1 if a message lacks its translation
 
 A message is a literal in a call of `tr` or `later`, a sentence that a judge in utils/exercises
-returns or names a mistake with, or the text of a box on the map of the course.
+returns or names a mistake with, a noun that one of the functions of SHOWN puts into its sentence,
+here or in a notebook, or the text of a box on the map of the course. A sentence that is printed or
+raised without `tr` is a fault, unless UNSEEN has it.
 """
 
 import argparse
@@ -20,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import glossary, vietnamese
 from utils.course.language import CATALOGUE, entries
 from utils.course.notebooks import LESSONS
-from utils.course.paths import ROOT
+from utils.course.paths import NOTEBOOKS, ROOT
 
 HEADER = """# What the code prints to students, in Vietnamese: each message and its translation.
 # `python tools/messages.py` adds new messages; write their msgstr by hand.
@@ -30,15 +32,44 @@ msgstr ""
 "Content-Type: text/plain; charset=UTF-8\\n"
 """
 EXERCISES = "utils/exercises"
-# These judges and the votes are being rewritten: their messages enter the catalogue afterwards.
-LATER = ("notebook_01.py", "notebook_02.py", "notebook_07.py")
+# function -> the positions and names of the arguments that it translates when it shows them
+SHOWN: dict[str, tuple[int | str, ...]] = {
+    **dict.fromkeys(("bar", "progress_bar"), (0, 2, "unit")),
+    "track": (1, 2, "unit"),
+    **dict.fromkeys(("need", "say_longer", "cut"), (2,)),
+    **dict.fromkeys(("cut_texts", "in_batches"), (3,)),
+    **dict.fromkeys(("check_unit_rows", "need_full_attention"), (1,)),
+}
+
+
+SENTENCE = re.compile(r"[A-Za-z]{2,}[,:]? +[a-z]{2,}")
+# files whose sentences stay in English, and why
+UNSEEN = {
+    "utils/course/hub.py": "the error of a changed download is caught, and another one is shown",
+    "utils/course/language.py": "the language is not known yet",
+    "utils/data/families.py": "only authors of the shipped pairs call it",
+    "utils/door.py": "only authors misspell a public name of a room",
+    "utils/losses.py": "the room below all others cannot read the catalogue",
+}
+
+# messages with words that are no terms of the glossary here
+EXEMPT = {"Every pair has a vote: nothing is left to judge.": ("judge",)}
+# pages and modules that are being rewritten: their sentences enter the catalogue afterwards
+LATER = (
+    "utils/classroom/",
+    "utils/models/saved.py",
+    *(f"utils/votes/{name}.py" for name in ("panel", "store", "terminal")),
+)
+
+
+def _is_text(node: ast.AST | None) -> bool:
+    """Whether an expression is a literal text without values."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _literals(node: ast.AST | None) -> Iterator[ast.Constant | ast.JoinedStr]:
     """The texts that an expression can be: itself, or either branch of a choice."""
-    if isinstance(node, ast.JoinedStr) or (
-        isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ):
+    if isinstance(node, ast.JoinedStr) or _is_text(node):
         yield node
     elif isinstance(node, ast.IfExp):
         yield from _literals(node.body)
@@ -72,6 +103,20 @@ def _own_returns(function: ast.FunctionDef) -> Iterator[ast.AST | None]:
             inside.extend(ast.iter_child_nodes(node))
 
 
+def _called(node: ast.AST) -> str:
+    """The name of the function in a call, without its module."""
+    function = getattr(node, "func", None)
+    return getattr(function, "id", "") or getattr(function, "attr", "")
+
+
+def _nouns(call: ast.Call) -> Iterator[ast.Constant | ast.JoinedStr]:
+    """The literals among the arguments that SHOWN names."""
+    wanted = SHOWN.get(_called(call), ())
+    named = [keyword.value for keyword in call.keywords if keyword.arg in wanted]
+    for part in [*(call.args[at] for at in wanted if at in range(len(call.args))), *named]:
+        yield from _literals(part)
+
+
 def of_source(source: str, judges: bool = False) -> Iterator[tuple[str, int, bool]]:
     """Message, line, and whether it is formatted; `judges` adds what a judge returns.
 
@@ -83,6 +128,10 @@ def of_source(source: str, judges: bool = False) -> Iterator[tuple[str, int, boo
         formatted = False
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("tr", "later"):
             found, formatted = [*_literals(node.args[0])], bool(node.keywords)
+            if _called(node) == "later":  # its values come when it is shown
+                formatted = any(re.search(r"\{[a-z]", ast.unparse(part)) for part in found)
+        elif isinstance(node, ast.Call):
+            found = [*_nouns(node)]
         elif judges and isinstance(node, ast.FunctionDef):
             if getattr(node.returns, "id", "") == "Verdict":
                 found = [part for value in _own_returns(node) for part in _literals(value)]
@@ -92,6 +141,24 @@ def of_source(source: str, judges: bool = False) -> Iterator[tuple[str, int, boo
             if isinstance(part, ast.JoinedStr):
                 raise SystemExit(f"line {part.lineno}: {ast.unparse(part)} needs tr(..., name=...)")
             yield part.value, part.lineno, formatted
+
+
+def untranslated(source: str) -> Iterator[str]:
+    """The sentences that a source prints, raises or warns of without `tr`; values become `{}`.
+
+    >>> list(untranslated('raise ValueError(f"{name} is not known: choose another.")'))
+    ['{} is not known: choose another.']
+    """
+    for node in ast.walk(ast.parse(source)):
+        call = node.exc if isinstance(node, ast.Raise) else node
+        raised = isinstance(node, ast.Raise) and isinstance(call, ast.Call)
+        if not (raised or _called(node) in ("print", "warn", "input")):
+            continue
+        for text in (text for part in call.args for text in _literals(part)):
+            parts = getattr(text, "values", [text])
+            shown = "".join(getattr(p, "value", "") if _is_text(p) else "{}" for p in parts)
+            if SENTENCE.search(shown):
+                yield shown
 
 
 def of_course() -> dict[str, tuple[list[str], bool]]:
@@ -107,10 +174,15 @@ def of_course() -> dict[str, tuple[list[str], bool]]:
 
     for path in sorted((ROOT / "utils").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        judges = name.startswith(EXERCISES) and path.name not in LATER
-        found_here = of_source(path.read_text(encoding="utf-8"), judges)
+        source = path.read_text(encoding="utf-8")
+        found_here = of_source(source, judges=name.startswith(EXERCISES))
         for message, _, formatted in sorted(found_here, key=lambda each: each[1]):
             add(message, name, formatted)
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                for message, *_ in of_source("".join(cell["source"])):
+                    add(message, f"notebooks/{path.name}", False)
     for lesson in LESSONS.values():
         add(lesson.box, "utils/course/notebooks.py", False)
     return found
@@ -131,6 +203,11 @@ def fields(message: str) -> list[str]:
 
 def faults(translations: dict[str, str]) -> Iterator[str]:
     """What is wrong with the catalogue, one sentence per fault."""
+    for path in sorted((ROOT / "utils").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name not in UNSEEN and not name.startswith(LATER):
+            for sentence in untranslated(path.read_text(encoding="utf-8")):
+                yield f"needs tr ({name}): {sentence!r}"
     used = of_course()
     for message in used:
         if not translations.get(message):
@@ -143,7 +220,8 @@ def faults(translations: dict[str, str]) -> Iterator[str]:
             yield f"other placeholders: {message!r} -> {translation!r}"
         if message[-1:] in ".:" and translation and translation[-1:] != message[-1:]:
             yield f"another end: {message!r} -> {translation!r}"
-        for fault in glossary.misused(message, translation) if translation else ():
+        exempt = EXEMPT.get(message, ())
+        for fault in glossary.misused(message, translation, exempt) if translation else ():
             yield f"{fault}: {message!r} -> {translation!r}"
         prose = re.sub(r"\{\w[^{}]*\}", "x", translation) if used[message][1] else translation
         for fault in vietnamese.faults(prose, repr(message)):

@@ -1,5 +1,8 @@
 """Build the Vietnamese notebooks, notebooks/vi, from the English ones and i18n/vi/<notebook>.md.
 
+README.vi.md is written by hand, section by section as README.md; `build` fills in its badges, the
+links to notebooks and the measured figures.
+
     python tools/translate.py extract 00       # write the cells to translate into i18n/vi
     python tools/translate.py build [00 01 …]  # write notebooks/vi; a notebook with faults is not
     python tools/translate.py --stale          # print the cells to translate, or to translate again
@@ -36,6 +39,7 @@ from utils.course.paths import NOTEBOOKS, ROOT
 
 SOURCES = ROOT / "i18n" / "vi"
 EDITION = NOTEBOOKS / "vi"
+READMES = (ROOT / "README.md", ROOT / "README.vi.md")
 NOTE = "> 🇬🇧 **Chưa dịch.** Ô này còn giữ nguyên tiếng Anh.\n\n"
 FEW = 4  # so many equal words can be a name
 WORDS = {  # in the table of profiles
@@ -57,10 +61,19 @@ LINK = re.compile(
 TAG = re.compile(r"</?[a-z]+[^>]*>")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # no decimals: the number of an exercise, the size of a model, the version of a library
-NAMES = re.compile(r"\b0\d\.\d+\b|(?<=[A-Za-z]-)\d+\.\d+|\b(TRL|PEFT|PyTorch|CUDA) \d+\.\d+")
+NAMES = re.compile(
+    r"\b0\d\.\d+\b|(?<=[A-Za-z]-)\d+\.\d+|\b(TRL|PEFT|PyTorch|CUDA|Llama|CC BY) \d+\.\d+"
+)
 TITLE = re.compile(r"(?m)^#+ .*|<summary>.*?</summary>")
 SECTION = re.compile(r"Solution|Answer|Exercise|Quiz|Reference|Hand over|Break it|Read your|Hint")
 PAPER = re.compile(r"^[-*] .*\*.+\*.*\b(19|20)\d\d")  # a line of the references
+
+SWITCH = re.compile(r"(?m)^.*\]\(README(\.vi)?\.md\).*\n\n")  # the line between the languages
+LESSON = re.compile(  # a row of the README's table of notebooks
+    r"(?m)^(\| \[(\d\d) [^\]]*\]\()([^)]*)(\) )<!-- badges -->(.*?)<!-- /badges -->"
+    r"( \|[^|\n]*)\|([^|\n]*\|[^|\n]*\|[^|\n]*)\|$"
+)
+FENCE = re.compile(r"(?s)```(\w+)\n(.*?)```")
 
 
 @dataclass(frozen=True)
@@ -255,6 +268,54 @@ def faults_of(stem: str) -> list[str]:
     return found + [f"{cell}: two blocks, delete the old one" for cell in twice]
 
 
+# --- The README ----------------------------------------------------------------------------------
+
+
+def _untranslated(block: re.Match) -> str:
+    """What stays the same in a block of code: commands, numbers of a diagram, names of rooms."""
+    kind, code = block.groups()
+    if kind == "mermaid":
+        code = re.sub(r'"[^"]*"', lambda label: " ".join(NUMBER.findall(label.group())), code)
+    elif kind == "text":
+        code = re.sub(r"(?m) {2,}.*$", "", code)
+    else:
+        code = re.sub(r"(?m) *# .*$", "", code)
+    return f"```{kind}\n{code}```"
+
+
+def readme_sections(text: str) -> list[str]:
+    """The README from heading to heading, without what differs: see SWITCH, LESSON and FENCE."""
+    text = FENCE.sub(_untranslated, SWITCH.sub("", text))
+    text = LESSON.sub(rf"\1\2\4{OPEN}{CLOSE}\6| … | … | … |", text)
+    return re.split(r"(?m)^(?=##+ )", text.replace("](#", "](# "))
+
+
+def readme_faults() -> Iterator[str]:
+    """What is wrong with the Vietnamese README, one sentence per fault."""
+    both = [readme_sections(path.read_text(encoding="utf-8")) for path in READMES]
+    if len(both[0]) != len(both[1]):
+        yield f"{len(both[1])} sections instead of {len(both[0])}"
+        return
+    for english, translation in zip(*both, strict=True):
+        for fault in faults(english, translation):
+            yield f"{translation.splitlines()[0]}: {fault}"
+
+
+def readme_built() -> str:
+    """The Vietnamese README with the badges and figures of the English one, and its own links."""
+    english, translation = (path.read_text(encoding="utf-8") for path in READMES)
+    rows = {row.group(2): row for row in LESSON.finditer(english)}
+
+    def row(own: re.Match) -> str:
+        _, _, link, _, badges, _, figures = rows[own.group(2)].groups()
+        if (EDITION / Path(link).name).exists():
+            link, badges = (t.replace("notebooks/", "notebooks/vi/") for t in (link, badges))
+        start, _, _, bridge, _, text, _ = own.groups()
+        return f"{start}{link}{bridge}{OPEN}{badges}{CLOSE}{text}|{figure(figures)}|"
+
+    return LESSON.sub(row, translation)
+
+
 # --- Building ------------------------------------------------------------------------------------
 
 
@@ -346,6 +407,9 @@ def check() -> list[str]:
             path.exists() and path.read_text(encoding="utf-8") == built(stem)
         ):
             found.append(f"{stem}: the edition is not what `tools/translate.py build` writes")
+    found += [f"{READMES[1].name}: {fault}" for fault in readme_faults()]
+    if READMES[1].read_text(encoding="utf-8") != readme_built():
+        found.append(f"{READMES[1].name} is not what `tools/translate.py build` writes")
     return found
 
 
@@ -406,7 +470,9 @@ def main(arguments: Sequence[str]) -> int:
     if given.command == "build":
         if not (given.numbers or given.allow_missing):  # what is only begun can wait
             names = [n for n in names if (EDITION / f"{n}.ipynb").exists() or not open_cells(n)]
-        return int(not all([build(stem, given.allow_missing) for stem in names]))
+        success = all([build(stem, given.allow_missing) for stem in names])
+        READMES[1].write_text(readme_built(), encoding="utf-8")
+        return int(not success)
     parser.print_help()
     return 2
 

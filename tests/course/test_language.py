@@ -64,7 +64,8 @@ def test_the_checks_answer_in_vietnamese(vietnamese, capsys):
     assert not checks.check("03.2", ...)
     assert not checks.check("03.2", lambda shapes, rank: 1 / 0)
     assert capsys.readouterr().out.splitlines() == [
-        "03.2: chưa đúng: các trọng số 64x32 và 16x64 ở hạng 4 cần 704 tham số: của bạn là 1.",
+        "03.2: chưa đúng: các trọng số 64x32 và 16x64 với hạng 4 cần 704 tham số, "
+        "còn của bạn là 1.",
         "03.2: chưa đúng: đó là kích thước của các trọng số đóng băng: LoRA huấn luyện "
         "A (r, in) và B (out, r).",
         "03.2: bạn chưa làm bài này.",
@@ -120,12 +121,35 @@ def judge(x) -> Verdict:
     mistakes = {"key": part, 1.0: "value"}
     mistakes = [(x, "row")]
     return "then" if x else "otherwise"
-tr("a"), tr("b {x}", x=1), later("c"), print("no message")
+tr("a"), tr("b {x}", x=1), later("c"), later("d {x}"), print("no message")
 """
     found = {text: formatted for text, _, formatted in messages.of_source(source, judges=True)}
     plain = ["key", "value", "row", "then", "otherwise", "a", "c"]
-    assert found == {**dict.fromkeys(plain, False), "b {x}": True}
-    assert {text for text, *_ in messages.of_source(source)} == {"a", "b {x}", "c"}
+    assert found == {**dict.fromkeys(plain, False), "b {x}": True, "d {x}": True}
+    assert {text for text, *_ in messages.of_source(source)} == {"a", "b {x}", "c", "d {x}"}
+
+
+def test_a_noun_that_a_function_puts_into_its_sentence_is_a_message():
+    source = """
+progress.bar("training", 3, "step"), track(rows, "search", unit="block"), bar(name, 3, unit)
+need(rows, 1, "pairs", "train.csv"), cut(rows, 3, what="no position"), print("pairs", 1, "x")
+"""
+    assert {text for text, *_ in messages.of_source(source)} == {
+        *("training", "step", "search", "block", "pairs")
+    }
+
+
+def test_a_sentence_that_is_shown_without_tr_is_found():
+    source = """
+print(f"{name}: {value}"), print("Saved it.", tr("Read it.")), print(len("no text is printed"))
+raise KeyError(name) from error
+raise DataError(f"{path.name} has no rows" if rows else "there are none")
+raise DataError(tr("{file} has no rows.", file=path.name))
+warnings.warn(f"Skipped: the {fault}.", stacklevel=2)
+"""
+    assert sorted(messages.untranslated(source)) == [
+        *("Saved it.", "Skipped: the {}.", "there are none", "{} has no rows")
+    ]
 
 
 def test_a_sentence_with_values_must_go_through_tr():

@@ -45,7 +45,7 @@ def test_own_folder_has_the_schema_of_the_sample(folder, monkeypatch, capsys):
     monkeypatch.delenv("COURSE_PREFERENCE_DATA")
     sample = load_preferences(quiet=True)
     assert {s: own[s].features for s in own} == {s: sample[s].features for s in sample}
-    assert own["test"][0] == row(100)
+    assert own["test"][0] == row(100) | {"history": [], "tier": ""}
     assert len(own["train"]) == 20
 
 
@@ -53,9 +53,9 @@ def test_hub_has_the_schema_and_odd_rows_are_reported(folder, monkeypatch, capsy
     asked = []
     rows = {
         "id": ["alpaca-1", "alpaca-1", "alpaca-3", "alpaca-4"],
-        "question": ["Một?", "Hai?", "một", "Bốn?"],
-        "chosen": ["a  b\n  c", "x", "y", "z"],
-        "rejected": ["b", "x", "z", None],
+        "question": ["Một?", "Hai?", "Một?", "Bốn?"],
+        "chosen": ["a  b\n  c", "x", "a b\n  c", "z"],
+        "rejected": ["b", "x", "b", None],
         "extra": [1, 2, 3, 4],
     }
 
@@ -75,7 +75,7 @@ def test_hub_has_the_schema_and_odd_rows_are_reported(folder, monkeypatch, capsy
     assert "Read from the Hub: thainq107/Vi-Alpaca-Preference." in printed
     assert "1 row left out, because chosen and rejected are the same (train, row 2)." in printed
     assert "1 row left out, because a side is empty (train, row 4)." in printed
-    kept = "1 row kept, although an earlier row of the split asks the same (train, row 3)."
+    kept = "1 row kept, although an earlier row of the split has the same texts (train, row 3)."
     assert kept in printed
 
 
@@ -153,7 +153,7 @@ def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(
     rows[1]["chosen"] = "  "
     rows[2]["question"] = None
     rows[3]["rejected"] = rows[3]["chosen"] + " "
-    rows[4]["question"] = rows[0]["question"].upper()
+    rows[4] = rows[0] | {"id": "r4"}
     rows[5]["id"] = "r0"
     rows[6]["chosen"] = "dài " * 30
     del rows[7]["id"]
@@ -166,7 +166,8 @@ def test_unusable_rows_are_left_out_and_odd_ones_kept_all_counted_and_named(
         "1 rows of train had no id and were numbered.",
         "2 rows left out, because a side is empty (train.jsonl, line 2, train.jsonl, line 3).",
         "1 row left out, because chosen and rejected are the same (train.jsonl, line 4).",
-        "1 row kept, although an earlier row of the split asks the same (train.jsonl, line 5).",
+        "1 row kept, although an earlier row of the split has the same texts "
+        "(train.jsonl, line 5).",
         "1 row kept, although an earlier row of the split has the same id "
         "(train.jsonl, line 6: r0).",
         "1 row kept, although longer than 30 syllables: training cuts them (train.jsonl, line 7).",
@@ -239,3 +240,24 @@ def test_science_questions_of_a_file(tmp_path, monkeypatch):
     path.write_text("\n\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"questions\.txt has no questions"):
         science_questions()
+
+
+def test_a_history_is_tidied_and_must_be_a_list_of_turns(folder):
+    turns = [
+        {"role": "user", "content": " Mèo  kêu sao? "},
+        {"role": "assistant", "content": "Meo."},
+    ]
+    write(folder, "train", [row(1, history=turns, tier="padding"), row(2, history=None)])
+    first, second = load_preferences(quiet=True)["train"]
+    assert first["history"][0] == {"role": "user", "content": "Mèo kêu sao?"}
+    assert (first["tier"], second["history"], second["tier"]) == ("padding", [], "")
+    for wrong in ("Mèo kêu sao?", [["user", "Mèo kêu sao?"]], [{"content": "Mèo kêu sao?"}]):
+        write(folder, "train", [row(1, history=wrong)])
+        with pytest.raises(DataError, match=r"line 1, column history: .* list of turns"):
+            load_preferences(quiet=True)
+
+
+def test_several_pairs_of_one_question_are_nothing_to_report(folder, capsys):
+    write(folder, "train", [row(1), row(1, id="r2", rejected="Một câu khác.")])
+    load_preferences()
+    assert capsys.readouterr().out == "Nothing to mend in the data.\n"

@@ -50,7 +50,7 @@ def pairs(rows: int = BATCH * STEPS) -> DatasetDict:
     """Shipped pairs, the shortest first."""
     found = {}
     for split in ("train", "test"):
-        path = ROOT / "data" / "vi_alpaca_preference" / f"{split}.jsonl"
+        path = ROOT / "data" / "preferences" / f"{split}.jsonl"
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         lines.sort(key=lambda row: len(row["question"]) + len(row["chosen"] + row["rejected"]))
         found[split] = Dataset.from_list(lines[200 : 200 + rows])

@@ -27,8 +27,10 @@ def tiny(profile: profiles.Profile) -> profiles.Profile:
         group=replace(profile.group, steps=2, batch_size=32),
         chat=replace(profile.chat, standin_tokens=4_000, max_new_tokens=12),
         sft=replace(profile.sft, rows=min(240, profile.sft.rows), side_rows=60),
-        dpo=replace(profile.dpo, rows=min(160, profile.dpo.rows), held_out=32, sweep_rows=32),
-        orpo=replace(profile.orpo, rows=min(160, profile.orpo.rows), epochs=1.0, sweep_rows=32),
+        dpo=replace(profile.dpo, rows=min(160, profile.dpo.rows), held_out=32),
+        attributes=replace(
+            profile.attributes, questions=4, reference_pairs=24, pairs=24, batch_size=4
+        ),
         labelling=labelling,
         small_dpo=replace(small, sft_epochs=1, dpo_epochs=1, held_out=32, max_new_tokens=12),
     )

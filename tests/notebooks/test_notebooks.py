@@ -18,7 +18,8 @@ PATHS = notebooks.files()
 NUMBERED = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
 SECTIONS = ("Read your curves", "Break it", "xercises", "🐢", "🐕", "🦁", "Quiz", "Hand over")
 SECTIONS += ("What we simplified", "References")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+NAMES = ("README.md", "README.vi.md", "CONTRIBUTING.md", "data/README.md")
+DOCUMENTS = [ROOT / name for name in NAMES]
 # a name such as UserWarning:, a log line, a traceback; not the English word
 NOISE = re.compile(r"\b\w+Warning\b|^\s*(WARNING|ERROR)\b|Traceback \(most recent", re.MULTILINE)
 MACHINE = re.compile(
@@ -119,7 +120,7 @@ def test_relative_links_are_alive(path):
     assert dead_links(path, prose) == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=["README", "contributing", "data cards"])
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_relative_links_of_the_documents_are_alive(path):
     assert dead_links(path, path.read_text(encoding="utf-8")) == []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.notebooks.test_notebooks import dead_links
 from tools import glossary, translate
+from utils.course.language import CATALOGUE, entries
 from utils.course.notebooks import LANGUAGE_LINE, code_hash
 from utils.course.paths import NOTEBOOKS, ROOT
 
@@ -45,6 +47,40 @@ Học xong bài này, bạn biết vì sao $\\ln 2 = 0.693$ với 1.500 cặp.
   [bài sau](01_second.ipynb).
 - Chính sách giữ `beta = 0.1`, và mất mát là 0,25 nat trong TRL 1.12, bài tập 00.1.""",
 }
+README = f"""# The course
+
+**English** · [Tiếng Việt](README.vi.md)
+
+```bash
+make course 00      # runs the first notebook
+```
+
+| notebook | you build | lab | t4 | a100 |
+|---|---|---|---|---|
+| [00 First](notebooks/00_first.ipynb) <!-- badges -->[x]({BADGE.format("00_first")})\
+<!-- /badges --> | a policy | 0.5 min, 0.9 GB | not measured | not measured |
+
+## Data
+
+The 1,500 pairs lie in [data](data/README.md), see [above](#the-course); type `make test`.
+"""
+VIETNAMESE_README = """# Khóa học
+
+[English](README.md) · **Tiếng Việt**
+
+```bash
+make course 00      # chạy notebook đầu tiên
+```
+
+| notebook | bạn sẽ dựng | lab | t4 | a100 |
+|---|---|---|---|---|
+| [00 Bài đầu](notebooks/00_first.ipynb) <!-- badges --><!-- /badges --> \
+| một chính sách | … | … | … |
+
+## Dữ liệu
+
+1.500 cặp nằm trong [thư mục](data/README.md), xem [bên trên](#khóa-học); hãy gõ `make test`.
+"""
 SETUP = 'import os, sys\nHOME = os.path.abspath("..")\nsys.path.insert(0, HOME)\n'
 TERMS = [
     {"en": "reward model", "vi": "mô hình thưởng"},
@@ -81,8 +117,16 @@ def course(tmp_path, monkeypatch):
     monkeypatch.setattr(translate, "SOURCES", sources)
     monkeypatch.setattr(translate, "EDITION", folder / "vi")
     monkeypatch.setattr(glossary, "GLOSSARY", tmp_path / "glossary.jsonl")
+    monkeypatch.setattr(translate, "READMES", (tmp_path / "README.md", tmp_path / "README.vi.md"))
+    write_readmes()
+    translate.READMES[1].write_text(translate.readme_built(), encoding="utf-8")
     write_blocks(sources, VIETNAMESE)
     return tmp_path
+
+
+def write_readmes(english=README, translation=VIETNAMESE_README):
+    for path, text in zip(translate.READMES, (english, translation), strict=True):
+        path.write_text(text, encoding="utf-8")
 
 
 def write_blocks(sources, texts):
@@ -153,6 +197,30 @@ def test_every_english_cell_can_be_extracted_and_preserves_itself():
         for cell, english in translate.text_cells(translate.english_notebook(path.stem)).items():
             found = translate.faults(english, translate.template(english))
             assert [f for f in found if not f.startswith(spoken)] == [], cell
+
+
+@pytest.mark.parametrize("path", translate.READMES, ids=lambda path: path.name)
+def test_a_readme_links_to_the_other_language_and_to_its_own_headings(path):
+    text = path.read_text(encoding="utf-8")
+    others = {other.name for other in translate.READMES} - {path.name}
+    assert set(re.findall(r"\]\((README[^)]*)\)", text)) == others
+    headings = re.findall(r"(?m)^#+ (.*)$", translate.FENCE.sub("", text))
+    anchors = {re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+
+
+def test_the_readme_quotes_what_the_code_prints():
+    texts = [path.read_text(encoding="utf-8") for path in translate.READMES]
+    catalogue = list(entries(CATALOGUE.read_text(encoding="utf-8")))
+    quoted = re.findall(r"(?m)^\| `([^`]+)`[^|\n]*(?:\(“([^”]+)”\)) \|", texts[1])
+    assert len(quoted) >= 6
+    for shown, vietnamese in quoted:
+        assert f"`{shown}`" in texts[0]
+        parts = [p.strip(" :") for p in re.split(r"…|\. |COURSE_PROFILE=t4|6\.0", shown)]
+        assert any(
+            vietnamese in translation and any(part in message for part in parts if part)
+            for message, translation in catalogue
+        ), shown
 
 
 # --- The builder, on a small course --------------------------------------------------------------
@@ -296,6 +364,40 @@ def test_what_a_translation_must_preserve(course, cell, old, new, fault):
     write_blocks(course / "i18n/vi", VIETNAMESE | {cell: VIETNAMESE[cell].replace(old, new)})
     assert any(fault in found for found in translate.faults_of("00_first"))
     assert translate.main(["build"]) == 1
+
+
+def test_the_readme_gets_badges_figures_and_its_own_links(course):
+    translate.main(["build"])
+    text = translate.READMES[1].read_text(encoding="utf-8")
+    badge = BADGE.format("vi/00_first")
+    assert f"[00 Bài đầu](notebooks/vi/00_first.ipynb) <!-- badges -->[x]({badge})<!--" in text
+    assert "| một chính sách | 0,5 phút, 0,9 GB | chưa đo | chưa đo |" in text
+    assert translate.main(["--check"]) == 0
+    translate.READMES[0].write_text(README.replace("0.5 min", "0.6 min"), encoding="utf-8")
+    assert translate.main(["--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("make course 00 ", "make course 01 ", "the code"),
+        ("`make test`", "`make tests`", "the code"),
+        ("## Dữ liệu", "### Dữ liệu", "headings"),
+        ("\n## Dữ liệu\n", "", "1 sections instead of 2"),
+        ("data/README.md", "data/", "the link"),
+        ("1.500", "1.400", "the number"),
+        ("bạn sẽ dựng |", "", "headings or tables"),
+        ("một chính sách", "một mô hình", "the glossary"),
+        ("1.500 cặp nằm", "1.500 cặp đuược nằm", "no Vietnamese syllable"),
+    ],
+)
+def test_what_the_vietnamese_readme_must_preserve(course, old, new, fault):
+    rows = "\n".join(json.dumps(row, ensure_ascii=False) for row in TERMS)
+    (course / "glossary.jsonl").write_text(rows, encoding="utf-8")
+    assert list(translate.readme_faults()) == []
+    assert old in VIETNAMESE_README
+    write_readmes(translation=VIETNAMESE_README.replace(old, new))
+    assert any(fault in found for found in translate.readme_faults())
 
 
 def test_a_term_can_mean_something_else_in_one_cell():

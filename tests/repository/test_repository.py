@@ -66,7 +66,7 @@ def test_badges_and_clone_urls_come_from_one_place():
 
 
 def test_make_badges_rewrites_every_mention(tmp_path, monkeypatch):
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "README.vi.md"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
     for path in NOTEBOOKS:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 from utils.course.errors import CourseError
-from utils.course.language import tr
+from utils.course.language import later, tr
 
 CPU_VARIABLE = "COURSE_ALLOW_CPU"
 PROFILE_VARIABLE = "COURSE_PROFILE"
@@ -130,19 +130,31 @@ class DPORun(AdapterTraining):
     beta: float
     sft_weight: float  # weight of the supervised loss on chosen answers; 0: plain DPO
     held_out: int  # pairs of test for every evaluation
-    sweep_betas: tuple[float, ...]
-    sweep_rows: int
+
+
+@dataclass(frozen=True)
+class AttributeRun:
+    """Notebooks 04 and 05: pairs whose preference is known exactly (utils/data/attributes.py)."""
+
+    questions: int  # few, so that the reference knows their answers and only the attributes differ
+    reference_pairs: int  # both answers of these pairs train the reference
+    pairs: int
+    chosen_rate: float
+    rejected_rate: float
+    sft_batch_size: int  # packed rows
+    batch_size: int  # pairs
+    sft_learning_rate: float
+    learning_rate: float
+    max_length: int
+    beta: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ORPORun(AdapterTraining):
-    """Notebook 05: preferences and answers in one stage."""
+    """Notebook 05: preferences and answers in one stage, on the rows of 03 and 04."""
 
-    rows: int
     save_steps: int
     weight: float  # λ, the weight of the odds ratio
-    sweep_weights: tuple[float, ...]
-    sweep_rows: int
 
 
 @dataclass(frozen=True)
@@ -207,6 +219,7 @@ class Profile:
     chat: ChatModels  # 03, 04, 05, 07
     sft: SFTRun  # 03
     dpo: DPORun  # 04
+    attributes: AttributeRun  # 04
     orpo: ORPORun  # 05
     pair_mining: PairMining  # 06
     labelling: Labelling  # 07
@@ -321,7 +334,7 @@ CHAT_MODELS = {
     ),
     "qwen": ChatModel(
         "Qwen/Qwen2.5-3B-Instruct",
-        licence="Qwen Research License: it forbids commercial use",
+        licence=later("Qwen Research License: it forbids commercial use"),
     ),
     "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0"),
     "sailor": ChatModel("sail/Sailor2-1B-Chat", licence="Apache-2.0"),  # made for Vietnamese
@@ -351,14 +364,14 @@ _GPU_CHAT = ChatModels(
 # 03
 _LAB_SFT = SFTRun(
     epochs=1,
-    batch_size=4,
+    batch_size=1,
     accumulation=1,
-    learning_rate=2e-3,
-    max_length=256,
+    learning_rate=5e-3,  # at 2e-3 the stand-in learns the form of an answer, and no content
+    max_length=448,  # longer than 99 % of the shipped rows
     checkpointing=False,
-    rows=1_000,  # deliberately few, so that notebook 04 can still improve the model
-    save_steps=50,
-    side_rows=1_000,
+    rows=1_500,  # a minute on 2 cores
+    save_steps=100,
+    side_rows=300,
 )
 _T4_SFT = SFTRun(
     epochs=1,
@@ -379,16 +392,14 @@ _LAB_DPO = DPORun(
     epochs=1,
     batch_size=8,
     accumulation=1,
-    learning_rate=1e-3,
-    max_length=56,
+    learning_rate=3e-4,
+    max_length=448,  # longer than 99 % of the shipped rows
     checkpointing=False,
-    rows=2_000,
+    rows=400,  # half a minute on 2 cores
     save_steps=50,
     beta=0.1,
-    sft_weight=1.0,
-    held_out=500,  # all of the shipped test split
-    sweep_betas=(0.03, 0.1, 0.3),
-    sweep_rows=240,
+    sft_weight=0.0,  # plain DPO
+    held_out=250,
 )
 _T4_DPO = DPORun(
     epochs=1,
@@ -402,39 +413,57 @@ _T4_DPO = DPORun(
     beta=0.1,  # as in the paper
     sft_weight=0.0,  # plain DPO: real pretrained weights do not need the supervised loss
     held_out=240,
-    sweep_betas=(0.03, 0.1, 0.3),
-    sweep_rows=300,
+)
+_LAB_ATTRIBUTES = AttributeRun(
+    questions=16,
+    reference_pairs=700,
+    pairs=700,
+    chosen_rate=0.6,
+    rejected_rate=0.3,
+    sft_batch_size=1,
+    batch_size=8,
+    sft_learning_rate=6e-3,
+    learning_rate=3e-4,  # at 1e-3 the content moves as well, which makes the rates too high
+    max_length=256,
+    beta=1.0,
+)
+_GPU_ATTRIBUTES = AttributeRun(
+    questions=16,
+    reference_pairs=700,
+    pairs=1_000,
+    chosen_rate=0.6,
+    rejected_rate=0.3,
+    sft_batch_size=4,
+    batch_size=8,
+    sft_learning_rate=2e-4,  # as in 03; not measured for these pairs
+    learning_rate=5e-5,  # as in 04; not measured for these pairs
+    max_length=256,
+    beta=1.0,
 )
 _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500)
 
 # 05
 _LAB_ORPO = ORPORun(
-    epochs=1.6,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=8,
     accumulation=1,
-    learning_rate=1e-3,
-    max_length=56,
+    learning_rate=2e-3,
+    max_length=448,
     checkpointing=False,
-    rows=2_000,
     save_steps=50,
     weight=0.3,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=240,
 )
 _T4_ORPO = ORPORun(
-    epochs=3,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # as many chosen answers as in SFT and DPO together
     batch_size=4,
     accumulation=4,
     learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
     max_length=768,
     checkpointing=True,
-    rows=1_600,
     save_steps=50,
     weight=1.0,
-    sweep_weights=(0.0, 0.3, 1.0),
-    sweep_rows=300,
 )
-_A100_ORPO = replace(_T4_ORPO, rows=8_000, batch_size=16, accumulation=1)
+_A100_ORPO = replace(_T4_ORPO, batch_size=16, accumulation=1)
 
 # 06
 _LAB_PAIRS = PairMining(
@@ -540,6 +569,7 @@ _LAB = Profile(
     chat=_LAB_CHAT,
     sft=_LAB_SFT,
     dpo=_LAB_DPO,
+    attributes=_LAB_ATTRIBUTES,
     orpo=_LAB_ORPO,
     pair_mining=_LAB_PAIRS,
     labelling=_LAB_LABELLING,
@@ -557,6 +587,7 @@ _T4 = Profile(
     chat=_GPU_CHAT,
     sft=_T4_SFT,
     dpo=_T4_DPO,
+    attributes=_GPU_ATTRIBUTES,
     orpo=_T4_ORPO,
     pair_mining=_GPU_PAIRS,
     labelling=_GPU_LABELLING,
@@ -598,8 +629,8 @@ def quick(profile: Profile) -> Profile:
         ),
         group=replace(profile.group, steps=8, batch_size=128),
         sft=replace(profile.sft, rows=800, side_rows=200),
-        dpo=replace(profile.dpo, rows=320, held_out=32, sweep_rows=64),
-        orpo=replace(profile.orpo, rows=320, epochs=1, sweep_rows=64),
+        attributes=replace(profile.attributes, reference_pairs=300, pairs=300),
+        dpo=replace(profile.dpo, rows=320, held_out=32),
         pair_mining=replace(profile.pair_mining, rows=3_000),
         small_dpo=replace(
             profile.small_dpo,

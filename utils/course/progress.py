@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from tqdm.auto import tqdm
 
+from utils.course.language import tr
+
 PROGRESS_VARIABLE = "COURSE_PROGRESS"
 DELAY = 3.0  # seconds before a bar appears, because a short step needs none
 
@@ -24,9 +26,9 @@ def live() -> bool:
 def bar(what: str, total: int, unit: str = "it", *, hidden: bool = False) -> tqdm:
     """A progress bar: call `update` and `set_postfix`, and close it at the end."""
     return tqdm(
-        desc=what,
+        desc=tr(what),
         total=total,
-        unit=unit,
+        unit=tr(unit),
         delay=DELAY,
         leave=False,
         disable=hidden or not live(),

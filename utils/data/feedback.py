@@ -11,8 +11,9 @@ from typing import NamedTuple
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from utils.course.hub import load_hub_dataset
+from utils.course.language import tr
 from utils.course.paths import ROOT
-from utils.data.reading import DataError, Report, need, read_text
+from utils.data.reading import DataError, Report, need, read_text, say_report
 from utils.data.text import duplicate_key, normalise
 
 FEEDBACK_VARIABLE = "COURSE_FEEDBACK_DATA"
@@ -46,7 +47,15 @@ def _label(value: str | None, names: list[str], where: str, column: str) -> int:
     if cell in {str(code) for code in range(len(names))}:
         return int(cell)
     coding = ", ".join(f"{code} {name}" for code, name in enumerate(names))
-    raise DataError(f"{where}, column {column}: {cell!r} is not a label: use {coding}.")
+    raise DataError(
+        tr(
+            "{where}, column {column}: {cell!r} is not a label: use {coding}.",
+            where=where,
+            column=column,
+            cell=cell,
+            coding=coding,
+        )
+    )
 
 
 def read_feedback(path: Path, report: Report) -> list[Feedback]:
@@ -56,23 +65,35 @@ def read_feedback(path: Path, report: Report) -> list[Feedback]:
     for column in Feedback._fields:
         if column not in header:
             raise DataError(
-                f"{path.name}, line 1: column {column} is missing (found: "
-                f"{', '.join(header) or 'nothing'}): use the header sentence,sentiment,topic."
+                tr(
+                    "{file}, line 1: column {column} is missing (found: {found}): use the header "
+                    "sentence,sentiment,topic.",
+                    file=path.name,
+                    column=column,
+                    found=", ".join(header) or tr("nothing"),
+                )
             )
     reader.fieldnames = header
     rows = []
     for row in reader:
-        where = f"{path.name}, line {reader.line_num}"
+        where = tr("{file}, line {line}", file=path.name, line=reader.line_num)
         if None in row:
             raise DataError(
-                f"{where} has more cells than columns: put a sentence that contains a comma "
-                "between double quotes."
+                tr(
+                    "{where} has more cells than columns: put a sentence that contains a comma "
+                    "between double quotes.",
+                    where=where,
+                )
             )
         original = row["sentence"] or ""
         sentence = normalise(original)
         if not sentence:
             raise DataError(
-                f"{where}, column sentence: the cell is empty: write a sentence or delete the row."
+                tr(
+                    "{where}, column sentence: the cell is empty: write a sentence or delete the "
+                    "row.",
+                    where=where,
+                )
             )
         report.nfd_rows += not unicodedata.is_normalized("NFC", original)
         rows.append(
@@ -83,7 +104,12 @@ def read_feedback(path: Path, report: Report) -> list[Feedback]:
             )
         )
     if not rows:
-        raise DataError(f"{path.name} has no rows under the header: add some or remove the file.")
+        raise DataError(
+            tr(
+                "{file} has no rows under the header: add some or remove the file.",
+                file=path.name,
+            )
+        )
     return rows
 
 
@@ -106,8 +132,12 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
     """Read train.csv, test.csv and, if it exists, validation.csv from a folder."""
     if not folder.is_dir():
         raise DataError(
-            f"{FEEDBACK_VARIABLE}={folder} is not a folder: "
-            "name one that contains train.csv and test.csv."
+            tr(
+                "{variable}={folder} is not a folder: name one that contains train.csv and "
+                "test.csv.",
+                variable=FEEDBACK_VARIABLE,
+                folder=folder,
+            )
         )
     rows: dict[str, list[Feedback]] = {}
     for split in SPLITS:
@@ -115,21 +145,32 @@ def feedback_from_folder(folder: Path, report: Report) -> DatasetDict:
         if path.exists():
             rows[split] = read_feedback(path, report)
         elif split != "validation":
-            raise DataError(f"{path.name} is missing in {folder.name}: add this file.")
+            raise DataError(
+                tr(
+                    "{file} is missing in {folder}: add this file.",
+                    file=path.name,
+                    folder=folder.name,
+                )
+            )
     if "validation" not in rows:
         rows["train"], rows["validation"] = _split_off_validation(rows["train"])
         if not rows["validation"]:
             raise DataError(
-                "train.csv is too short to split a validation set off: "
-                "add rows, or add validation.csv."
+                tr(
+                    "train.csv is too short to split a validation set off: add rows, or add "
+                    "validation.csv."
+                )
             )
         report.notes.append(
-            f"No validation.csv: {len(rows['validation'])} rows were split off train."
+            tr(
+                "No validation.csv: {count} rows were split off train.",
+                count=len(rows["validation"]),
+            )
         )
     need(rows["train"], LEAST, "rows", "train.csv")
     for code, name in enumerate(SENTIMENTS):
         of_class = [row for row in rows["train"] if row.sentiment == code]
-        need(of_class, 1, f"rows of class {code} {name}", "train.csv")
+        need(of_class, 1, tr("rows of class {code} {name}", code=code, name=name), "train.csv")
     return DatasetDict({split: _as_dataset(rows[split]) for split in SPLITS})
 
 
@@ -140,7 +181,7 @@ def feedback_from_hub(report: Report) -> DatasetDict:
     def clean(row: dict) -> dict:
         return {**row, "sentence": normalise(row["sentence"])}
 
-    report.notes.append(f"Read from the Hub: {FEEDBACK_HUB_ID}.")
+    report.notes.append(tr("Read from the Hub: {repository}.", repository=FEEDBACK_HUB_ID))
     return DatasetDict(
         {
             split: loaded[split].select_columns(list(Feedback._fields)).map(clean).cast(FEATURES)
@@ -166,5 +207,5 @@ def load_feedback(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     known = {duplicate_key(s) or s for s in loaded["train"]["sentence"]}  # only emoji: no key
     report.leaked = sum((duplicate_key(s) or s) in known for s in loaded["test"]["sentence"])
     if not quiet:
-        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+        say_report(report)
     return loaded

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from utils.course.language import tr
 from utils.data.pairs import PREFERENCES, PairReport, load_preferences, tidy
-from utils.data.reading import DataError, read_text
+from utils.data.reading import DataError, read_text, say_report
 
 COLUMNS = ("id", "question", "answer")
 
 
 def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
-    """The train split's questions and right answers: id, question, answer.
+    """The train split's questions and right answers, each question once: id, question, answer.
 
+    Dialogues are left out, because their last question cannot be understood alone.
     COURSE_PREFERENCE_DATA names the source as for `load_preferences`. In the user's own folder
     train.jsonl may have question and answer only, because the rejected answers are found later.
     """
@@ -23,8 +25,17 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
         path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
             return _without_rejected(path, quiet)
-    train = load_preferences(offline, quiet=quiet)["train"]
+    train = one_per_question(load_preferences(offline, quiet=quiet)["train"])
+    train = train.select([row for row, turns in enumerate(train["history"]) if not turns])
     return train.rename_column("chosen", "answer").select_columns(list(COLUMNS))
+
+
+def one_per_question(pairs: Dataset) -> Dataset:
+    """The first pair of each question: several pairs can have one question and one good answer."""
+    first: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(pairs.select_columns(["question", "chosen"])):
+        first.setdefault((row["question"], row["chosen"]), number)
+    return pairs.select(list(first.values()))
 
 
 def _without_rejected(path: Path, quiet: bool) -> Dataset:
@@ -33,18 +44,29 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
     for number, line in enumerate(read_text(path, report).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name}, line {number}"
+        where = tr("{file}, line {line}", file=path.name, line=number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where}, character {error.colno}: broken JSON ({error.msg}): "
-                "write one object per line, with question and answer."
+                tr(
+                    "{where}, character {column}: broken JSON ({error}): write one object per "
+                    "line, with {columns}.",
+                    where=where,
+                    column=error.colno,
+                    error=error.msg,
+                    columns=tr("question and answer"),
+                )
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{where}: the value is {type(row).__name__} instead of an object: "
-                "write {...} with question and answer."
+                tr(
+                    "{where}: the value is {kind} instead of an object: write {{...}} with "
+                    "{columns}.",
+                    where=where,
+                    kind=type(row).__name__,
+                    columns=tr("question and answer"),
+                )
             )
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
         if not all(texts):
@@ -52,9 +74,11 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
             continue
         kept.append(dict(zip(COLUMNS, (str(row.get("id", number)), *texts), strict=True)))
     if not kept:
-        raise DataError(f"{path.name} has no row with a question and an answer: add some.")
+        raise DataError(
+            tr("{file} has no row with a question and an answer: add some.", file=path.name)
+        )
     if not quiet:
-        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+        say_report(report)
     return Dataset.from_list(kept)
 
 
@@ -63,8 +87,12 @@ def _text(row: dict, names: tuple[str, ...], where: str) -> str:
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str):
         raise DataError(
-            f"{where} has no text called {' or '.join(names)} "
-            f"(found: {', '.join(row) or 'nothing'}): "
-            "name the columns question and answer."
+            tr(
+                "{where} has no text called {names} (found: {found}): name the columns question "
+                "and answer.",
+                where=where,
+                names=tr(" or ").join(names),
+                found=", ".join(row) or tr("nothing"),
+            )
         )
     return tidy(value)

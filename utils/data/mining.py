@@ -17,6 +17,7 @@ import numpy as np
 
 from utils.course import hub, progress
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.course.profiles import PairMining
 from utils.data.text import duplicate_key, say_longer, segment_all
 
@@ -130,8 +131,15 @@ def check_unit_rows(rows: np.ndarray, what: str) -> None:
     wrong = np.flatnonzero(~((lengths == 0) | (np.abs(lengths - 1) <= 0.02)))
     if len(wrong):
         raise MiningError(
-            f"{len(wrong)} of {len(rows)} rows of {what} are not of unit length (row "
-            f"{wrong[0] + 1} has {lengths[wrong[0]]:.3g}): divide each row by its length first."
+            tr(
+                "{count} of {total} rows of {what} are not of unit length (row {row} has "
+                "{length:.3g}): divide each row by its length first.",
+                count=len(wrong),
+                total=len(rows),
+                what=tr(what),
+                row=wrong[0] + 1,
+                length=lengths[wrong[0]],
+            )
         )
 
 
@@ -175,7 +183,13 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     count = len(documents)
     if not 1 <= k <= count:
-        raise ValueError(f"k={k} is not possible: choose 1 to {count}, the number of documents.")
+        raise ValueError(
+            tr(
+                "k={k} is not possible: choose 1 to {count}, the number of documents.",
+                k=k,
+                count=count,
+            )
+        )
     indices = np.empty((len(queries), k), dtype=np.int64)
     similarities = np.empty((len(queries), k), dtype=np.float32)
     held = np.empty((min(block, len(queries)), count), dtype=np.float32)
@@ -220,7 +234,12 @@ def mine(
     n = len(questions)
     if n < 2 or len(answers) != n:
         raise MiningError(
-            f"There are {n} questions and {len(answers)} answers: give equally many, at least 2."
+            tr(
+                "There are {questions} questions and {answers} answers: give equally many, at "
+                "least 2.",
+                questions=n,
+                answers=len(answers),
+            )
         )
     facts = facts or [None] * n
     values = values or [None] * n
@@ -272,8 +291,12 @@ def mine(
             )
         if not choices:
             raise MiningError(
-                f"Row {row + 1}: every other answer may be right for {questions[row]!r}: "
-                "add rows, or raise the ceilings."
+                tr(
+                    "Row {row}: every other answer may be right for {question!r}: add rows, or "
+                    "raise the ceilings.",
+                    row=row + 1,
+                    question=questions[row],
+                )
             )
         size = len(answers[row])
         # take the nearest answer that improves the balance of lengths, else the nearest answer
@@ -325,7 +348,7 @@ def report(
     """
     rows = list(pairs)
     if not rows:
-        raise MiningError("There are no pairs to report on: build some first.")
+        raise MiningError(tr("There are no pairs to report on: build some first."))
     questions, chosen, rejected = (
         [row[column] for row in rows] for column in ("question", "chosen", "rejected")
     )

@@ -11,14 +11,16 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Value
 
 from utils.course.hub import load_hub_dataset
+from utils.course.language import later, tr
 from utils.course.paths import ROOT
-from utils.data.reading import DataError, Report, read_text
+from utils.data.reading import DataError, Report, read_text, say_report
 from utils.data.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
+TURN = {"role": Value("string"), "content": Value("string")}  # of a dialogue, in TRL's format
+DESCRIPTION = {"history": [TURN], "tier": Value("string")}
 TEST_EVERY = 10  # when there is no test split, every tenth row of train goes into one
 LONG = 400  # a row is over-long if its question and longer answer together have more syllables
-WRITTEN = ROOT / "data" / "vi_alpaca_preference" / "written.jsonl"
 QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 
 
@@ -30,6 +32,7 @@ class Source:
     hub_id: str
     sample: Path
     columns: tuple[str, ...]  # the last three are the question, chosen and rejected
+    described: bool = False  # the rows also have a history and a tier, where a file names them
 
     @property
     def asked(self) -> str:
@@ -38,15 +41,17 @@ class Source:
 
     @property
     def features(self) -> Features:
-        """The schema: every column is text."""
-        return Features({column: Value("string") for column in self.columns})
+        """The schema: every column is text, except the history, which is a list of turns."""
+        texts = {column: Value("string") for column in self.columns}
+        return Features(texts | (DESCRIPTION if self.described else {}))
 
 
 PREFERENCES = Source(
     "COURSE_PREFERENCE_DATA",
     "thainq107/Vi-Alpaca-Preference",
-    ROOT / "data" / "vi_alpaca_preference",
+    ROOT / "data" / "preferences",
     ("id", "question", "chosen", "rejected"),
+    described=True,
 )
 HUMAN_LIKE = Source(
     "COURSE_HUMAN_LIKE_DATA",
@@ -70,30 +75,49 @@ class PairReport(Report):
     def lines(self) -> list[str]:
         """The report as sentences; the list is empty when there is nothing to report."""
         sentences = super().lines()
-        for names, text in (
-            (self.empty, "left out, because a side is empty"),
-            (self.equal, "left out, because chosen and rejected are the same"),
-            (self.repeated, "kept, although an earlier row of the split asks the same"),
-            (self.repeated_ids, "kept, although an earlier row of the split has the same id"),
-            (self.over_long, f"kept, although longer than {LONG} syllables: training cuts them"),
+        for names, sentence in (
+            (self.empty, later("{rows} left out, because a side is empty ({first}).")),
+            (
+                self.equal,
+                later("{rows} left out, because chosen and rejected are the same ({first})."),
+            ),
+            (
+                self.repeated,
+                later(
+                    "{rows} kept, although an earlier row of the split has the same texts "
+                    "({first})."
+                ),
+            ),
+            (
+                self.repeated_ids,
+                later(
+                    "{rows} kept, although an earlier row of the split has the same id ({first})."
+                ),
+            ),
+            (
+                self.over_long,
+                later(
+                    "{rows} kept, although longer than {limit} syllables: training cuts them "
+                    "({first})."
+                ),
+            ),
+            (
+                self.leaks,
+                later(
+                    "WARNING: train also asks the questions of {rows} of test ({first}), so the "
+                    "scores on test will be too high. Remove these questions from one of the two "
+                    "splits."
+                ),
+            ),
         ):
             if names:
-                sentences.append(f"{_count(names)} {text} ({_first(names)}).")
-        if self.leaks:
-            sentences.append(
-                f"WARNING: train also asks the questions of {_count(self.leaks)} of test "
-                f"({_first(self.leaks)}), so the scores on test will be too high. "
-                "Remove these questions from one of the two splits."
-            )
+                first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+                sentences.append(tr(sentence, rows=_count(names), first=first, limit=LONG))
         return sentences
 
 
 def _count(names: list[str]) -> str:
-    return "1 row" if len(names) == 1 else f"{len(names)} rows"
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return tr("1 row") if len(names) == 1 else tr("{count} rows", count=len(names))
 
 
 def tidy(text: str) -> str:
@@ -113,22 +137,33 @@ def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[st
     for number, line in enumerate(read_text(path, report).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name}, line {number}"
+        where = tr("{file}, line {line}", file=path.name, line=number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where}, character {error.colno}: broken JSON ({error.msg}): "
-                f"write one object per line, with {wanted}."
+                tr(
+                    "{where}, character {column}: broken JSON ({error}): write one object per "
+                    "line, with {columns}.",
+                    where=where,
+                    column=error.colno,
+                    error=error.msg,
+                    columns=wanted,
+                )
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{where}: the value is {type(row).__name__} instead of an object: "
-                f"write {{...}} with {wanted}."
+                tr(
+                    "{where}: the value is {kind} instead of an object: write {{...}} with "
+                    "{columns}.",
+                    where=where,
+                    kind=type(row).__name__,
+                    columns=wanted,
+                )
             )
         rows.append((where, row))
     if not rows:
-        raise DataError(f"{path.name} has no rows: add some or remove the file.")
+        raise DataError(tr("{file} has no rows: add some or remove the file.", file=path.name))
     return rows
 
 
@@ -136,7 +171,7 @@ def _checked(
     rows: Iterable[tuple[str, dict]], split: str, source: Source, report: PairReport
 ) -> list[dict[str, str]]:
     """The usable rows of a split in the schema; rows left out or unusual go into the report."""
-    kept, asked, identifiers = [], set(), set()
+    kept, known, identifiers = [], set(), set()
     unnamed = 0
     for number, (where, row) in enumerate(rows, 1):
         clean = {}
@@ -147,15 +182,25 @@ def _checked(
                 clean[column] = str(f"{split}-{number}" if value is None else value)
                 continue
             if column not in row:
-                found = ", ".join(map(str, row)) or "nothing"
                 raise DataError(
-                    f"{where}: column {column} is missing (found: {found}): "
-                    f"name the columns {', '.join(source.columns)}."
+                    tr(
+                        "{where}: column {column} is missing (found: {found}): name the columns "
+                        "{columns}.",
+                        where=where,
+                        column=column,
+                        found=", ".join(map(str, row)) or tr("nothing"),
+                        columns=", ".join(source.columns),
+                    )
                 )
             if value is not None and not isinstance(value, str):
                 raise DataError(
-                    f"{where}, column {column}: the value is {type(value).__name__} instead of "
-                    "text: put it between double quotes."
+                    tr(
+                        "{where}, column {column}: the value is {kind} instead of text: put it "
+                        "between double quotes.",
+                        where=where,
+                        column=column,
+                        kind=type(value).__name__,
+                    )
                 )
             clean[column] = tidy(value or "")
         texts = [clean[column] for column in source.columns if column != "id"]
@@ -167,10 +212,14 @@ def _checked(
         if clean["chosen"] == clean["rejected"]:
             report.equal.append(where)
             continue
-        key = _key(clean[source.asked])
-        if key in asked:
+        if source.described:
+            clean |= {
+                "history": _turns(row.get("history"), where),
+                "tier": str(row.get("tier") or ""),
+            }
+        if tuple(texts) in known:
             report.repeated.append(where)
-        asked.add(key)
+        known.add(tuple(texts))
         if "id" in clean:
             if clean["id"] in identifiers:
                 report.repeated_ids.append(f"{where}: {clean['id']}")
@@ -180,13 +229,34 @@ def _checked(
             report.over_long.append(where)
         kept.append(clean)
     if unnamed:
-        report.notes.append(f"{unnamed} rows of {split} had no id and were numbered.")
+        report.notes.append(
+            tr("{count} rows of {split} had no id and were numbered.", count=unnamed, split=split)
+        )
     if not kept:
         raise DataError(
-            f"{split} has no usable row: in each row a text is empty or chosen equals rejected: "
-            "add rows with two different answers."
+            tr(
+                "{split} has no usable row: in each row a text is empty or chosen equals "
+                "rejected: add rows with two different answers.",
+                split=split,
+            )
         )
     return kept
+
+
+def _turns(history: object, where: str) -> list[dict[str, str]]:
+    """The earlier turns of a dialogue, tidied; an empty list if the row has none."""
+    turns = history or []
+    for turn in turns if isinstance(turns, list) else [turns]:
+        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+            raise DataError(
+                tr(
+                    "{where}, column history: the value is not a list of turns: write {example}.",
+                    where=where,
+                    example='[{"role": "user", "content": "…"}, '
+                    '{"role": "assistant", "content": "…"}]',
+                )
+            )
+    return [{"role": str(t["role"]), "content": tidy(str(t["content"]))} for t in turns]
 
 
 def _key(text: str) -> str:
@@ -203,10 +273,14 @@ def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, lis
     test = train[TEST_EVERY - 1 :: TEST_EVERY]
     if not test:
         raise DataError(
-            f"train has only {len(train)} rows, too few to split a test set off: "
-            f"add rows until there are {TEST_EVERY}, or add a test split."
+            tr(
+                "train has only {count} rows, too few to split a test set off: add rows until "
+                "there are {least}, or add a test split.",
+                count=len(train),
+                least=TEST_EVERY,
+            )
         )
-    report.notes.append(f"No test split: {len(test)} rows were split off train.")
+    report.notes.append(tr("No test split: {count} rows were split off train.", count=len(test)))
     kept = [row for number, row in enumerate(train, 1) if number % TEST_EVERY]
     return {"train": kept, "test": test}
 
@@ -214,7 +288,13 @@ def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, lis
 def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, list[dict]]:
     """Read train.jsonl and, if it exists, test.jsonl from a folder."""
     if not folder.is_dir():
-        raise DataError(f"{source.variable}={folder} is not a folder: name one with train.jsonl.")
+        raise DataError(
+            tr(
+                "{variable}={folder} is not a folder: name one with train.jsonl.",
+                variable=source.variable,
+                folder=folder,
+            )
+        )
     rows = {}
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
@@ -222,22 +302,35 @@ def _from_folder(folder: Path, source: Source, report: PairReport) -> dict[str, 
             read = _read_lines(path, source, report)
             rows[split] = _checked(read, split, source, report)
         elif split == "train":
-            raise DataError(f"train.jsonl is missing in {folder.name}: add this file.")
+            raise DataError(
+                tr(
+                    "{file} is missing in {folder}: add this file.",
+                    file=path.name,
+                    folder=folder.name,
+                )
+            )
     return rows
 
 
 def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
     """The real data set, from the Hub."""
     loaded = load_hub_dataset(source.hub_id)
-    report.notes.append(f"Read from the Hub: {source.hub_id}.")
+    report.notes.append(tr("Read from the Hub: {repository}.", repository=source.hub_id))
     rows = {}
     for split in SPLITS:
         if split in loaded:
-            named = ((f"{split}, row {number}", row) for number, row in enumerate(loaded[split], 1))
+            named = (
+                (tr("{split}, row {row}", split=split, row=number), row)
+                for number, row in enumerate(loaded[split], 1)
+            )
             rows[split] = _checked(named, split, source, report)
     if "train" not in rows:
         raise DataError(
-            f"{source.hub_id} has no split train: set {source.variable} to sample or to a folder."
+            tr(
+                "{repository} has no split train: set {variable} to sample or to a folder.",
+                repository=source.hub_id,
+                variable=source.variable,
+            )
         )
     return rows
 
@@ -256,11 +349,11 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
         repr(row[source.asked][:40]) for row in rows["test"] if _key(row[source.asked]) in known
     ]
     if not quiet:
-        print("\n".join(report.lines()) or "Nothing to mend in the data.")
+        say_report(report)
     return DatasetDict(
         {
             split: Dataset.from_dict(
-                {column: [row[column] for row in rows[split]] for column in source.columns},
+                {column: [row[column] for row in rows[split]] for column in source.features},
                 features=source.features,
             )
             for split in SPLITS
@@ -269,12 +362,13 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
 
 
 def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
-    """Questions with a chosen and a rejected answer: id, question, chosen, rejected.
+    """Questions with a chosen and a rejected answer: id, question, chosen, rejected, history, tier.
 
-    The environment variable COURSE_PREFERENCE_DATA names the source: `sample` (shipped), `hub`
-    (Vi-Alpaca-Preference) or a folder with the user's own files. If it is not set, an offline
-    profile uses the sample and every other profile uses the Hub. Rows of more than 400 syllables
-    are kept and counted in the report.
+    `history` has the earlier turns of a dialogue. `tier` says what is wrong with the rejected
+    answer of a shipped pair; it is empty for other pairs. COURSE_PREFERENCE_DATA names the source:
+    `sample` (shipped), `hub` (Vi-Alpaca-Preference) or a folder with the user's own files. If it is
+    not set, an offline profile uses the sample and every other profile uses the Hub. Rows of more
+    than 400 syllables are kept and counted in the report.
     """
     return _load(PREFERENCES, offline, quiet)
 
@@ -287,17 +381,10 @@ def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict
     return _load(HUMAN_LIKE, offline, quiet)
 
 
-def hand_written(questions: Iterable[str]) -> list[bool]:
-    """For each question, whether it is one of the shipped questions that were written by hand."""
-    lines = read_text(WRITTEN, Report()).splitlines()
-    known = {_key(json.loads(line)["question"]) for line in lines if line.strip()}
-    return [_key(question) in known for question in questions]
-
-
 def science_questions() -> list[str]:
     """The science questions for collecting preferences, one per line of the file."""
     lines = (normalise(line) for line in read_text(QUESTIONS, Report()).split("\n"))
     questions = [line for line in lines if line]
     if not questions:
-        raise DataError(f"{QUESTIONS.name} has no questions: write one per line.")
+        raise DataError(tr("{file} has no questions: write one per line.", file=QUESTIONS.name))
     return questions

@@ -9,6 +9,7 @@ from typing import TypeVar
 from datasets import DatasetDict
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 Rows = TypeVar("Rows", bound=Sized)
 
@@ -21,7 +22,13 @@ def need(rows: Rows, least: int, what: str, where: str) -> Rows:
     """Return the rows, or raise an error when a lesson needs more of them."""
     if len(rows) < least:
         raise DataError(
-            f"{where} has {len(rows)} {what} and the course needs at least {least}: add rows."
+            tr(
+                "{where} has {found} {what} and the course needs at least {least}: add rows.",
+                where=where,
+                found=len(rows),
+                what=tr(what),
+                least=least,
+            )
         )
     return rows
 
@@ -40,17 +47,29 @@ class Report:
         """The report as sentences; the list is empty when there is nothing to report."""
         sentences = list(self.notes)
         if self.bom_files:
-            sentences.append(f"A byte-order mark was removed from {', '.join(self.bom_files)}.")
+            files = ", ".join(self.bom_files)
+            sentences.append(tr("A byte-order mark was removed from {files}.", files=files))
         if self.crlf_files:
-            sentences.append(f"Windows line ends were converted in {', '.join(self.crlf_files)}.")
+            files = ", ".join(self.crlf_files)
+            sentences.append(tr("Windows line ends were converted in {files}.", files=files))
         if self.nfd_rows:
-            sentences.append(f"{self.nfd_rows} rows were in NFD and were normalised to NFC.")
+            sentences.append(
+                tr("{count} rows were in NFD and were normalised to NFC.", count=self.nfd_rows)
+            )
         if self.leaked:
             sentences.append(
-                f"WARNING: {self.leaked} test sentences also occur in train, so the scores on "
-                "test will be too high. Remove these sentences from one of the two."
+                tr(
+                    "WARNING: {count} test sentences also occur in train, so the scores on "
+                    "test will be too high. Remove these sentences from one of the two.",
+                    count=self.leaked,
+                )
             )
         return sentences
+
+
+def say_report(report: Report) -> None:
+    """Print the report, or that there is nothing to report."""
+    print("\n".join(report.lines()) or tr("Nothing to mend in the data."))
 
 
 def read_text(path: Path, report: Report) -> str:
@@ -64,8 +83,13 @@ def read_text(path: Path, report: Report) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path.name}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8: "
-            "save the file again with encoding UTF-8 (in Excel: 'CSV UTF-8')."
+            tr(
+                "{file}, line {line}: byte 0x{byte:02x} is not UTF-8: save the file again with "
+                "encoding UTF-8 (in Excel: 'CSV UTF-8').",
+                file=path.name,
+                line=line,
+                byte=raw[error.start],
+            )
         ) from None
     if "\r\n" in text:
         report.crlf_files.append(path.name)

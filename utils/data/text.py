@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from utils.course import progress
+from utils.course.language import tr
 
 # "hòa" and "hoà" are the same word. underthesea writes the first. VnCoreNLP, which segmented
 # PhoBERT's pre-training text, writes the second, so the text given to PhoBERT uses the second.
@@ -77,5 +78,13 @@ def say_longer(lengths: Sequence[int], limit: int, what: str, *, say: Say = prin
     1 of 2 sentences was longer than 128 tokens and was cut.
     """
     if longer := sum(length > limit for length in lengths):
-        verb = "was" if longer == 1 else "were"
-        say(f"{longer} of {len(lengths)} {what} {verb} longer than {limit} tokens and {verb} cut.")
+        values = {"longer": longer, "total": len(lengths), "what": tr(what), "limit": limit}
+        if longer == 1:
+            say(tr("1 of {total} {what} was longer than {limit} tokens and was cut.", **values))
+        else:
+            say(
+                tr(
+                    "{longer} of {total} {what} were longer than {limit} tokens and were cut.",
+                    **values,
+                )
+            )

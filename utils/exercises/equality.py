@@ -22,6 +22,13 @@ def close(answer: Tensor, wanted: Tensor) -> bool:
     return answer.shape == wanted.shape and torch.allclose(answer, wanted, atol=1e-4)
 
 
+def no_tensor(result: object) -> str:
+    """The sentence on an attempt that returned something else than a tensor."""
+    if result is None:
+        return tr("your function returns nothing: return a tensor.")
+    return tr("your function returns {found}: return a tensor.", found=type(result).__name__)
+
+
 def value_and_gradients(loss: Loss, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The value of a loss, and its gradient (that of the sum) for each input.
 

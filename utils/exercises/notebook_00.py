@@ -13,7 +13,7 @@ from torch import Tensor
 from utils import losses
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import close, value_and_gradients
+from utils.exercises.equality import close, no_tensor, value_and_gradients
 
 Loss = Callable[..., Tensor]
 
@@ -30,8 +30,7 @@ def _verdict(
     """None if value and gradient are the solution's, else the mistake that has the attempt's."""
     result = attempt(*inputs)
     if not isinstance(result, Tensor):
-        found = "nothing" if result is None else type(result).__name__
-        return tr("your function returns {found}: return a tensor.", found=found)
+        return no_tensor(result)
     value, gradients = value_and_gradients(attempt, inputs)
 
     def equal(loss: Loss) -> bool:

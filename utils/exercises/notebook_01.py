@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import value_and_gradients
+from utils.exercises.equality import no_tensor, value_and_gradients
 
 _LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.3, 0.1, 1.5], [-0.5, 0.2, -0.9], [1.2, 1.1, 1.0]])
 _EXPECTED = torch.tensor([2.0, 0.0, 0.0, 1.2])  # the negative logit where it is the largest
@@ -29,15 +30,16 @@ def _weighted_loss(attempt: Callable[..., Tensor]) -> Verdict:
     labels, weights = torch.tensor([0, 1, 2, 1]), torch.tensor([1.0, 4.0, 1.5])
     result = attempt(logits, labels, weights)
     if not isinstance(result, Tensor):
-        found = "nothing" if result is None else type(result).__name__
-        return f"your function returns {found}: return a tensor."
+        return no_tensor(result)
     value, (slope,) = value_and_gradients(lambda z: attempt(z, labels, weights), [logits])
     wanted, (right,) = value_and_gradients(lambda z: weighted_loss(z, labels, weights), [logits])
     rows = -logits.detach().log_softmax(-1)[range(4), labels]
     if value.shape == (4,):
         return "you return one loss per row: the result is one number, the weighted mean."
     if value.shape != ():
-        return f"the loss must be one number, and yours has shape {tuple(value.shape)}."
+        return tr(
+            "the loss must be one number, and yours has shape {shape}.", shape=tuple(value.shape)
+        )
     mistakes = {
         "the sign is wrong: the loss is minus the log-probability of the true class.": -wanted,
         "your loss does not use the weights.": rows.mean(),
@@ -59,8 +61,10 @@ def _weighted_loss(attempt: Callable[..., Tensor]) -> Verdict:
         if torch.allclose(value, mistake, atol=1e-5):
             return message
     if not torch.allclose(value, wanted, atol=1e-5):
-        return (
-            f"the loss should be {float(wanted):.4f} in this example: yours is {float(value):.4f}."
+        return tr(
+            "the loss should be {wanted:.4f} in this example: yours is {found:.4f}.",
+            wanted=float(wanted),
+            found=float(value),
         )
     if not torch.allclose(slope, right, atol=1e-5):
         return "the value is right, but its gradient is not: use neither detach nor item here."
@@ -78,7 +82,10 @@ def _reward(attempt: Callable[[Tensor], Tensor]) -> Verdict:
     """`attempt(logits) -> rewards`, r = z_negative if the class is negative, else 0."""
     answer = torch.as_tensor(attempt(_LOGITS.clone()))
     if answer.shape != _EXPECTED.shape:
-        return f"give one reward per text, shape (4,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one reward per text, shape (4,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     low = torch.tensor([[-0.3, -0.9, -1.2]])  # negative is the largest, and below zero
     if torch.allclose(answer.float(), _EXPECTED):
         if torch.allclose(torch.as_tensor(attempt(low)).float(), low[:, 0]):
@@ -101,7 +108,10 @@ def _log_odds(attempt: Callable[[Tensor], Tensor]) -> Verdict:
     wanted = _LOGITS[:, 0] - _LOGITS[:, 1:].logsumexp(-1)
     answer = torch.as_tensor(attempt(_LOGITS.clone())).float()
     if answer.shape != wanted.shape:
-        return f"give one number per text, shape (4,): yours has shape {tuple(answer.shape)}."
+        return tr(
+            "give one number per text, shape (4,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
     p = _LOGITS.softmax(-1)[:, 0]
     mistakes = {
         "that is p(negative): take ln p - ln(1 - p).": p,
@@ -117,8 +127,10 @@ def _log_odds(attempt: Callable[[Tensor], Tensor]) -> Verdict:
         if torch.allclose(answer, mistake, atol=1e-4):
             return message
     if not torch.allclose(answer, wanted, atol=1e-4):
-        return (
-            f"the first text should get {float(wanted[0]):.4f}: yours gets {float(answer[0]):.4f}."
+        return tr(
+            "the first text should get {wanted:.4f}: yours gets {found:.4f}.",
+            wanted=float(wanted[0]),
+            found=float(answer[0]),
         )
     sure = torch.tensor([[60.0, 0.0, 0.0]])
     if not torch.allclose(torch.as_tensor(attempt(sure)).float(), torch.tensor([59.3069])):
@@ -142,7 +154,10 @@ def _class_weights(attempt: Callable[[list[int], float], Sequence[float]]) -> Ve
 
     half, full = answer(0.5), answer(1.0)
     if half.shape != counts.shape:
-        return f"give one weight per class, shape (3,): yours has shape {tuple(half.shape)}."
+        return tr(
+            "give one weight per class, shape (3,): yours has shape {shape}.",
+            shape=tuple(half.shape),
+        )
     if not (half > 0).all():
         return "every weight must be above 0."
     if torch.allclose(half / half[0], full / full[0], rtol=1e-3):
@@ -152,10 +167,12 @@ def _class_weights(attempt: Callable[[list[int], float], Sequence[float]]) -> Ve
     for given, weights in ((0.5, half), (1.0, full)):
         wanted = (counts[0] / counts) ** given
         if not torch.allclose(weights / weights[0], wanted, rtol=1e-3):
-            return (
-                f"with the exponent {given:g} the second class should weigh {float(wanted[1]):.2f} "
-                f"times as much as the first: yours weighs {float(weights[1] / weights[0]):.2f} "
-                "times as much."
+            return tr(
+                "with the exponent {exponent:g} the second class should weigh {wanted:.2f} "
+                "times as much as the first: yours weighs {found:.2f} times as much.",
+                exponent=given,
+                wanted=float(wanted[1]),
+                found=float(weights[1] / weights[0]),
             )
     return None
 
@@ -173,4 +190,7 @@ def _calibrated(attempt: Callable[[Tensor, Tensor], float]) -> Verdict:
         return "you found 1/T: divide the logits by the temperature, do not multiply."
     if abs(answer - 1.0) < 0.05:
         return "temperature 1 changes nothing: check that the search runs on the given logits."
-    return f"these logits are 2.5 times too large, so T should be near 2.5: yours is {answer:.2f}."
+    return tr(
+        "these logits are 2.5 times too large, so T should be near 2.5: yours is {found:.2f}.",
+        found=answer,
+    )

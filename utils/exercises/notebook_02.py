@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import close, value_and_gradients
+from utils.exercises.equality import close, no_tensor, value_and_gradients
 
 Function = Callable[..., Tensor]
 _MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
@@ -21,12 +22,16 @@ def _drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function]) -> Verdict:
+def _verdict(
+    attempt: Function,
+    right: Function,
+    mistakes: Mapping[str, Function],
+    otherwise: Verdict = None,  # for wrong numbers that are no known mistake's; default: show a row
+) -> Verdict:
     """None if the attempt gives the right tensor, else the mistake that gives the same one."""
     answer, wanted = attempt(), right()
     if not isinstance(answer, Tensor):
-        found = "nothing" if answer is None else type(answer).__name__
-        return f"your function returns {found}: return a tensor."
+        return no_tensor(answer)
     answer = answer.to(wanted.dtype)
     if close(answer, wanted):
         return None
@@ -34,7 +39,9 @@ def _verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function
         if close(answer, mistake().to(wanted.dtype)):
             return message
     if answer.shape != wanted.shape:
-        return f"the result must have shape {tuple(wanted.shape)}: yours is {tuple(answer.shape)}."
+        return _shapes(wanted, answer)
+    if otherwise:
+        return otherwise
     row = int((answer - wanted).abs().flatten(1).amax(1).argmax()) if wanted.dim() > 1 else 0
     shown = [
         ", ".join(f"{number:.3f}" for number in part.reshape(len(_MASK), -1)[row].tolist())
@@ -42,7 +49,20 @@ def _verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function
         else f"{part.mean().item():.4f}"
         for part in (wanted, answer)
     ]
-    return f"a row of the example should be {shown[0]}: yours is {shown[1]}."
+    return tr(
+        "a row of the example should be {wanted}: yours is {found}.",
+        wanted=shown[0],
+        found=shown[1],
+    )
+
+
+def _shapes(wanted: Tensor, found: Tensor) -> str:
+    """The sentence on a result of another shape."""
+    return tr(
+        "the result must have shape {wanted}: yours is {found}.",
+        wanted=tuple(wanted.shape),
+        found=tuple(found.shape),
+    )
 
 
 def _loss_verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function]) -> Verdict:
@@ -62,12 +82,14 @@ def _loss_verdict(attempt: Function, right: Function, mistakes: Mapping[str, Fun
         if all(map(close, answer, everything(mistake))):
             return message
     if answer[0].shape != wanted[0].shape:
-        shapes = [tuple(found[0].shape) for found in (wanted, answer)]
-        return f"the result must have shape {shapes[0]}: yours is {shapes[1]}."
+        return _shapes(wanted[0], answer[0])
     if close(answer[0], wanted[0]):
         return "the value is right, but the gradient is not: look for a detach too many or too few."
-    means = [found[0].mean().item() for found in (wanted, answer)]
-    return f"the mean in this example should be {means[0]:.4f}: yours is {means[1]:.4f}."
+    return tr(
+        "the mean in this example should be {wanted:.4f}: yours is {found:.4f}.",
+        wanted=wanted[0].mean().item(),
+        found=answer[0].mean().item(),
+    )
 
 
 # --- 02.1: the mask ------------------------------------------------------------------------------
@@ -101,12 +123,12 @@ def _up_to_end(attempt: Function) -> Verdict:
             up_to_end(rows, 2) & ends.any(1, keepdim=True)
         ),
     }
-    verdict = _verdict(
-        lambda: torch.as_tensor(attempt(rows.clone(), 2)), lambda: up_to_end(rows, 2), mistakes
+    return _verdict(
+        lambda: torch.as_tensor(attempt(rows.clone(), 2)),
+        lambda: up_to_end(rows, 2),
+        mistakes,
+        tr("for the tokens 5 2 6 2 with end token 2 the mask is True, True, False, False."),
     )
-    if verdict and verdict.startswith("a row"):
-        return "for the tokens 5 2 6 2 with end token 2 the mask is True, True, False, False."
-    return verdict
 
 
 # --- 02.2: the KL per token ----------------------------------------------------------------------
@@ -490,13 +512,18 @@ def _best_objective(attempt: Callable[[list[float], float], float]) -> Verdict:
         for message, value in mistakes.items():
             if abs(answer - value) < 1e-3:
                 return message
-        return f"for rewards 0, 0, 1, ½ and β = ¼ it is {right():.3f}: yours is {answer:.3f}."
+        return tr(
+            "for rewards 0, 0, 1, ½ and β = ¼ it is {wanted:.3f}: yours is {found:.3f}.",
+            wanted=right(),
+            found=answer,
+        )
     far = float(attempt([0.0, 4.0], 0.001))
     if abs(far - (4.0 + 0.001 * math.log(0.5))) < 1e-3:
         return None
-    return (
-        f"for rewards 0 and 4 and β = 0.001 your result is {far}, and it should be 3.999: "
-        "subtract the largest reward before the exponential, and add it again after the logarithm."
+    return tr(
+        "for rewards 0 and 4 and β = 0.001 your result is {found}, and it should be 3.999: "
+        "subtract the largest reward before the exponential, and add it again after the logarithm.",
+        found=far,
     )
 
 
@@ -516,7 +543,8 @@ def _least_kl(attempt: Callable[[list[float], float], float]) -> Verdict:
         return "you bring every prompt to the same share: one common tilt λ needs less KL."
     if abs(answer - wanted / math.log(2)) < 2e-3:
         return "that is in bits: use the natural logarithm, which gives nats."
-    return (
+    return tr(
         "for the rates 0.2, 0.5 and 0.8 and the share 0.9 the smallest KL is near 0.47, and "
-        f"yours is {answer:.3f}."
+        "yours is {found:.3f}.",
+        found=answer,
     )

@@ -1,4 +1,4 @@
-"""Notebook 04: implicit reward, the weight of a pair, a win rate that ignores the order."""
+"""Notebook 04: where DPO ends, implicit reward, the weight of a pair, a fair win rate."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,38 @@ from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 
 
-@exercise("04.1")
+def end_of_dpo(rate: torch.Tensor, worth: float, beta: float) -> torch.Tensor:
+    """The rate of an attribute in the policy that is best for its worth and this β."""
+    return torch.sigmoid(torch.logit(rate) + worth / beta)
+
+
+@exercise("04.1", end_of_dpo)
+def _end_of_dpo(attempt: Callable[..., torch.Tensor]) -> Verdict:
+    """`attempt(rate, worth, beta) -> rate where DPO ends`."""
+    rate, worth, beta = torch.tensor([0.45, 0.2]), 1.2, 0.5
+    answer = torch.as_tensor(attempt(rate, worth, beta)).float()
+    if answer.shape != (2,):
+        return tr(
+            "give one rate per reference rate, shape (2,): yours has shape {shape}.",
+            shape=tuple(answer.shape),
+        )
+    logit = torch.logit(rate)
+    if torch.allclose(answer, torch.sigmoid(logit + worth / beta), atol=1e-5):
+        return None
+    if torch.allclose(answer, logit + worth / beta, atol=1e-5):
+        return "that is the logit of the rate: apply the sigmoid to get the rate."
+    if torch.allclose(answer, torch.sigmoid(logit + worth * beta), atol=1e-5):
+        return "you multiply by beta: a small beta must lead further away, so divide by it."
+    if torch.allclose(answer, torch.sigmoid(rate + worth / beta), atol=1e-5):
+        return "the reward is added to the logit of the reference rate, not to the rate."
+    if torch.allclose(answer, torch.sigmoid(torch.full_like(rate, worth / beta)), atol=1e-5):
+        return "the reference is missing: DPO starts from its rate."
+    if torch.allclose(answer, rate + worth / beta, atol=1e-5):
+        return "the reward is added to the logit, so that the rate stays between 0 and 1."
+    return "for 0.45 with a worth of 1.2 and beta 0.5 the rate is 0.900."
+
+
+@exercise("04.2")
 def _implicit_reward(attempt: Callable[..., torch.Tensor]) -> Verdict:
     """`attempt(logp, reference_logp, beta) -> reward`."""
     logp, reference = torch.tensor([-10.0, -30.0]), torch.tensor([-12.0, -25.0])
@@ -32,7 +63,7 @@ def _implicit_reward(attempt: Callable[..., torch.Tensor]) -> Verdict:
     return "for -10 and -30 against -12 and -25 at beta 0.2 the rewards are 0.4 and -1."
 
 
-@exercise("04.2")
+@exercise("04.3")
 def _pull(attempt: Callable[..., torch.Tensor]) -> Verdict:
     """`attempt(margin, beta) -> -dL/dmargin` of the sigmoid loss."""
     margin = torch.tensor([-20.0, 0.0, 20.0])
@@ -56,7 +87,7 @@ def _pull(attempt: Callable[..., torch.Tensor]) -> Verdict:
     return "at margin 0 and beta 0.1 the result is 0.05."
 
 
-@exercise("04.3")
+@exercise("04.4")
 def _win_rate(attempt: Callable[..., float]) -> Verdict:
     """`attempt(judge, first, second) -> share won by first`, each pair judged in both orders."""
     first, second = ["a", "bb", "c", "dd"], ["aa", "b", "c", "d"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
 from utils.votes.store import Vote
 
@@ -42,7 +43,12 @@ def _kappa_by_hand(attempt: Callable[[Sequence[str], Sequence[str]], float]) -> 
     if abs(answer - (OBSERVED - 0.5) / 0.5) < 1e-6:
         return "chance is not a coin: multiply the two annotators' shares of each opinion."
     if abs(answer - wanted) > 1e-6:
-        return f"here p_o = {OBSERVED} and p_e = {BY_CHANCE}, so kappa is {wanted:.3f}."
+        return tr(
+            "here p_o = {observed} and p_e = {by_chance}, so kappa is {wanted:.3f}.",
+            observed=OBSERVED,
+            by_chance=BY_CHANCE,
+            wanted=wanted,
+        )
     opposite = float(attempt(["first", "second"] * 5, ["second", "first"] * 5))
     if abs(opposite + 1) > 1e-6:
         return "two annotators who always disagree have kappa -1: do not cut kappa off at 0."
@@ -87,7 +93,9 @@ def _pairs(attempt: Callable[[Sequence[Vote]], Sequence[dict]]) -> Verdict:
     if len(rows) == 7:
         return "you have one row too many: neither a tie nor a skip names a better answer."
     if len(rows) != 6:
-        return f"six of the eight votes are decided, and you return {len(rows)} rows."
+        return tr(
+            "six of the eight votes are decided, and you return {count} rows.", count=len(rows)
+        )
     chosen = [row["chosen"] for row in rows]
     if chosen == [row["rejected"] for row in wanted]:
         return "chosen and rejected are exchanged."

@@ -35,6 +35,7 @@ from types import CodeType
 
 from utils.course import notebooks, profiles, start
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 PATIENCE = timedelta(hours=3)  # time limit for another process's download or artifact
 
@@ -96,7 +97,7 @@ STAGES = {
             "03-19": "get_peft_model base model",
             "03-23": "sft_rows rows",
             "03-24": "",
-            "03-25": "build",
+            "03-25": "held_rows build",
             "03-32": "trainer train_seconds",
         },
         together=frozenset({"03-32"}),
@@ -106,10 +107,10 @@ STAGES = {
     "04": Stage(
         {
             "04-03": "",
-            "04-05": "load_preferences pairs test folder source sft",
+            "04-05": "load_preferences counted pairs test folder source sft",
             "04-07": "",
             "04-15": "",
-            "04-16": "trainer_for",
+            "04-16": "unrounded trainer_for",
             "04-23": "build trainer train_seconds",
         },
         together=frozenset({"04-23"}),
@@ -189,8 +190,11 @@ def chosen(source: str, statements: str) -> list[ast.stmt]:
     known = set().union(*map(bound, body)) if body else set()
     if unknown := sorted((taken | left) - known):
         raise LaunchError(
-            f"A cell that a launched stage needs no longer binds {unknown[0]!r}: update STAGES in "
-            "utils/finetune/launch.py to match the notebook."
+            tr(
+                "A cell that a launched stage needs no longer binds {name!r}: update STAGES in "
+                "utils/finetune/launch.py to match the notebook.",
+                name=unknown[0],
+            )
         )
     kept = [one for one in body if bound(one) & taken] if taken else body
     return [one for one in kept if not bound(one) & left]
@@ -204,8 +208,12 @@ def programs(name: str, cells: dict[str, str]) -> Iterator[tuple[str, CodeType]]
     for cell in cells:
         if cell not in sources:
             raise LaunchError(
-                f"{path.name} has no cell {cell}: update STAGES in utils/finetune/launch.py to "
-                "match the notebook."
+                tr(
+                    "{notebook} has no cell {cell}: update STAGES in utils/finetune/launch.py to "
+                    "match the notebook.",
+                    notebook=path.name,
+                    cell=cell,
+                )
             )
         body = ast.Module(chosen(sources[cell], cells[cell]), type_ignores=[])
         yield cell, compile(body, f"{path.name}, cell {cell}", "exec")
@@ -222,8 +230,13 @@ def see_one_gpu() -> None:
     gpus = visible.split(",") if visible else None
     if gpus and int(local) >= len(gpus):
         raise LaunchError(
-            f"Process {local} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible} names "
-            f"only {len(gpus)}. Start fewer processes with --num_processes."
+            tr(
+                "Process {process} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible} "
+                "names only {count}. Start fewer processes with --num_processes.",
+                process=local,
+                visible=visible,
+                count=len(gpus),
+            )
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(local)] if gpus else local
 
@@ -280,8 +293,12 @@ def train(name: str) -> dict[str, object]:
     if wants_sharding() and not stage.sharded:
         able = ", ".join(key for key, other in STAGES.items() if other.sharded)
         raise LaunchError(
-            f"Stage {name} keeps a whole model on every GPU and cannot be sharded: use ddp.yaml "
-            f"(FSDP works for {able})."
+            tr(
+                "Stage {stage} keeps a whole model on every GPU and cannot be sharded: use "
+                "ddp.yaml (FSDP works for {able}).",
+                stage=name,
+                able=able,
+            )
         )
     namespace: dict[str, object] = {"__name__": "launched", "course": start(name[:2])}
     namespace |= {callback: TrainerCallback() for callback in stage.absent}
@@ -324,7 +341,13 @@ def hand_over(name: str) -> None:
     """In a single process: load the finished training, and save what the notebook would save."""
     stage, found = STAGES[name], train(name)
     if not stage.saving:
-        print(f"Stage {name} is trained: run notebook {name[:2]} to hand over its artifact.")
+        print(
+            tr(
+                "Stage {stage} is trained: run notebook {number} to hand over its artifact.",
+                stage=name,
+                number=name[:2],
+            )
+        )
         return
     found["course"] = replace(found["course"], keep_checkpoints=True)
     found["metrics"] = seconds_and_steps(found)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl import SFTConfig, SFTTrainer
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models.precision import unrounded
 
 
@@ -28,8 +29,14 @@ def need_full_attention(config: PreTrainedConfig, what: str) -> None:
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
     if other := sorted(kinds - {"full_attention"}):
         raise CourseError(
-            f"{what} needs full attention in every layer, but this {config.model_type} has "
-            f"{', '.join(other)}: choose another model, or train it without {what.lower()}."
+            tr(
+                "{what} needs full attention in every layer, but this {model} has {layers}: "
+                "choose another model, or train it without {that}.",
+                what=tr(what),
+                model=config.model_type,
+                layers=", ".join(other),
+                that=tr(what).lower(),
+            )
         )
 
 

@@ -30,6 +30,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from utils.course import progress
 from utils.course.errors import CourseError
+from utils.course.language import later, tr
 from utils.losses import dpo_loss, token_logps
 from utils.models import standins
 from utils.models.language import STAND_IN, local_or_hub
@@ -87,8 +88,11 @@ def tokenise(
     limits = settings.max_prompt_length, settings.max_answer_length, settings.max_answer_length
     if min(limits) < 2:
         raise DPOError(
-            f"At most {min(limits)} token leaves no room for text before the end-of-text token: "
-            "set max_prompt_length and max_answer_length to at least 2."
+            tr(
+                "At most {limit} token leaves no room for text before the end-of-text token: set "
+                "max_prompt_length and max_answer_length to at least 2.",
+                limit=min(limits),
+            )
         )
 
     def encode(text: str) -> list[int]:
@@ -96,8 +100,9 @@ def tokenise(
         return ids if ids[-1:] == [end] else [*ids, end]
 
     columns, say = {}, silent if quiet else print
-    for column, name, limit in zip(COLUMNS, ("prompt", "chosen", "rejected"), limits, strict=True):
-        what = "prompts" if name == "prompt" else f"{name} answers"
+    names = ("prompt", "chosen", "rejected")
+    kinds = (later("prompts"), later("chosen answers"), later("rejected answers"))
+    for column, name, what, limit in zip(COLUMNS, names, kinds, limits, strict=True):
         columns[column] = cut(list(map(encode, data[name])), limit, what, end=end, say=say)
     return Dataset.from_dict(columns)
 
@@ -187,8 +192,12 @@ class Seq2SeqDPOTrainer(Trainer):
     ) -> None:
         if args.n_gpu > 1:
             raise DPOError(
-                f"{args.n_gpu} GPUs are visible to one process, which can use only one: set "
-                "CUDA_VISIBLE_DEVICES=0, or start one process per GPU with `accelerate launch`."
+                tr(
+                    "{count} GPUs are visible to one process, which can use only one: set "
+                    "CUDA_VISIBLE_DEVICES=0, or start one process per GPU with `accelerate "
+                    "launch`.",
+                    count=args.n_gpu,
+                )
             )
         self.settings, self.noted = settings or DPOSettings(), defaultdict(list)
         pad = partial(collate, filler=processing_class.pad_token_id)

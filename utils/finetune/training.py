@@ -29,6 +29,7 @@ from transformers import (
 from utils.course import progress
 from utils.course.errors import CourseError
 from utils.course.folders import no_space
+from utils.course.language import tr
 from utils.course.profiles import Policy, Profile
 from utils.models import memory
 from utils.models.lengths import cut
@@ -107,10 +108,18 @@ class EpochLines(TrainerCallback):
             for name, value in (metrics or {}).items()
             if name != "epoch" and not name.endswith(timings)
         )
-        training = f"training loss {trained[-1]:.3f}  " if trained else ""
-        print(
-            f"epoch {state.epoch:.0f}/{args.num_train_epochs:.0f}  {training}validation: {scores}"
-        )
+        values = {"epoch": state.epoch, "epochs": args.num_train_epochs, "scores": scores}
+        if trained:
+            print(
+                tr(
+                    "epoch {epoch:.0f}/{epochs:.0f}  training loss {loss:.3f}  "
+                    "validation: {scores}",
+                    loss=trained[-1],
+                    **values,
+                )
+            )
+        else:
+            print(tr("epoch {epoch:.0f}/{epochs:.0f}  validation: {scores}", **values))
 
 
 def last_checkpoint(folder: str) -> str | None:
@@ -186,8 +195,12 @@ def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, in
     rows = batch_size * accumulation
     if rows % processes:
         raise CourseError(
-            f"A step of {rows} rows cannot be shared among {processes} processes: set "
-            f"--num_processes to a number that divides {rows}."
+            tr(
+                "A step of {rows} rows cannot be shared among {processes} processes: set "
+                "--num_processes to a number that divides {rows}.",
+                rows=rows,
+                processes=processes,
+            )
         )
     rows //= processes
     size = max(n for n in range(1, max(1, batch_size // processes) + 1) if rows % n == 0)
@@ -235,10 +248,21 @@ def _check_sharding(trainer: Trainer, checkpoint: str) -> None:
     """Raise an error if the interrupted run used FSDP and this one does not, or the reverse."""
     sharded = (Path(checkpoint) / "pytorch_model_fsdp.bin").is_file()
     if sharded != trainer.is_fsdp_enabled:
-        before, now = ("with", "without") if sharded else ("without", "with")
+        values = {"checkpoint": Path(checkpoint).name, "folder": trainer.args.output_dir}
+        if sharded:
+            raise CourseError(
+                tr(
+                    "{checkpoint} was saved by an interrupted training with FSDP, and this one "
+                    "is without: continue with FSDP, or remove {folder}.",
+                    **values,
+                )
+            )
         raise CourseError(
-            f"{Path(checkpoint).name} was saved by an interrupted training {before} FSDP, and "
-            f"this one is {now}: continue {before} FSDP, or remove {trainer.args.output_dir}."
+            tr(
+                "{checkpoint} was saved by an interrupted training without FSDP, and this one "
+                "is with: continue without FSDP, or remove {folder}.",
+                **values,
+            )
         )
 
 
@@ -325,12 +349,14 @@ def _apart(trainer: Trainer) -> None:
                     raise
                 if size == 1:
                     raise CourseError(
-                        "The evaluation of one row does not fit into this GPU's memory: lower "
-                        "max_length in utils/course/profiles.py, or choose a smaller model."
+                        tr(
+                            "The evaluation of one row does not fit into this GPU's memory: lower "
+                            "max_length in utils/course/profiles.py, or choose a smaller model."
+                        )
                     ) from error
             trainer.args.per_device_eval_batch_size = size // 2
             memory.release()
-            print(f"out of memory: evaluation continues with batches of {size // 2}")
+            print(tr("out of memory: evaluation continues with batches of {size}", size=size // 2))
 
     def call_and_name(event: str, *arguments: object, **keywords: object) -> TrainerControl:
         try:
@@ -339,8 +365,11 @@ def _apart(trainer: Trainer) -> None:
             if not memory.ran_out(error):
                 raise
             raise CourseError(
-                f"The measurement during training ({event}) does not fit into this GPU's memory "
-                "together with the training: let it read fewer rows at a time."
+                tr(
+                    "The measurement during training ({event}) does not fit into this GPU's "
+                    "memory together with the training: let it read fewer rows at a time.",
+                    event=event,
+                )
             ) from error
 
     trainer.evaluate, trainer.callback_handler.call_event = evaluate_in_room, call_and_name
@@ -382,14 +411,15 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
             learned = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
             start = start or {n: p.detach().to("cpu", copy=True) for n, p in learned.items()}
             found = _to_continue(trainer, rows)
+            label = Path(found or "").name.replace("-", " ")
             if found and _load_finished(trainer, found):
-                print(f"this training is already complete: {Path(found).name.replace('-', ' ')}")
+                print(tr("this training is already complete: {checkpoint}", checkpoint=label))
                 return trainer
             if found:
                 _check_sharding(trainer, found)
                 if trainer.is_fsdp_enabled:
                     _load_before_sharding(trainer, found)
-                print(f"continuing from {Path(found).name.replace('-', ' ')}")
+                print(tr("continuing from {checkpoint}", checkpoint=label))
             run(trainer, found)
             _note_finished(trainer)
             return trainer
@@ -397,25 +427,41 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
             if no_space(error):
                 step = trainer.state.global_step if trainer else 0
                 raise CourseError(
-                    f"The disk is full: the checkpoint after step {step} could not be saved. Free "
-                    "some space and run this cell again: it continues from the last complete "
-                    "checkpoint."
+                    tr(
+                        "The disk is full: the checkpoint after step {step} could not be saved. "
+                        "Free some space and run this cell again: it continues from the last "
+                        "complete checkpoint.",
+                        step=step,
+                    )
                 ) from error
             if not memory.ran_out(error):
                 raise
             if processes > 1:
                 raise CourseError(
-                    f"{batch_size} rows do not fit into this GPU's memory, and with {processes} "
-                    "processes the batch is not halved automatically: halve batch_size and double "
-                    "accumulation in utils/course/profiles.py, then start the training again."
+                    tr(
+                        "{rows} rows do not fit into this GPU's memory, and with {processes} "
+                        "processes the batch is not halved automatically: halve batch_size and "
+                        "double accumulation in utils/course/profiles.py, then start the training "
+                        "again.",
+                        rows=batch_size,
+                        processes=processes,
+                    )
                 ) from error
             if batch_size == 1:
                 raise CourseError(
-                    "One row alone does not fit into this device's memory: lower max_length in "
-                    "utils/course/profiles.py, or choose a smaller model."
+                    tr(
+                        "One row alone does not fit into this device's memory: lower max_length "
+                        "in utils/course/profiles.py, or choose a smaller model."
+                    )
                 ) from error
         batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
-        print(f"out of memory: batch {batch_size}, accumulation {accumulation} from here on")
+        print(
+            tr(
+                "out of memory: batch {batch}, accumulation {accumulation} from here on",
+                batch=batch_size,
+                accumulation=accumulation,
+            )
+        )
         for name, values in start.items():  # the next attempt and its reference start from these
             if name in learned:
                 learned[name].data.copy_(values)

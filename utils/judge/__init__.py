@@ -5,6 +5,7 @@ from utils.door import door
 __getattr__, __all__ = door(
     __name__,
     {
+        "attributes": ["attribute_rates", "combination_logps", "divergence", "predicted"],
         "comparison": ["chrf", "duels", "similarity_judge"],
         "frontier": [
             "Frontier",

@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models.lengths import cut
 from utils.models.logprobs import answer_logps, positions
 
@@ -79,8 +80,11 @@ def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
     """
     if len(set(labels)) < 2:
         raise CourseError(
-            f"The independent judge found {len(texts)} texts of one class and needs at least 2 "
-            "classes: add rows of another class to validation or test."
+            tr(
+                "The independent judge found {count} texts of one class and needs at least 2 "
+                "classes: add rows of another class to validation or test.",
+                count=len(texts),
+            )
         )
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)

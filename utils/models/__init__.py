@@ -32,6 +32,7 @@ __getattr__, __all__ = door(
             "answer_ids",
             "answer_logps",
             "asked",
+            "conversations",
             "fitting",
             "not_longer",
             "preference_rows",
@@ -45,7 +46,7 @@ __getattr__, __all__ = door(
         "lengths": ["cut", "cut_columns", "cut_texts", "say_longer"],
         "logprobs": ["padded", "positions"],
         "memory": ["release"],
-        "precision": ["precision_arguments", "tolerance"],
+        "precision": ["precision_arguments", "tolerance", "unrounded"],
         "sentiment": [
             "SentimentReward",
             "WordDropout",

@@ -22,7 +22,9 @@ from transformers import (
 
 from utils.course import folders, hub
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.course.profiles import ChatModel, ChatModels, Profile
+from utils.data.instructions import one_per_question
 from utils.models import chat_standins, kernels
 from utils.models.language import STAND_IN
 from utils.models.precision import DTYPES
@@ -37,7 +39,8 @@ class ModelError(CourseError, ValueError):
 
 def base_documents(pairs: DatasetDict) -> list[tuple[str, str]]:
     """The pre-training data of a chat stand-in: questions and chosen answers of the train split."""
-    return list(zip(pairs["train"]["question"], pairs["train"]["chosen"], strict=True))
+    train = one_per_question(pairs["train"])
+    return list(zip(train["question"], train["chosen"], strict=True))
 
 
 def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
@@ -45,8 +48,12 @@ def chosen_chat_model(settings: ChatModels) -> tuple[str, ChatModel]:
     name = os.environ.get(CHAT_VARIABLE, "").strip().lower() or next(iter(settings.choices))
     if name not in settings.choices:
         raise ModelError(
-            f"{CHAT_VARIABLE}={name} is not a model of this course: use one of "
-            f"{', '.join(settings.choices)}."
+            tr(
+                "{variable}={name} is not a model of this course: use one of {known}.",
+                variable=CHAT_VARIABLE,
+                name=name,
+                known=", ".join(settings.choices),
+            )
         )
     return name, settings.choices[name]
 
@@ -58,7 +65,7 @@ def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
         return str(
             chat_standins.BUILDERS[name](base_documents(pairs), tokens=settings.standin_tokens)
         ), f"{name} {STAND_IN}"
-    print(f"{model.hub_id} · licence: {model.licence}")
+    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
@@ -153,8 +160,12 @@ def check_base(artifact: Path, base_folder: str | Path) -> None:
     note = json.loads((artifact / BASE_NOTE).read_text(encoding="utf-8"))
     if note.get("content") not in (None, content_hash(base_folder)):
         raise ModelError(
-            f"The adapter in {artifact.name} was trained on a {note['base']} with other weights: "
-            "use the data and settings of that training, or run the notebook that makes it again."
+            tr(
+                "The adapter in {artifact} was trained on a {base} with other weights: use the "
+                "data and settings of that training, or run the notebook that makes it again.",
+                artifact=artifact.name,
+                base=note["base"],
+            )
         )
 
 
@@ -209,8 +220,9 @@ def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]
     """The folder and the name of the model whose answers are voted on."""
     if settings.labelled.hub_id == STAND_IN:
         return chat_source(settings, pairs)
-    print(f"{settings.labelled.hub_id} · licence: {settings.labelled.licence}")
-    folder = hub.fetch(settings.labelled.hub_id, settings.labelled.copy)
+    model = settings.labelled
+    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
+    folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models import lengths, logprobs, memory
 from utils.models.adapters import speaking_as
 from utils.models.logprobs import padded
@@ -22,12 +23,23 @@ REPLY_TOKENS = 16_384  # per batch of `reply`: the keys and values of each token
 TEMPLATE_COLUMN = "chat_template_kwargs"  # TRL passes this column on to the template
 
 
-def asked(question: str) -> list[dict[str, str]]:
-    """One user turn."""
-    return [{"role": "user", "content": question}]
+Turns = list[dict[str, str]]  # of a dialogue, in TRL's format; the last one is the user's
 
 
-def answered(answer: str) -> list[dict[str, str]]:
+def asked(question: str | Turns) -> Turns:
+    """The turns before the answer: one user turn, or the given turns of a dialogue."""
+    return [{"role": "user", "content": question}] if isinstance(question, str) else question
+
+
+def conversations(pairs: Dataset) -> list[str | Turns]:
+    """The questions of the rows; with its earlier turns where a row has a history."""
+    if "history" not in pairs.column_names:
+        return list(pairs["question"])
+    rows = zip(pairs["history"], pairs["question"], strict=True)
+    return [[*history, *asked(question)] if history else question for history, question in rows]
+
+
+def answered(answer: str) -> Turns:
     """One assistant turn."""
     return [{"role": "assistant", "content": answer}]
 
@@ -36,14 +48,14 @@ def sft_rows(pairs: Dataset) -> Dataset:
     """question, chosen -> prompt, completion in TRL's format: only the answer is learned."""
     rows = [
         {"prompt": asked(q), "completion": answered(c), TEMPLATE_COLUMN: TEMPLATE}
-        for q, c in zip(pairs["question"], pairs["chosen"], strict=True)
+        for q, c in zip(conversations(pairs), pairs["chosen"], strict=True)
     ]
     return Dataset.from_list(rows)
 
 
 def preference_rows(pairs: Dataset) -> Dataset:
     """question, chosen, rejected -> prompt, chosen, rejected in TRL's format."""
-    columns = zip(pairs["question"], pairs["chosen"], pairs["rejected"], strict=True)
+    columns = zip(conversations(pairs), pairs["chosen"], pairs["rejected"], strict=True)
     rows = [
         {
             "prompt": asked(q),
@@ -56,7 +68,7 @@ def preference_rows(pairs: Dataset) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str | Turns) -> list[int]:
     """The tokens of the question in the template, up to the start of the assistant's answer."""
     text = tokenizer.apply_chat_template(
         asked(question), add_generation_prompt=True, tokenize=False, **TEMPLATE
@@ -66,7 +78,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 
 def prompts_within(
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Turns],
     limit: int,
     *,
     say: lengths.Say = print,
@@ -83,9 +95,13 @@ def prompts_within(
     ]
 
 
-def _shortened(tokenizer: PreTrainedTokenizerBase, question: str, limit: int) -> list[int]:
-    """The prompt with the longest beginning of the question that fits into `limit` tokens."""
-    ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+def _shortened(tokenizer: PreTrainedTokenizerBase, question: str | Turns, limit: int) -> list[int]:
+    """The prompt with the longest beginning of the question that fits into `limit` tokens.
+
+    The earlier turns of a dialogue are left out.
+    """
+    last = asked(question)[-1]["content"]
+    ids = tokenizer(last, add_special_tokens=False)["input_ids"]
     kept = len(ids)
     while True:
         prompt = prompt_ids(tokenizer, lengths.beginning(tokenizer, ids, kept))
@@ -93,9 +109,13 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, question: str, limit: int) ->
             return prompt
         if kept == 0:
             raise CourseError(
-                f"The chat template alone has {len(prompt)} tokens, but only {limit} are left for "
-                "the prompt: lower max_new_tokens in utils/course/profiles.py, or choose another "
-                "model."
+                tr(
+                    "The chat template alone has {tokens} tokens, but only {limit} are left for "
+                    "the prompt: lower max_new_tokens in utils/course/profiles.py, or choose "
+                    "another model.",
+                    tokens=len(prompt),
+                    limit=limit,
+                )
             )
         kept = max(0, kept - (len(prompt) - limit))
 
@@ -114,7 +134,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
 def answer_logps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Turns],
     answers: Sequence[str | list[int]],
     batch_tokens: int = logprobs.BATCH_TOKENS,
 ) -> tuple[Tensor, Tensor]:
@@ -142,7 +162,7 @@ def _lengths(
     pairs: Dataset, tokenizer: PreTrainedTokenizerBase, sides: Sequence[str]
 ) -> list[tuple[int, ...]]:
     """The numbers of tokens of each row's prompt and of each of its answers."""
-    prompts = [len(prompt_ids(tokenizer, question)) for question in pairs["question"]]
+    prompts = [len(prompt_ids(tokenizer, question)) for question in conversations(pairs)]
     answers = [[len(answer_ids(tokenizer, answer)) for answer in pairs[side]] for side in sides]
     return list(zip(prompts, *answers, strict=True))
 
@@ -152,13 +172,24 @@ def _within(counted: Sequence[tuple[int, ...]], max_length: int) -> list[int]:
     kept = [
         row for row, (prompt, *sides) in enumerate(counted) if prompt + max(sides) <= max_length
     ]
-    if left := len(counted) - len(kept):
-        verb = "is" if left == 1 else "are"
-        print(f"{left} of {len(counted)} rows {verb} longer than {max_length} tokens: left out.")
+    left, values = len(counted) - len(kept), {"total": len(counted), "limit": max_length}
+    if left == 1:
+        print(tr("1 of {total} rows is longer than {limit} tokens: left out.", **values))
+    elif left:
+        print(
+            tr(
+                "{left} of {total} rows are longer than {limit} tokens: left out.",
+                left=left,
+                **values,
+            )
+        )
     if not kept:
         raise CourseError(
-            f"None of {len(counted)} rows is left with at most {max_length} tokens: add shorter "
-            "rows, or raise max_length in utils/course/profiles.py."
+            tr(
+                "None of {total} rows is left with at most {limit} tokens: add shorter rows, or "
+                "raise max_length in utils/course/profiles.py.",
+                **values,
+            )
         )
     return kept
 
@@ -218,7 +249,7 @@ class Reply:
 def reply(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Turns],
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -260,7 +291,7 @@ def reply(
 def sampled_kl(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Turns],
     *,
     max_new_tokens: int,
     reference: str = "reference",

@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+from utils.course.language import tr
+
 
 def _agrees() -> bool:
     """Whether the fused output layer gives the log-probabilities and gradients of plain torch."""
@@ -36,11 +38,17 @@ def check_triton() -> None:
     if not chunked_logprob._use_triton(torch.device("cuda")):
         return
     try:
-        reason = None if _agrees() else "its numbers are wrong"
+        reason = None if _agrees() else tr("its numbers are wrong")
     except Exception as error:  # compiler, driver and Triton raise errors of different classes
         reason = type(error).__name__
     if reason:
-        print(f"Triton does not work on this GPU ({reason}): TRL computes without it, more slowly.")
+        print(
+            tr(
+                "Triton does not work on this GPU ({reason}): TRL computes without it, more "
+                "slowly.",
+                reason=reason,
+            )
+        )
         for module in (chunked_logprob, users):
             module._use_triton = lambda device: False
         users.is_triton_available = lambda: False

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from utils.course.language import tr
 from utils.data.text import Say, say_longer
 
 
@@ -46,7 +47,7 @@ def cut_columns(
 ) -> Dataset:
     """The rows with the texts of each named column cut to its limit, as in `cut_texts`."""
     texts = {
-        name: cut_texts(tokenizer, rows[name], limit, f"texts of column {name}")
+        name: cut_texts(tokenizer, rows[name], limit, tr("texts of column {name}", name=name))
         for name, limit in limits.items()
     }
     return Dataset.from_dict({**rows.to_dict(), **texts}, features=rows.features)

@@ -7,6 +7,7 @@ import torch
 
 from utils.course import progress
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 
 def ran_out(error: BaseException) -> bool:
@@ -61,8 +62,12 @@ def in_batches(
                     raise
                 if len(rows) == 1:
                     raise CourseError(
-                        f"{what}: one row of {lengths[rows[0]]} tokens does not fit into this "
-                        "GPU's memory: free other models, shorten the row, or use a smaller model."
+                        tr(
+                            "{what}: one row of {tokens} tokens does not fit into this GPU's "
+                            "memory: free other models, shorten the row, or use a smaller model.",
+                            what=tr(what),
+                            tokens=lengths[rows[0]],
+                        )
                     ) from error
                 tokens = max(lengths[row] for row in rows) * (len(rows) // 2)
             else:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PhobertTokenizer, PreTrainedModel
 
 from utils.course import hub
+from utils.course.language import tr
 from utils.course.profiles import RewardModel
 from utils.data.feedback import NEGATIVE, SENTIMENTS
 from utils.data.text import segment_all
@@ -68,7 +69,13 @@ def negative_reward(
     tensor([2., 0.])
     """
     if kind not in KINDS:
-        raise ValueError(f"Reward kind {kind!r} does not exist: choose {', '.join(KINDS)}.")
+        raise ValueError(
+            tr(
+                "Reward kind {kind!r} does not exist: choose {known}.",
+                kind=kind,
+                known=", ".join(KINDS),
+            )
+        )
     if kind == "probability":
         return logits.softmax(-1)[:, NEGATIVE]
     if kind == "log_odds":
@@ -77,7 +84,7 @@ def negative_reward(
     z = logits[:, NEGATIVE]
     if kind == "capped":
         if cap is None:
-            raise ValueError("Reward kind 'capped' needs a cap, for instance cap=4.0.")
+            raise ValueError(tr("Reward kind 'capped' needs a cap, for instance cap=4.0."))
         z = z.clamp(max=cap)
     return torch.where(logits.argmax(-1) == NEGATIVE, z, torch.zeros_like(z))
 
@@ -134,7 +141,7 @@ class SentimentReward:
 
     def _say_once(self, sentence: str) -> None:
         if not self.has_reported:
-            print(f"The reward: {sentence} Later cuts are not reported.")
+            print(tr("The reward: {sentence} Later cuts are not reported.", sentence=sentence))
         self.has_reported = True
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
@@ -158,7 +165,12 @@ def sentiment_classifier(
         source = standins.phobert(texts)
     elif os.environ.get("COURSE_PHOBERT", "").lower() == "v2":
         source = PHOBERT_V2
-        print(f"{PHOBERT_V2} is under AGPL-3.0: a service that uses it must offer its source code.")
+        print(
+            tr(
+                "{model} is under AGPL-3.0: a service that uses it must offer its source code.",
+                model=PHOBERT_V2,
+            )
+        )
     if settings.model_id != STAND_IN:
         source = hub.fetch(source)
     tokenizer = PhobertTokenizer.from_pretrained(source)

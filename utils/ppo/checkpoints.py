@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from utils.course import folders
+from utils.course.language import tr
 
 Parameters = dict[str, nn.Parameter]
 
@@ -39,7 +40,7 @@ def save(
     }
     weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
     label = f"update-{state['updates_done']:06}"
-    with folders.written_whole(folder / label, f"Checkpoint {label}") as new:
+    with folders.written_whole(folder / label, tr("Checkpoint {name}", name=label)) as new:
         save_file(weights, new / "weights.safetensors")
         save_file(moments, new / "optimizer.safetensors")
         (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -63,14 +64,23 @@ def load(
     """Load the newest complete checkpoint into parameters and optimiser; return its state."""
     for folder in sorted(run_folder.glob("update-*"), reverse=True):
         if fault := folders.fault(folder):
-            warnings.warn(f"Checkpoint {folder.name} is skipped: {fault}.", stacklevel=4)
+            warnings.warn(
+                tr("Checkpoint {name} is skipped: {fault}.", name=folder.name, fault=fault),
+                stacklevel=4,
+            )
             continue
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if (saved := state["settings"].get(name)) != value:
                 raise ValueError(
-                    f"The checkpoints in {folder.parent} were made with {name} = {saved!r} and "
-                    f"this run has {value!r}: restore that value, or give another checkpoint_dir."
+                    tr(
+                        "The checkpoints in {folder} were made with {name} = {saved!r} and this "
+                        "run has {value!r}: restore that value, or give another checkpoint_dir.",
+                        folder=folder.parent,
+                        name=name,
+                        saved=saved,
+                        value=value,
+                    )
                 )
         weights = load_file(folder / "weights.safetensors")
         moments = load_file(folder / "optimizer.safetensors")

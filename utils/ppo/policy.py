@@ -17,6 +17,7 @@ from transformers import StaticCache
 from utils import losses
 from utils.course import progress
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models.draws import HELD_OUT, generator
 from utils.models.logprobs import padded, positions, trunk_and_head
 from utils.models.precision import DTYPES
@@ -49,7 +50,7 @@ class ActorCritic:
         self.device = next(policy.parameters()).device
         self.end = tokenizer.eos_token_id
         if self.end is None:
-            raise ValueError("The tokenizer has no eos_token, which ends a response: set one.")
+            raise ValueError(tr("The tokenizer has no eos_token, which ends a response: set one."))
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
         sampling.fuse_gelu(policy)
@@ -57,7 +58,7 @@ class ActorCritic:
         # a new adapter has random weights: every process takes those of the first
         processes.broadcast(parameter.data for parameter in policy.parameters())
         if reference is policy:
-            raise ValueError("The reference is the policy itself: omit it, or give a copy.")
+            raise ValueError(tr("The reference is the policy itself: omit it, or give a copy."))
         self.reference = reference
         if reference is None and not hasattr(policy, "disable_adapter"):
             self.reference = copy.deepcopy(policy)
@@ -157,13 +158,18 @@ class ActorCritic:
                 ids.pop()
             if not 0 < len(ids) <= longest - self.max_new_tokens:
                 raise PromptError(
-                    f"The prompt {prompt!r} has {len(ids)} tokens, but with {self.max_new_tokens} "
-                    f"new tokens the policy accepts 1 to {longest - self.max_new_tokens}: change "
-                    "or remove this prompt."
+                    tr(
+                        "The prompt {prompt!r} has {tokens} tokens, but with {new} new tokens the "
+                        "policy accepts 1 to {most}: change or remove this prompt.",
+                        prompt=prompt,
+                        tokens=len(ids),
+                        new=self.max_new_tokens,
+                        most=longest - self.max_new_tokens,
+                    )
                 )
             encoded.append(ids)
         if not encoded:
-            raise PromptError("There are no prompts: give at least one.")
+            raise PromptError(tr("There are no prompts: give at least one."))
         return encoded
 
     def sample(
@@ -187,7 +193,10 @@ class ActorCritic:
             except Exception as error:
                 if not static:
                     raise
-                warnings.warn(f"Sampling continues without torch.compile: {error}", stacklevel=2)
+                warnings.warn(
+                    tr("Sampling continues without torch.compile: {error}", error=error),
+                    stacklevel=2,
+                )
                 self.static = None
                 responses = sampling.sample_responses(*given)
         return sampling.as_rollout(tokens, attention, responses, self.end, self.pad)

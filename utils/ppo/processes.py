@@ -12,14 +12,20 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from utils.course.language import tr
+
 
 def join(device: torch.device, minibatch_size: int) -> int:
     """Connect the processes and return this process's rank, which is 0 for a single process."""
     state = PartialState(cpu=device.type == "cpu")
     if minibatch_size % state.num_processes:
         raise ValueError(
-            f"PPOConfig.minibatch_size {minibatch_size} cannot be shared among "
-            f"{state.num_processes} processes: make it a multiple of their number."
+            tr(
+                "PPOConfig.minibatch_size {size} cannot be shared among {processes} processes: "
+                "make it a multiple of their number.",
+                size=minibatch_size,
+                processes=state.num_processes,
+            )
         )
     if state.num_processes > 1:  # otherwise gloo's threads abort the process when it exits
         atexit.register(state.destroy_process_group)

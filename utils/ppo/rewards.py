@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 
 Reward = Callable[[list[str]], Sequence[float] | Tensor]
 
@@ -21,17 +22,33 @@ def score_texts(reward: Reward, texts: list[str]) -> Tensor:
         scores = torch.as_tensor(reward(list(texts)), dtype=torch.float32).detach().cpu()
         if scores.shape == (len(texts),) and scores.isfinite().all():
             return scores
-        problem = f"returned shape {tuple(scores.shape)} for {len(texts)} texts"
+        problem = tr(
+            "returned shape {shape} for {count} texts", shape=tuple(scores.shape), count=len(texts)
+        )
         if scores.shape == (len(texts),):
             bad = int((~scores.isfinite()).nonzero()[0])
-            problem, suspects = f"returned {scores[bad].item()}", [texts[bad]]
+            problem = tr("returned {value}", value=scores[bad].item())
+            suspects = [texts[bad]]
     except Exception as error:
-        problem, cause = f"raised {type(error).__name__} ({error})", error
+        cause = error
+        problem = tr("raised {kind} ({error})", kind=type(error).__name__, error=error)
     if len(suspects) > 1:
         score_texts(reward, suspects[: len(suspects) // 2])
         score_texts(reward, suspects[len(suspects) // 2 :])
-    others = f" and {len(suspects) - 1} others" if len(suspects) > 1 else ""
+        raise RewardError(
+            tr(
+                "The reward {problem} on the text {text!r} and {others} others: make it return "
+                "one finite number for every text, including the empty text.",
+                problem=problem,
+                text=suspects[0],
+                others=len(suspects) - 1,
+            )
+        ) from cause
     raise RewardError(
-        f"The reward {problem} on the text {suspects[0]!r}{others}: make it return one finite "
-        "number for every text, including the empty text."
+        tr(
+            "The reward {problem} on the text {text!r}: make it return one finite number for "
+            "every text, including the empty text.",
+            problem=problem,
+            text=suspects[0],
+        )
     ) from cause

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from utils import losses
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.course.progress import bar as progress_bar
 from utils.models.draws import DRAWS, SHUFFLES, generator
 from utils.models.precision import DTYPES
@@ -88,26 +89,46 @@ class PPOConfig:
         whole = ("updates", "batch_size", "minibatch_size", "epochs", "max_new_tokens")
         for name in (*whole, "checkpoint_every", "temperature", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"PPOConfig.{name} is {getattr(self, name)}: make it positive.")
+                raise ValueError(
+                    tr(
+                        "PPOConfig.{name} is {value}: make it positive.",
+                        name=name,
+                        value=getattr(self, name),
+                    )
+                )
         if self.batch_size % self.minibatch_size:
             raise ValueError(
-                f"PPOConfig.batch_size {self.batch_size} is not a multiple of minibatch_size "
-                f"{self.minibatch_size}: change one of the two."
+                tr(
+                    "PPOConfig.batch_size {batch} is not a multiple of minibatch_size "
+                    "{minibatch}: change one of the two.",
+                    batch=self.batch_size,
+                    minibatch=self.minibatch_size,
+                )
             )
         for name, known in (("precision", DTYPES), ("kl_estimator", ("k1", "k3", "exact"))):
             if getattr(self, name) not in known:
                 raise ValueError(
-                    f"PPOConfig.{name} is {getattr(self, name)!r}: use one of {', '.join(known)}."
+                    tr(
+                        "PPOConfig.{name} is {value!r}: use one of {known}.",
+                        name=name,
+                        value=getattr(self, name),
+                        known=", ".join(known),
+                    )
                 )
         if self.kl_estimator == "exact" and (self.whiten_advantages or self.whiten_rewards):
             raise ValueError(
-                "PPOConfig.kl_estimator='exact' puts the KL into the loss, and whitening scales "
-                "the rewards but not this KL: set whiten_advantages=False and whiten_rewards=False."
+                tr(
+                    "PPOConfig.kl_estimator='exact' puts the KL into the loss, and whitening "
+                    "scales the rewards but not this KL: set whiten_advantages=False and "
+                    "whiten_rewards=False."
+                )
             )
         if self.value_updates and self.shared_value_head:
             raise ValueError(
-                "PPOConfig.value_updates trains the values alone, but with a shared trunk this "
-                "changes the policy: set shared_value_head=False."
+                tr(
+                    "PPOConfig.value_updates trains the values alone, but with a shared trunk "
+                    "this changes the policy: set shared_value_head=False."
+                )
             )
 
 
@@ -178,8 +199,11 @@ class PPOTrainer:
         dtypes = {parameter.dtype for parameter in self.parameters.values()}
         if config.precision == "fp16" and dtypes != {torch.float32}:
             raise ValueError(
-                f"precision='fp16' found trainable parameters of {dtypes - {torch.float32}}, which "
-                "the gradient scaler cannot handle: cast them with `.float()` first."
+                tr(
+                    "precision='fp16' found trainable parameters of {dtypes}, which the gradient "
+                    "scaler cannot handle: cast them with `.float()` first.",
+                    dtypes=dtypes - {torch.float32},
+                )
             )
         fused = self.device.type in ("cpu", "cuda")
         groups = [{"params": list(self.parameters.values())}]
@@ -295,9 +319,15 @@ class PPOTrainer:
         config, batch = self.config, experience
         metrics = self.describe(batch)
         if not metrics["kl"] <= config.kl_limit:
-            why = f"the KL to the reference is {metrics['kl']:.3g} nats per episode, above kl_limit"
-            remedy = f"raise kl_coef ({self.kl_coef:.3g}) or lower learning_rate"
-            raise self.stopped(f"{why} {config.kl_limit:g}", remedy)
+            why = tr(
+                "the KL to the reference is {kl:.3g} nats per episode, above kl_limit {limit:g}",
+                kl=metrics["kl"],
+                limit=config.kl_limit,
+            )
+            remedy = tr(
+                "raise kl_coef ({kl_coef:.3g}) or lower learning_rate", kl_coef=self.kl_coef
+            )
+            raise self.stopped(why, remedy)
         only_values = self.updates_done < config.value_updates
         done = max(0, self.updates_done - config.value_updates)
         left = 1 - done / (config.updates - config.value_updates) if config.anneal else 1.0
@@ -358,7 +388,8 @@ class PPOTrainer:
     def step(self, loss: Tensor) -> Tensor:
         """One optimiser step on the summed gradients of all processes; return their norm."""
         if not loss.isfinite():
-            raise self.stopped(f"the loss is {loss.item():g}", "lower learning_rate")
+            why = tr("the loss is {loss:g}", loss=loss.item())
+            raise self.stopped(why, tr("lower learning_rate"))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         gradients = (parameter.grad for parameter in self.parameters.values())
@@ -399,13 +430,19 @@ class PPOTrainer:
 
     def stopped(self, why: str, remedy: str) -> TrainingStopped:
         """The error that stops a run."""
-        where = f"PPO stopped in update {self.updates_done + 1}"
-        kept = (
-            f" and give another checkpoint_dir ({self.checkpoint_dir} is kept)"
-            if self.checkpoint_dir
-            else ""
+        values = {"update": self.updates_done + 1, "why": why, "remedy": remedy}
+        if not self.checkpoint_dir:
+            return TrainingStopped(
+                tr("PPO stopped in update {update} because {why}: {remedy}.", **values)
+            )
+        return TrainingStopped(
+            tr(
+                "PPO stopped in update {update} because {why}: {remedy} and give another "
+                "checkpoint_dir ({folder} is kept).",
+                folder=self.checkpoint_dir,
+                **values,
+            )
         )
-        return TrainingStopped(f"{where} because {why}: {remedy}{kept}.")
 
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
         """One episode per prompt: lists of texts, rewards, kl (nats), lengths and ended."""

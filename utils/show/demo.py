@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from utils.course import artifacts, colab
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models.saved import (
     MAX_CHARACTERS,
     MAX_TOKENS,
@@ -353,8 +354,10 @@ def launch(
     public = share or host not in LOOPBACK
     if public and not (auth and all(auth)):
         raise DemoError(
-            "Other machines could use this demo without a password: give launch a name and a "
-            'password, auth=("name", "password"), or leave host and share as they are.'
+            tr(
+                "Other machines could use this demo without a password: give launch a name and a "
+                'password, auth=("name", "password"), or leave host and share as they are.'
+            )
         )
     local = not public and not colab.hosted()
     _, address, link = page.launch(

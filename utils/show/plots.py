@@ -307,7 +307,7 @@ class Live:
 
 METHOD_STYLES = {
     "PPO": (ACCENT, "o-"),
-    "PPO, this run": ("#111111", "o-"),
+    later("PPO, this run"): ("#111111", "o-"),
     "RLOO": ("#b5762a", "s-"),
     "GRPO": ("#7a5195", "^-"),
     "best-of-n": (POSITIVE, "D--"),
@@ -357,7 +357,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     )
     for method, (colour, style) in METHOD_STYLES.items():
         for number, path in enumerate(_paths(points, method)):
-            look = {"fmt": style, "color": colour, "label": None if number else method}
+            look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
             _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
             if method == "PPO" and number:  # the numbers of one seed are enough
                 continue
@@ -387,7 +387,7 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
         if method == "best-of-n":  # it has no updates
             continue
         for number, path in enumerate(_paths(points, method)):
-            look = {"fmt": style, "color": colour, "label": None if number else method}
+            look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
             _errorbar(axes, path, "step", "objective", **look)
     axes.set_xlabel(tr("update"))
     axes.set_ylabel(tr("J = reward − β · KL"))
@@ -520,36 +520,41 @@ def _share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def accuracy_over_kl(runs: pd.DataFrame, start: float, title: str) -> Axes:
-    """The preference accuracy over KL, one point per run."""
-    _, axes = plt.subplots(figsize=(5.4, 3.2))
-    axes.scatter([0], [start], color=NEUTRAL, label="SFT")
-    colours, marks = (ACCENT, "#7a5195", "#b5762a"), ("o", "s", "^")  # points may overlap
-    for (_, row), colour, mark in zip(runs.iterrows(), colours, marks, strict=False):
-        axes.scatter(row["KL"], row["prefers chosen"], color=colour, marker=mark, label=row["run"])
-    axes.legend()
-    axes.margins(x=0.18, y=0.2)
-    _share_axis(axes)
-    axes.set_xlabel(tr("KL to the SFT model, nats per answer"))
-    axes.set_ylabel(tr("prefers the chosen answer"))
-    axes.set_title(title)
-    return axes
-
-
-def loss_shapes(
-    x: Sequence[float], losses: Mapping[str, Sequence[float]], label: str, title: str
+def predicted_rates(
+    runs: Sequence[Mapping[str, object]],
+    worth: float,
+    imitated: float,
+    mine: Mapping[float, float],
+    title: str,
 ) -> Axes:
-    """Several losses over the same margin, each with its own line style."""
-    _, axes = plt.subplots(figsize=(6.0, 3.0))
-    colours = (ACCENT, "#7a5195", POSITIVE, "#b5762a")
-    for (name, values), colour, style in zip(
-        losses.items(), colours, ("-", "--", "-.", ":"), strict=False
-    ):
-        axes.plot(x, values, style, color=colour, label=name)
-    axes.axvline(0, color=QUIET, lw=1, zorder=0)
-    axes.set_xlabel(label)
-    axes.set_ylabel(tr("loss"))
-    axes.legend()
+    """The mean rate of the attributes over β: predicted, recorded, and of this run (`mine`)."""
+    _, axes = plt.subplots(figsize=(6.4, 3.8))
+    recorded = [run for run in runs if run["way"] == "DPO"]
+    start = np.mean([np.mean(run["reference_rates"]) for run in runs])
+    betas = np.geomspace(0.4, 2.6, 100)
+    logit = np.log(start / (1 - start)) + worth / betas
+    axes.plot(betas, 1 / (1 + np.exp(-logit)), color=ACCENT, label=tr("DPO, predicted"))
+    axes.axhline(imitated, color=NEUTRAL, ls="--", label=tr("SFT on chosen, predicted"))
+    axes.axhline(start, color=QUIET, ls=":", label=tr("reference"))
+    for number, beta in enumerate(sorted({run["strength"] for run in recorded})):
+        seeds = [np.mean(run["rates"]) for run in recorded if run["strength"] == beta]
+        name = tr("DPO, three seeds") if number == 0 else None
+        axes.plot([beta] * len(seeds), seeds, "o", color=ACCENT, ms=6, alpha=0.7, label=name)
+    supervised = [np.mean(run["rates"]) for run in runs if run["way"] == "SFT"]
+    axes.plot(
+        [2.5] * len(supervised), supervised, "s", color=NEUTRAL, ms=6, label=tr("SFT, three seeds")
+    )
+    axes.plot(
+        list(mine), list(mine.values()), "*", color=NEGATIVE, ms=15, label=tr("DPO, this run")
+    )
+    axes.set_xscale("log")
+    axes.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
+    axes.minorticks_off()
+    axes.set_ylim(0.35, 1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel(tr("β (SFT has none and stands at the right)"))
+    axes.set_ylabel(tr("mean rate of the attributes"))
+    axes.legend(fontsize=8, loc="upper right")
     axes.set_title(title)
     return axes
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from utils.course.language import tr
 from utils.votes.store import Vote
 
 LEAST = 5  # with fewer items, an agreement is too uncertain to judge an annotator
@@ -70,8 +71,12 @@ def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.nd
     """Both ratings as class numbers, (2, items), and the number of classes."""
     if len(first) != len(second):
         raise ValueError(
-            f"Kappa compares two ratings of the same items and found {len(first)} and "
-            f"{len(second)}: give one rating per item, both lists in the same order."
+            tr(
+                "Kappa compares two ratings of the same items and found {first} and {second}: "
+                "give one rating per item, both lists in the same order.",
+                first=len(first),
+                second=len(second),
+            )
         )
     number = {label: code for code, label in enumerate(dict.fromkeys([*first, *second]))}
     codes = [[number[label] for label in ratings] for ratings in (first, second)]
@@ -94,13 +99,16 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     codes, classes = _codes(first, second)
     if classes == 0:
         warnings.warn(
-            "Kappa of no items is undefined (nan): give items that both annotators rated.",
+            tr("Kappa of no items is undefined (nan): give items that both annotators rated."),
             stacklevel=2,
         )
     elif classes == 1:
         warnings.warn(
-            f"Kappa is undefined (nan) because both ratings are always {first[0]!r}, so chance "
-            "alone gives full agreement: rate items that differ more.",
+            tr(
+                "Kappa is undefined (nan) because both ratings are always {rating!r}, so chance "
+                "alone gives full agreement: rate items that differ more.",
+                rating=first[0],
+            ),
             stacklevel=2,
         )
     return _kappa(codes, classes)
@@ -347,16 +355,28 @@ def _judge(self_agreement: Share, kappa: float, shared: int, threshold: float) -
     measured = []
     if self_agreement.count >= LEAST:
         number = self_agreement.count
-        measured.append((self_agreement.value, f"self-agreement on {number} repeated items"))
+        what = tr("self-agreement on {number} repeated items", number=number)
+        measured.append((self_agreement.value, what))
     if shared >= LEAST and not math.isnan(kappa):
-        measured.append((kappa, f"kappa against the others on {shared} items"))
+        measured.append((kappa, tr("kappa against the others on {number} items", number=shared)))
     if not measured:
-        return True, f"kept, not measured: fewer than {LEAST} usable repeated or shared items"
+        return True, tr(
+            "kept, not measured: fewer than {least} usable repeated or shared items", least=LEAST
+        )
     for value, what in measured:
         if value < threshold:
-            return False, f"left out: {what} is {value:.2f}, below {threshold:.2f}"
-    figures = " and ".join(f"{what} is {value:.2f}" for value, what in measured)
-    return True, f"kept: {figures}, at least {threshold:.2f}"
+            return False, tr(
+                "left out: {what} is {value:.2f}, below {threshold:.2f}",
+                what=what,
+                value=value,
+                threshold=threshold,
+            )
+    figures = tr(" and ").join(
+        tr("{what} is {value:.2f}", what=what, value=value) for value, what in measured
+    )
+    return True, tr(
+        "kept: {figures}, at least {threshold:.2f}", figures=figures, threshold=threshold
+    )
 
 
 def _one_an_item(

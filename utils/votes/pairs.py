@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.votes.files import write_whole
 
 Pair = Mapping[str, str]  # question, first, second; model_first and model_second if known
@@ -55,13 +56,24 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
     for number, pair in enumerate(pairs):
         if missing := [name for name in TEXTS if not isinstance(pair.get(name), str)]:
             raise PairError(
-                f"Pair {number} has {', '.join(pair)} and no {missing[0]}: a pair is a dict with "
-                "question, first and second."
+                tr(
+                    "Pair {number} has {found} and no {missing}: a pair is a dict with question, "
+                    "first and second.",
+                    number=number,
+                    found=", ".join(pair),
+                    missing=missing[0],
+                )
             )
     item, times = Counter(map(item_of, pairs)).most_common(1)[0] if pairs else ("", 1)
     if times > 1:
         number = [item_of(pair) for pair in pairs].index(item)
-        raise PairError(f"Pair {number} occurs {times} times: remove the repetitions.")
+        raise PairError(
+            tr(
+                "Pair {number} occurs {times} times: remove the repetitions.",
+                number=number,
+                times=times,
+            )
+        )
 
 
 def campaign_name(name: str) -> str:
@@ -69,8 +81,12 @@ def campaign_name(name: str) -> str:
     tidy = " ".join(unicodedata.normalize("NFC", storable(name[: 4 * MAX_NAME])).split())
     if not tidy or len(tidy) > MAX_NAME or len(name) > 4 * MAX_NAME:
         raise PairError(
-            f"A campaign's name has 1 to {MAX_NAME} characters, and this one has {len(name)}: "
-            "choose another name."
+            tr(
+                "A campaign's name has 1 to {most} characters, and this one has {found}: choose "
+                "another name.",
+                most=MAX_NAME,
+                found=len(name),
+            )
         )
     return tidy
 
@@ -140,13 +156,22 @@ def read_pairs(path: str | Path) -> tuple[str, list[dict[str, str]]]:
         pairs = [dict(pair) for pair in content["pairs"]]
         name = campaign_name(str(content["campaign"]))
     except OSError as error:
-        raise PairError(f"{path.name} cannot be read ({error.strerror}): check its path.") from None
+        raise PairError(
+            tr(
+                "{file} cannot be read ({reason}): check its path.",
+                file=path.name,
+                reason=error.strerror,
+            )
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, PairError):
             raise
         raise PairError(
-            f"{path.name} is not a file of pairs: write one with write_pairs, or as JSON with "
-            '"campaign" and "pairs".'
+            tr(
+                "{file} is not a file of pairs: write one with write_pairs, or as JSON with "
+                '"campaign" and "pairs".',
+                file=path.name,
+            )
         ) from None
     check_pairs(pairs)
     return name, [clean(pair) for pair in pairs]

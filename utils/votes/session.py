@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from utils.course.language import tr
 from utils.votes.pairs import Pair, Shown, queue
 from utils.votes.store import Vote, VoteError, VoteStore
 
@@ -66,7 +67,7 @@ class Session:
         """Store the choice for the current pair and go on to the next pair."""
         shown = self.current
         if shown is None:
-            raise VoteError("Every pair has a vote: nothing is left to judge.")
+            raise VoteError(tr("Every pair has a vote: nothing is left to judge."))
         cast = self.store.add(
             Vote(
                 **vars(shown),
