@@ -355,9 +355,10 @@ def launch(
     if public and not (auth and all(auth)):
         raise DemoError(
             tr(
-                "Other machines could use this demo without a password: give launch a name and a "
-                'password, auth=("name", "password"), or leave host and share as they are.'
+                "Other machines could use this demo without a password: pass a name and a password "
+                "to launch as auth, or leave host and share as they are."
             )
+        )
         )
     local = not public and not colab.hosted()
     _, address, link = page.launch(
