@@ -359,7 +359,6 @@ def launch(
                 "to launch as auth, or leave host and share as they are."
             )
         )
-        )
     local = not public and not colab.hosted()
     _, address, link = page.launch(
         server_name=host,
