@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import secrets
 import sys
 import threading
 from pathlib import Path
@@ -15,11 +16,15 @@ def main() -> None:
     """Build the page, print its address, and serve it until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 allows access from other machines"
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 allows access from other machines, with a password that is printed",
     )
     parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     parser.add_argument(
-        "--share", action="store_true", help="a public link through gradio's tunnel"
+        "--share",
+        action="store_true",
+        help="a public link through gradio's tunnel, with a password that is printed",
     )
     arguments = parser.parse_args()
     profile = profiles.choose()
@@ -32,12 +37,18 @@ def main() -> None:
 
     transformers.logging.disable_progress_bar()
     page = demo.build(artifacts.shelf(profile.name))
+    where = {"host": arguments.host, "port": arguments.port, "share": arguments.share}
+    auth = None
+    if arguments.share or arguments.host not in demo.LOOPBACK:
+        auth = "demo", secrets.token_urlsafe(12)  # new at every start
     try:
-        address = demo.launch(page, host=arguments.host, port=arguments.port, share=arguments.share)
+        address = demo.launch(page, **where, auth=auth)
     except OSError:
         port = arguments.port or "7860-7959"
         sys.exit(f"The demo cannot listen on {arguments.host}:{port}: choose another --port.")
     print(f"The demo of profile {profile.name} is at {address} (Ctrl-C stops it).", flush=True)
+    if auth:
+        print(f"User name: {auth[0]} · password: {auth[1]}", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

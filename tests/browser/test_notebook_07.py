@@ -41,7 +41,6 @@ def machine(hub, tmp_path) -> dict[str, str]:
         COURSE_ALLOW_CPU="1",
         COURSE_ARTIFACTS=str(tmp_path / "artifacts"),
         COURSE_VOTES=f"sqlite:///{tmp_path}/votes.sqlite",
-        COURSE_ANNOTATOR="An",
         OMP_NUM_THREADS="1",  # enough for one small layer, and fast while other programs run
         HF_HUB_OFFLINE="0",
         HF_TOKEN="",
@@ -118,6 +117,9 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     after_the_panel.locator(".jp-InputPrompt").click()
     run(page, "Run All Above Selected Cell", notebook)
 
+    name = page.locator(".course-panel").get_by_placeholder("tên của bạn")
+    name.fill("An")
+    name.press("Enter")
     store = open_store(machine["COURSE_VOTES"])
     (campaign,) = store.campaigns()
     screens = queue(store.pairs(campaign.name), SEED)
@@ -127,6 +129,7 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     panel = page.locator(".course-panel")
     expect(panel.locator(".course-count")).to_have_text(f"{VOTES} / {len(screens)}")
     panel.evaluate("panel => panel.scrollIntoView()")
+    expect(panel.locator(".course-agreement")).to_contain_text(f"{VOTES} phiếu của 1 người")
     screenshot(page, "notebook-07-vote")
 
     votes = store.votes(campaign=campaign.name)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sql
 
 from tests.helpers.classes import ADDRESS, CAMPAIGN, Visitor, desk, pairs
-from utils.classroom.app import build
+from utils.classroom.app import STATIC, build
 from utils.classroom.figures import disagreement
 from utils.classroom.room import LETTERS, addresses, open_room, tidy_name
 from utils.classroom.security import MAX_BODY, Buckets, Refusal, Signer
@@ -484,3 +485,19 @@ def test_a_damaged_file_of_the_class_is_made_again(store, tmp_path):
     (path,) = tmp_path.glob("class-*.json")
     path.write_text("{")
     assert open_room(store, CAMPAIGN, tmp_path).code != room.code
+
+
+def test_the_words_come_from_the_catalogue_with_the_same_placeholders(here):
+    answer = Visitor(here).get("/static/words.js")
+    assert answer.status_code == 200 and "javascript" in answer.headers["content-type"]
+    both = json.loads(answer.text.removeprefix("const WORDS = ").removesuffix(";\n"))
+    assert both["vi"].keys() == both["en"].keys()
+    for key, english in both["en"].items():
+        vietnamese = both["vi"][key]
+        assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", vietnamese))
+        assert vietnamese != english or key in ("prompt",), key
+    scripts = "".join(path.read_text("utf-8") for path in STATIC.glob("*.js"))
+    pages = "".join(path.read_text("utf-8") for path in STATIC.glob("*.html"))
+    asked = {*re.findall(r'data-(?:word|label)="(\w+)"', pages)}
+    assert {"join", "skip", "acceptAll"} <= asked <= both["en"].keys()
+    assert set(re.findall(r'word\("(\w+)"', scripts)) <= both["en"].keys()

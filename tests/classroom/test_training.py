@@ -83,4 +83,4 @@ def test_too_few_votes_are_a_sentence(tmp_path):
 def test_questions_with_votes_are_never_held_out(seed):
     questions = science_questions()
     votes = [Vote("q", question, "x", "y", "a", "An") for question in questions[:-3]]
-    assert set(held_out_questions(votes, 8, seed)) == set(questions[-3:])
+    assert set(held_out_questions(votes, questions, 8, seed)) == set(questions[-3:])

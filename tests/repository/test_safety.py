@@ -434,8 +434,8 @@ def test_the_demo_shows_models_and_visitors_as_text():
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
     from dataclasses import replace
 
-    answer = demo.Answer(text=ATTACK, tokens=3, reward=None)
-    assert_harmless(demo._note(replace(entry, label=ATTACK), answer, False))
+    entries, answer = (replace(entry, label=ATTACK), entry), demo.Answer(text=ATTACK, tokens=3)
+    assert_harmless(demo._note(entries, (answer, answer), 0))
 
 
 # --- File names ----------------------------------------------------------------------------------

@@ -273,26 +273,108 @@ def hand_logp(loaded, prompt, answer):
 
 
 @pytest.mark.parametrize("pair", [("gpt2-ppo", "gpt2-base"), ("t5-dpo", "t5-sft")])
-def test_the_implicit_reward_is_that_of_a_loop_by_hand(library, pair):
+def test_both_answers_get_the_implicit_reward_of_a_loop_by_hand(library, pair):
     policy, reference = (library.get(key) for key in pair)
-    prompt = saved.prompt_tokens(policy, PROMPT)
-    draws = torch.rand(10, generator=torch.Generator().manual_seed(1)).tolist()
-    answer = list(saved.write(policy, prompt, draws, 1.0))
     beta = {"gpt2-ppo": LAB.ppo.kl_coef, "t5-dpo": LAB.small_dpo.beta}[pair[0]]
-    ratio = hand_logp(policy, prompt, answer) - hand_logp(reference, prompt, answer)
-    reward = saved.implicit_reward(library, pair[0], prompt, answer)
-    assert reward == pytest.approx(beta * ratio, abs=1e-4)
-    assert abs(reward) > 1e-2  # the two models do differ
+    prompt = saved.prompt_tokens(policy, PROMPT)
+    answers = []
+    for seed, by in enumerate((policy, reference)):
+        draws = torch.rand(10, generator=torch.Generator().manual_seed(seed)).tolist()
+        answers.append(saved.Written(by, list(saved.write(by, prompt, draws, 1.0))))
+    rewards = saved.implicit_rewards(library, policy, PROMPT, tuple(answers))
+    for reward, answer in zip(rewards, answers, strict=True):
+        tokens = answer.tokens
+        ratio = hand_logp(policy, prompt, tokens) - hand_logp(reference, prompt, tokens)
+        assert reward == pytest.approx(beta * ratio, abs=1e-4)
+        assert abs(reward) > 1e-2  # the two models do differ
 
 
-def test_rewards_stand_under_the_right_answers_and_only_where_there_is_a_reference(shelf):
+def test_a_model_scores_an_answer_in_its_own_tokens(library):
+    ppo, t5 = library.get("gpt2-ppo"), library.get("t5-dpo")
+    written = list(saved.write(ppo, saved.prompt_tokens(ppo, PROMPT), [0.3] * 6, 1.0))
+    open_end = saved.Written(ppo, [token for token in written if token not in ppo.ends])
+    ended = saved.Written(ppo, [*open_end.tokens, ppo.tokenizer.eos_token_id])
+    plain = t5.tokenizer(ppo.text(open_end.tokens), add_special_tokens=False)["input_ids"]
+    assert saved.answer_tokens(t5, open_end) == plain
+    assert saved.answer_tokens(t5, ended) == [*plain, t5.tokenizer.eos_token_id]
+    assert saved.answer_tokens(ppo, ended) == ended.tokens
+    chat_model = library.get("llama-sft")
+    chat_ids = saved.answer_tokens(chat_model, saved.Written(t5, [*plain]))
+    assert not set(chat_ids) & chat_model.ends
+
+
+def test_each_model_with_a_reference_scores_both_answers(shelf):
     library = Library(shelf)
-    base, ppo = both(library)
-    assert base.reward is None and ppo.reward is not None
+    one, two = both(library)
+    assert one.rewards[0] is two.rewards[0] is None  # the base has no reference
+    assert None not in (one.rewards[1], two.rewards[1])
     swapped = both(library, ("gpt2-ppo", "gpt2-base"))
-    assert swapped[0].reward is not None and swapped[1].reward is None
+    assert all(answer.rewards[0] is not None for answer in swapped)
+    assert all(answer.rewards[1] is None for answer in swapped)
+    mixed = both(library, ("gpt2-ppo", "t5-dpo"))
+    assert all(None not in answer.rewards for answer in mixed)
     del library.available["gpt2-base"]
-    assert both(library, ("gpt2-ppo", "gpt2-ppo"))[0].reward is None
+    assert both(library, ("gpt2-ppo", "gpt2-ppo"))[0].rewards == (None, None)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+def test_out_of_memory_is_one_sentence_and_the_page_lives_on(shelf, monkeypatch):
+    library = Library(shelf)
+    with monkeypatch.context() as patch:
+        patch.setitem(saved.LOADERS, "causal", no_memory)
+        status = compared(library)["status"]
+        assert "Hết bộ nhớ" in status and "choose smaller models" in status
+    with monkeypatch.context() as patch:
+        patch.setattr(saved.losses, "inverse_cdf", no_memory)
+        assert "Hết bộ nhớ" in compared(library)["status"]
+    with monkeypatch.context() as patch:  # there is no room for the references: no scores
+        patch.setattr(saved.logprobs, "answer_logps", no_memory)
+        shown = compared(library)
+        assert "Câu trả lời nào hay hơn?" in shown["status"] and "nat" not in shown["note_a"]
+    assert "Câu trả lời nào hay hơn?" in compared(library)["status"]
+
+
+def test_other_models_make_room_before_the_next_one_loads(shelf, monkeypatch):
+    library, seen = Library(shelf), []
+    monkeypatch.setattr(saved, "KEPT", 2)
+    load = saved.load
+    monkeypatch.setattr(
+        saved, "load", lambda entry, shelf: seen.append([*library._loaded]) or load(entry, shelf)
+    )
+    for key in ("gpt2-base", "gpt2-ppo", "t5-sft"):
+        library.get(key)
+    assert seen == [[], ["gpt2-base"], ["gpt2-ppo"]]  # never three at once
+
+    def only_alone(entry, shelf):
+        return no_memory() if len(library._loaded) > 1 else load(entry, shelf)
+
+    monkeypatch.setattr(saved, "KEPT", 4)
+    monkeypatch.setattr(saved, "load", only_alone)
+    library.get("t5-dpo", keep=["t5-sft"])
+    assert [*library._loaded] == ["t5-sft", "t5-dpo"]
+
+
+def test_the_start_of_the_votes_stands_beside_the_adapter_that_learned_from_them(shelf, tmp_path):
+    own = artifacts.Shelf(tmp_path / "lab")
+    source = shelf.folder / "03_llama_sft_vi_alpaca"
+    base = str(shelf.folder.parent / "base")
+    for start in (None, source):  # a bare model, as on a GPU; then an adapter, as in the lab
+        with artifacts.publish("07_collect_preferences", own, metrics={}) as folder:
+            shutil.copytree(source / "adapter", folder / "adapter")
+            shutil.copy(source / models.BASE_NOTE, folder)
+            models.save_start(start or tmp_path, folder)
+        library = Library(own)
+        begun, tuned = library.get("llama-start"), library.get("llama-votes")
+        ids = torch.tensor([tuned.encode(PROMPT)])
+        expected = tuned.model if start else models.chat_model(base, profiles.choose())[0]
+        with torch.inference_mode():
+            torch.testing.assert_close(begun.model(ids).logits, expected(ids).logits)
+        assert all(
+            None not in (a.rewards[1],) for a in both(library, ("llama-start", "llama-votes"))
+        )
 
 
 def test_a_letter_of_several_tokens_is_shown_when_it_is_whole(library):
@@ -358,7 +440,8 @@ def test_names_and_rewards_are_hidden_until_the_vote(library, store):
     notes = demo._vote(store, "a", blind["done"], "An")[:2]
     for note, entry in zip(notes, blind["done"].entries, strict=True):
         assert entry.label in note
-    assert sum("nat" in note for note in notes) == 1  # the reference has none
+    assert all(note.count(" nat<") == 1 for note in notes)  # PPO scores both, its reference none
+    assert all("GPT-2 nhận xét · PPO: <b>" in note for note in notes)
 
 
 def test_blind_order_is_drawn_and_the_vote_knows_it(library, monkeypatch):
@@ -408,7 +491,8 @@ def test_a_vote_that_cannot_be_kept_is_said_and_can_be_repeated(library, store, 
 def test_no_word_of_a_model_or_visitor_goes_into_html(library):
     word = "<script>alert(1)</script>"
     entry = replace(MODELS[1], label=word)
-    note = demo._note(entry, Answer(word, 1, 0.5), hidden=False)
+    answer = Answer(word, 1, (0.5, None))
+    note = demo._note((entry, MODELS[0]), (answer, answer), 0)
     assert "<script" not in note and "alert(1)&lt;/script&gt;" in note
     assert "<script" not in demo._status(word, word)
     shown = compared(library, f"{PROMPT} {word}", keys=("t5-sft", "t5-sft"))
@@ -545,17 +629,38 @@ def test_all_but_the_page_s_own_paths_are_closed(served, path):
         assert answer.status_code in (403, 404, 405), f"{method} {path}: {answer.status_code}"
 
 
-def test_other_machines_get_in_when_asked(shelf, store):
+@pytest.mark.parametrize("way", [{"host": "0.0.0.0"}, {"share": True}])
+@pytest.mark.parametrize("auth", [None, ("demo", "")])
+def test_other_machines_never_get_in_without_a_password(shelf, store, way, auth):
+    with pytest.raises(demo.DemoError, match="without a password"):
+        demo.launch(demo.build(shelf, store), **way, auth=auth)
+
+
+def test_other_machines_get_in_when_asked_with_the_password(shelf, store):
     page = demo.build(shelf, store)
-    demo.launch(page, host="0.0.0.0")
+    demo.launch(page, host="0.0.0.0", auth=("demo", "mật khẩu"))
     try:
         address = f"http://127.0.0.1:{page.server_port}/"
         headers = {"Host": "classroom.example"}
-        assert httpx.get(address, headers=headers, **TALK).status_code == 200
-        answer = httpx.get(f"{address}gradio_api/info", headers=headers, **TALK)
-        assert answer.status_code == 404
+        with httpx.Client(base_url=address, headers=headers, **TALK) as client:
+            assert "GPT-2" not in client.get("/").text
+            join = {"fn_index": 0, "session_hash": "x", "data": []}
+            assert client.post("gradio_api/queue/join", json=join).status_code == 401
+            wrong = client.post("login", data={"username": "demo", "password": "x"})
+            assert wrong.status_code == 400
+            right = client.post("login", data={"username": "demo", "password": "mật khẩu"})
+            assert right.status_code == 200
+            assert "GPT-2" in client.get("/").text
+            assert client.get("gradio_api/info").status_code == 404
     finally:
         page.close(verbose=False)
+
+
+def test_a_request_as_long_as_a_book_is_refused_unread(served):
+    _, address, _ = served
+    body = {"fn_index": 0, "session_hash": "x", "data": ["x" * demo.LARGEST]}
+    answer = httpx.post(f"{address}gradio_api/queue/join", json=body, **TALK)
+    assert answer.status_code == 413
 
 
 def test_make_demo_says_where_it_is_and_ends_on_interrupt(tmp_path):

@@ -406,6 +406,15 @@ def test_the_end_of_input_is_a_rest_and_a_lost_vote_is_asked_again(store, monkey
     assert [v.choice for v in store.votes("An")] == ["b"]
 
 
+def test_a_store_that_cannot_be_read_is_one_sentence_in_the_terminal(store, monkeypatch, capsys):
+    def unreachable(*_, **__):
+        raise VoteError("The votes cannot be reached.")
+
+    monkeypatch.setattr(store, "votes", unreachable)
+    assert label_in_terminal(drawn("a"), store, "An") == 0
+    assert capsys.readouterr().out == "The votes cannot be reached.\n"
+
+
 def test_an_answer_cannot_steer_the_terminal(store, monkeypatch, capsys):
     types(monkeypatch, "q")
     hostile = {**drawn("a", 1)[0], "first": "\x1b[2Jxoá\rmàn hình\nđỏ\x9b31m"}

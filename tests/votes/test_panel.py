@@ -10,7 +10,7 @@ import pytest
 
 from utils.course.paths import ROOT
 from utils.votes import panel as widgets
-from utils.votes.agreement import position_bias, repeated_items
+from utils.votes.agreement import fleiss_kappa, position_bias, repeated_items
 from utils.votes.pairs import item_of, queue
 from utils.votes.panel import DOUBLE_CLICK, LABELS, LabelPanel, side_by_side, simulate
 from utils.votes.session import Session
@@ -260,6 +260,49 @@ def test_a_vote_that_was_not_confirmed_keeps_its_pair(store, at_leisure, monkeyp
     assert panel.session.current == before and panel.bar.value == 0
     panel.buttons["a"].click()
     assert len(store.votes()) == 1 and "Đã ghi" in panel.note.value
+
+
+def test_the_panel_changes_to_another_campaign_of_the_store(store, at_leisure):
+    first = store.add_pairs("lớp A", PAIRS[:4])
+    store.add_pairs("lớp B", PAIRS[4:6])
+    panel = LabelPanel(first, store, "An", repeat_share=0, campaign="lớp A")
+    panel.buttons["a"].click()
+    assert panel.campaign_field.options == ("lớp A", "lớp B")
+    panel.campaign_field.value = "lớp B"
+    assert (panel.campaign, panel.pairs) == ("lớp B", store.pairs("lớp B"))
+    assert "0 / 2" in panel.counter.value and panel.bar.max == 2
+    panel.buttons["b"].click()
+    panel.campaign_field.value = "lớp A"
+    assert "1 / 4" in panel.counter.value
+    assert [(v.campaign, v.choice) for v in store.votes("An")] == [("lớp A", "a"), ("lớp B", "b")]
+
+
+def test_the_agreement_follows_each_vote_and_those_of_others(store, at_leisure):
+    pairs = store.add_pairs("lớp", PAIRS[:6])
+    one, other = (
+        LabelPanel(pairs, store, name, repeat_share=0.5, campaign="lớp") for name in ("An", "Bình")
+    )
+    assert "0 phiếu của 0 người" in one.agreement.value
+    for panel in (one, other):
+        while screen := panel.session.current:  # both prefer the pair's first answer but for one
+            first = panel.pairs[0]["question"] != screen.question or panel is one
+            panel.buttons["b" if screen.swapped == first else "a"].click()
+    assert "9 phiếu của 1 người" in one.agreement.value
+    assert "chưa tính được" in one.agreement.value
+    one.refresh_button.click()
+    votes = store.votes(campaign="lớp")
+    assert f"18 phiếu của 2 người · bạn nhất quán với mình: {repeated_items(votes)['An']}" in (
+        one.agreement.value
+    )
+    assert f"κ của Fleiss: {fleiss_kappa(votes, draws=200)}" in other.agreement.value
+    assert 0 < fleiss_kappa(votes).value < 1
+
+
+def test_without_a_campaign_there_is_nothing_to_choose(store):
+    panel = LabelPanel(PAIRS, store, "An")
+    shown = [widget for row in panel.children for widget in getattr(row, "children", ())]
+    assert panel.campaign_field not in shown and panel.agreement not in shown
+    assert panel.agreement.value == ""
 
 
 def test_buttons_explain_themselves_and_stand_in_order(store):

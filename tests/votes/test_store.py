@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sql
@@ -15,6 +16,7 @@ from tests.helpers.databases import PASSWORD
 from utils.course import colab
 from utils.course.paths import ROOT
 from utils.votes import store as preferences
+from utils.votes.pairs import shown
 from utils.votes.schema import METADATA
 from utils.votes.schema import VOTES as TABLE
 from utils.votes.store import (
@@ -285,6 +287,33 @@ def test_the_store_is_found_by_argument_then_environment_then_artifacts(tmp_path
     assert repr(open_store(f"sqlite:///{tmp_path}/mine.sqlite")) == "VoteStore(sqlite mine.sqlite)"
 
 
+def test_with_keep_on_drive_the_votes_lie_on_drive(tmp_path, monkeypatch):
+    """KEEP_ON_DRIVE in the set-up cell calls `keep_on_drive`; the store then needs no setting."""
+    mounted = []
+    drive = SimpleNamespace(mount=mounted.append)
+    monkeypatch.setitem(sys.modules, "google", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    monkeypatch.setattr(colab, "DRIVE", tmp_path / "MyDrive" / "preference-tuning-artifacts")
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path / "lost"))
+    monkeypatch.delenv("COURSE_VOTES", raising=False)
+    colab.keep_on_drive()
+    open_store().add(VOTE)
+    assert mounted == [colab.MOUNT] and not (tmp_path / "lost").exists()
+    assert (colab.DRIVE / "votes.sqlite").exists()
+    assert len(open_store().votes()) == 1  # another session on the same Drive
+
+
+def test_the_tls_mode_of_the_url_is_honoured(postgres):
+    """The tests' server has no TLS, so that a URL which demands it must be refused."""
+    wanted = sql.make_url(postgres)
+    open_store(wanted.update_query_dict({"sslmode": "disable"}).render_as_string(False))
+    for mode, message in (("require", "does not support SSL"), ("nonsense", "sslmode")):
+        url = wanted.update_query_dict({"sslmode": mode}).render_as_string(False)
+        with pytest.raises(VoteError, match=message) as raised:
+            open_store(url)
+        assert PASSWORD not in str(raised.value) and "\n" not in str(raised.value)
+
+
 SECRET = "s3cretword"
 
 
@@ -346,6 +375,33 @@ def test_an_export_comes_back_and_joins_another_store(store, tmp_path):
         for vote in read_votes(path):
             other.add(vote)
     assert other.votes() == store.votes()
+
+
+def test_an_export_brings_its_pairs_and_is_read_twice_without_harm(any_store, tmp_path):
+    pair = {"question": "Vì sao?", "first": "Do tán xạ.", "second": "Do biển."}
+    screens = [shown(pair, swapped) for swapped in (False, True)]
+    cast = [
+        Vote(**vars(screen), choice="a", annotator=name, campaign="lớp", key=f"k{name}")
+        for screen, name in zip(screens, ("An", "Bình"), strict=True)
+    ]
+    write_votes(cast, tmp_path / "votes.jsonl")
+    read = read_votes(tmp_path / "votes.jsonl")
+    assert [any_store.add_votes(read) for _ in range(2)] == [2, 0]
+    assert [(v.key, v.swapped) for v in any_store.votes()] == [("kAn", False), ("kBình", True)]
+    (found,) = any_store.pairs("lớp")
+    assert pair.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "vote 1 cannot be read"), ('{"question": "?"}', "vote 1 cannot"), (None, "check its")],
+)
+def test_a_file_without_votes_is_one_sentence(tmp_path, text, message):
+    path = tmp_path / "votes.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(VoteError, match=message):
+        read_votes(path)
 
 
 def test_a_failing_export_leaves_the_former_file(store, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from utils.classroom import figures
+from utils.classroom import figures, words
 from utils.classroom.comparing import Comparisons
 from utils.classroom.room import Classroom, own_names
 from utils.classroom.security import SESSION_SECONDS, Buckets, Refusal, guarded
@@ -338,10 +338,16 @@ def _file(name: str) -> Callable[[Request], Response]:
     return handler
 
 
+async def _words(request: Request) -> Response:
+    """The pages' words in both languages, from the course's catalogue."""
+    return Response(words.script(), media_type="text/javascript")
+
+
 def build(desk: Desk, busy: Buckets | None = None) -> Starlette:
     """The page of a class; `busy` limits one address, which a whole class may share."""
     routes = [Route(path, _file(name)) for path, name in PAGES.items()]
     routes += [Route(f"/static/{name}", _file(name)) for name in FILES]
+    routes += [Route("/static/words.js", _words)]
     routes += [Route(path, _answering(desk, work)) for path, work in GETS.items()]
     routes += [
         Route(path, _answering(desk, work), methods=["POST"]) for path, work in POSTS.items()

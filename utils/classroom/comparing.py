@@ -102,7 +102,7 @@ def saved_models(shelf: "artifacts.Shelf", keys: tuple[str, str]) -> Writer:  # 
     library = Library(shelf)
 
     def write(prompt: str, seed: int) -> Iterator[Texts]:
-        settings = {"temperature": 0.7, "max_tokens": 96, "seed": seed}
+        settings = {"temperature": 0.7, "max_tokens": 96, "seed": seed, "score": False}
         for first, second in answer_both(library, keys, prompt, **settings):
             yield first.text, second.text
 

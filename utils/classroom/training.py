@@ -2,7 +2,8 @@
 
     python -m utils.classroom.training votes.jsonl
 
-The process writes its progress as lines of JSON, so that the page stays responsive: see `Job`.
+The arguments of DPO stand in a cell of notebook 07 only; the code of that cell runs here. The
+process writes its progress as lines of JSON, so that the page stays responsive: see `Job`.
 """
 
 import json
@@ -14,14 +15,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from utils.course.paths import ROOT
 from utils.votes.store import Vote, read_votes
 
 ARTIFACT = "class_votes"
+NOTEBOOK, RECIPE = "07_collect_preferences", "07-41"  # the cell with the arguments of DPO
 STARTS = ("04_llama_dpo_vi_alpaca", "03_llama_sft_vi_alpaca")  # adapters, the best one first
 EVENT = "@class "  # a line of progress begins with this
 QUESTIONS = 8  # held-out questions that are answered before and after
+EVERY = 10**6  # more than there are questions
 FEWEST = 4  # pairs to train on
 Say = Callable[[dict[str, object]], None]
 
@@ -45,12 +49,12 @@ def _starting_model(profile: "Profile", shelf: "Shelf") -> tuple:  # noqa: F821
     raise AssertionError("the bare model can always be a start")
 
 
-def held_out_questions(votes: Sequence[Vote], count: int, seed: int) -> list[str]:
-    """Science questions on which nobody voted."""
-    from utils.data import science_questions
-
+def held_out_questions(
+    votes: Sequence[Vote], questions: Sequence[str], count: int, seed: int
+) -> list[str]:
+    """Some of the questions, of those on which nobody voted."""
     asked = {vote.question for vote in votes}
-    free = [question for question in science_questions() if question not in asked]
+    free = [question for question in questions if question not in asked]
     return random.Random(seed).sample(free, min(count, len(free)))
 
 
@@ -58,13 +62,14 @@ def train(votes: Sequence[Vote], folder: Path, say: Say) -> dict[str, object]:
     """Train on what the reliable voters prefer; return figures, and answers before and after."""
     import numpy as np
     from transformers import TrainerCallback
-    from trl import DPOConfig
 
     from utils import models
     from utils.course import artifacts, profiles
     from utils.course.errors import CourseError
     from utils.course.session import SEED
-    from utils.finetune import SharedPromptDPOTrainer, fit
+    from utils.data import load_preferences, voting_questions
+    from utils.finetune import fit
+    from utils.finetune.launch import programs
     from utils.judge import bootstrap
     from utils.votes import reliable, to_dataset, write_votes
 
@@ -80,7 +85,9 @@ def train(votes: Sequence[Vote], folder: Path, say: Say) -> dict[str, object]:
     say({"stage": "loading"})
     policy, tokenizer, base, start = _starting_model(profile, shelf)
     train_rows = models.fitting(rows, tokenizer, settings.max_length, settings.batch_size, SEED)
-    asked = held_out_questions(votes, QUESTIONS, SEED)
+    pairs = load_preferences(offline=profile.offline, quiet=True)
+    every = voting_questions(settings.families, pairs, EVERY, EVERY, SEED).held_out
+    asked = held_out_questions(votes, every, QUESTIONS, SEED)
 
     def answers() -> list[str]:
         tokens = profile.chat.max_new_tokens
@@ -96,34 +103,17 @@ def train(votes: Sequence[Vote], folder: Path, say: Say) -> dict[str, object]:
             """Report the step."""
             say({"stage": "training", "step": state.global_step, "steps": state.max_steps})
 
-    def build(batch_size: int, accumulation: int) -> SharedPromptDPOTrainer:
-        policy.peft_config.pop("ref", None)
-        arguments = DPOConfig(
-            output_dir=str(folder / "checkpoints"),
-            save_strategy="no",
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
-            num_train_epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.1,
-            beta=settings.beta,
-            max_length=settings.max_length,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=2 * batch_size,
-            train_sampling_strategy="sequential",
-            gradient_checkpointing=settings.checkpointing,
-            logging_steps=0.1,
-            report_to="none",
-            seed=SEED,
-            **models.precision_arguments(profile),
-        )
-        trainer = SharedPromptDPOTrainer(
-            model=policy,
-            args=arguments,
-            train_dataset=models.preference_rows(train_rows),
-            processing_class=tokenizer,
-        )
+    recipe = {
+        **{"policy": policy, "tokenizer": tokenizer, "train": train_rows, "settings": settings},
+        "course": SimpleNamespace(
+            profile=profile, seed=SEED, checkpoints=str(folder / "checkpoints")
+        ),
+    }
+    for _, code in programs(NOTEBOOK, {RECIPE: ""}):
+        exec(code, recipe)
+
+    def build(batch_size: int, accumulation: int) -> "SharedPromptDPOTrainer":  # noqa: F821
+        trainer = recipe["build"](batch_size, accumulation)
         trainer.add_callback(Progress())
         return trainer
 

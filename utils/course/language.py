@@ -77,8 +77,13 @@ def tr(message: str, /, **values: object) -> str:
     >>> tr("{name}: {share:.0%} is right.", name="An", share=0.5)
     'An: 50% is right.'
     """
-    text = message if language() == "en" else _catalogue().gettext(message)
+    text = in_language(language(), message)
     return text.format(**values) if values else text
+
+
+def in_language(code: str, message: str) -> str:
+    """The message in one language, whatever COURSE_LANG says; its placeholders stay."""
+    return message if code == "en" else _catalogue().gettext(message)
 
 
 def later(message: str) -> str:

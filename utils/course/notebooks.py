@@ -231,6 +231,8 @@ def clean(notebook: object) -> None:
         for output in cell.outputs:
             if output.get("execution_count"):
                 output["execution_count"] = count
+            # a panel's text stands in the file; its controls need a running kernel
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if plain := output.get("data", {}).get("text/plain"):
                 output["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", plain)
             if table := output.get("data", {}).get("text/html"):

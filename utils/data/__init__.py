@@ -17,6 +17,7 @@ __getattr__, __all__ = door(
         "instructions": ["load_instructions", "one_per_question"],
         "mining": ["Controls", "MiningError", "embed", "mine", "nearest", "report"],
         "pairs": ["load_human_like", "load_preferences", "science_questions"],
+        "questions": ["says", "voting_questions"],
         "reading": ["fingerprint", "need"],
         "text": ["duplicate_key", "segment"],
     },

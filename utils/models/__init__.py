@@ -23,6 +23,7 @@ __getattr__, __all__ = door(
             "load_adapter",
             "lora",
             "save_adapter",
+            "save_start",
             "speaking_as",
             "start_name",
         ],

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,6 +134,7 @@ def lora(settings: ChatModels) -> LoraConfig:
 
 
 BASE_NOTE = "base.json"  # which model an adapter belongs to
+START = "start"  # the folder of the adapter from which notebook 07's training started
 
 
 def content_hash(folder: str | Path) -> str:
@@ -182,6 +184,12 @@ def save_adapter(
     (folder / BASE_NOTE).write_text(
         json.dumps({"base": base_name, "content": content}) + "\n", encoding="utf-8"
     )
+
+
+def save_start(start: Path, folder: Path) -> None:
+    """Save the adapter from which a training started, so that both can be compared later."""
+    if (start / "adapter").is_dir():
+        shutil.copytree(start / "adapter", folder / START)
 
 
 def load_adapter(

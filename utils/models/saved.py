@@ -3,13 +3,14 @@
 1. MODELS: the models that can be chosen, and the notebook that makes each of them.
 2. Library: loads each model once and checks it by its manifest.
 3. write, answer_logp: generate an answer token by token; compute its log-probability.
-4. answer_both: generate two answers in parallel, then compute their implicit rewards.
+4. answer_both: generate two answers in parallel, then both models score both answers.
 """
 
 import json
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -31,7 +32,7 @@ from utils import losses
 from utils.course import artifacts, profiles
 from utils.course.errors import CourseError
 from utils.data.pairs import load_preferences
-from utils.models import adapters, chat, chat_standins, logprobs
+from utils.models import adapters, chat, chat_standins, logprobs, memory
 from utils.models.draws import DRAWS, generator
 from utils.models.language import STAND_IN, local_or_hub
 
@@ -63,7 +64,7 @@ class Entry:
 
 _PPO, _SFT = "02_gpt2_ppo_negative_feedback", "03_llama_sft_vi_alpaca"
 _DPO, _ORPO, _HUMAN = "04_llama_dpo_vi_alpaca", "05_orpo_vs_dpo", "08_dpo_t5_gpt2_and_demo"
-_VOTES, _SMALL = "07_collect_preferences", "small_dpo.beta"
+_VOTES, _VOTED, _SMALL = "07_collect_preferences", "labelling.beta", "small_dpo.beta"
 MODELS = (
     Entry("gpt2-base", "GPT-2 nhận xét · gốc", "causal", _PPO, "reference"),
     Entry("gpt2-ppo", "GPT-2 nhận xét · PPO", "causal", _PPO, "policy", "gpt2-base", "ppo.kl_coef"),
@@ -71,7 +72,11 @@ MODELS = (
     Entry("llama-sft", "Llama · SFT", "adapter", _SFT, "adapter"),
     Entry("llama-dpo", "Llama · DPO", "adapter", _DPO, "adapter", "llama-sft", "dpo.beta"),
     Entry("llama-orpo", "Llama · ORPO", "adapter", _ORPO, "adapter"),
-    Entry("llama-votes", "Llama · DPO từ phiếu bầu", "adapter", _VOTES, "adapter"),
+    Entry("llama-start", "Llama · trước phiếu bầu", "start", _VOTES, "adapter"),
+    Entry(
+        *("llama-votes", "Llama · DPO từ phiếu bầu", "adapter", _VOTES, "adapter"),
+        *("llama-start", _VOTED),
+    ),
     Entry("t5-sft", "T5 trò chuyện · SFT", "seq2seq", _HUMAN, "t5_sft"),
     Entry("t5-dpo", "T5 trò chuyện · DPO", "seq2seq", _HUMAN, "t5_dpo", "t5-sft", _SMALL),
     Entry("gpt2-sft", "GPT-2 trò chuyện · SFT", "causal", _HUMAN, "gpt2_sft"),
@@ -103,7 +108,7 @@ def _whole(kind: type, folder: Path) -> Pair:
 
 
 def _chat(folder: Path, *, adapted: bool) -> Pair:
-    """A chat model with 4-bit weights, as in notebook 03, with or without its adapter."""
+    """A chat model with 4-bit weights, as in notebook 03, with or without the adapter `folder`."""
     profile = profiles.choose()
     note = json.loads((folder.parent / adapters.BASE_NOTE).read_text(encoding="utf-8"))
     kind, _, rest = note["base"].partition(" ")
@@ -120,11 +125,18 @@ def _chat(folder: Path, *, adapted: bool) -> Pair:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
+def _start(folder: Path) -> Pair:
+    """The model on whose answers people voted: with its adapter if it had one, else the base."""
+    start = folder.parent / adapters.START
+    return _chat(start if start.is_dir() else folder, adapted=start.is_dir())
+
+
 LOADERS: dict[str, Callable[[Path], Pair]] = {
     "causal": partial(_whole, AutoModelForCausalLM),
     "seq2seq": partial(_whole, AutoModelForSeq2SeqLM),
     "base": partial(_chat, adapted=False),
     "adapter": partial(_chat, adapted=True),
+    "start": _start,
 }
 
 
@@ -160,6 +172,27 @@ class Loaded:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip()
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the GPU or of the machine does not suffice."""
+    host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    return host or memory.ran_out(error)
+
+
+@contextmanager
+def _enough_memory(*labels: str) -> Iterator[None]:
+    """Turn an out-of-memory error within the block into one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        names = ", ".join(labels)
+        raise SavedModelError(
+            f"Hết bộ nhớ khi dùng {names}: hãy giảm số token, hoặc chọn mô hình nhỏ hơn.",
+            f"Out of memory with {names}: ask for fewer tokens, or choose smaller models.",
+        ) from None
+
+
 def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
     """Load the model from its artifact after checking every file; use the GPU if there is one."""
     folder, reason = artifacts.find(entry.artifact, shelf)
@@ -172,6 +205,8 @@ def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
     try:
         model, tokenizer = LOADERS[entry.loader](folder / entry.folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if _out_of_memory(error):
+            raise
         cause = str(error) if isinstance(error, CourseError) else type(error).__name__
         raise SavedModelError(
             f"Không nạp được {label}: hãy chạy lại notebook {number}.",
@@ -194,17 +229,37 @@ class Library:
             if found[entry.artifact] and (found[entry.artifact] / entry.folder).is_dir()
         }
 
-    def get(self, key: str | None) -> Loaded:
-        """The model with this key."""
+    def get(self, key: str | None, keep: Collection[str] = ()) -> Loaded:
+        """The model with this key; the oldest ones but those in `keep` make room before it loads.
+
+        If the memory does not suffice, all others but those in `keep` go, and it is tried again.
+        """
         if key not in self.available:
             raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load(self.available[key], self.shelf)
+                self._make_room(KEPT - 1, keep)
+                self._loaded[key] = self._load(self.available[key], keep)
             self._loaded.move_to_end(key)
-            while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
             return self._loaded[key]
+
+    def _load(self, entry: Entry, keep: Collection[str]) -> Loaded:
+        try:
+            return load(entry, self.shelf)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, SavedModelError) or not _out_of_memory(error):
+                raise
+        self._make_room(0, keep)
+        with _enough_memory(entry.label):
+            return load(entry, self.shelf)
+
+    def _make_room(self, most: int, keep: Collection[str]) -> None:
+        """Let models go, the oldest first, until at most `most` are left."""
+        for key in [key for key in self._loaded if key not in keep]:
+            if len(self._loaded) <= most:
+                break
+            del self._loaded[key]
+        memory.release()
 
 
 # --- 3. One answer -------------------------------------------------------------------------------
@@ -212,12 +267,12 @@ class Library:
 
 def prompt_tokens(loaded: Loaded, prompt: str) -> list[int]:
     """The prompt's tokens; an error with a clear message if it is empty or too long."""
-    prompt = unicodedata.normalize("NFC", prompt).strip()
-    if not prompt:
-        raise SavedModelError("Hãy nhập một câu hỏi.", "Type a question.")
     limit, label = min(MAX_PROMPT, loaded.context // 2), loaded.entry.label
     length = f"{len(prompt)} ký tự", f"{len(prompt)} characters"
-    if len(prompt) <= MAX_CHARACTERS:  # a much longer text is not tokenised at all
+    if len(prompt) <= MAX_CHARACTERS:  # a longer text is neither normalised nor tokenised
+        prompt = unicodedata.normalize("NFC", prompt).strip()
+        if not prompt:
+            raise SavedModelError("Hãy nhập một câu hỏi.", "Type a question.")
         tokens = loaded.encode(prompt)
         if len(tokens) <= limit:
             return tokens
@@ -226,6 +281,19 @@ def prompt_tokens(loaded: Loaded, prompt: str) -> list[int]:
         f"Câu hỏi quá dài ({length[0]}; {label} nhận tối đa {limit} token): hãy rút ngắn.",
         f"The prompt is too long ({length[1]}; {label} accepts {limit} tokens): shorten it.",
     )
+
+
+@dataclass
+class Written:
+    """The tokens that a model has generated so far."""
+
+    by: Loaded
+    tokens: list[int]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model has ended its answer."""
+        return bool(self.tokens) and self.tokens[-1] in self.by.ends
 
 
 @torch.inference_mode()
@@ -252,21 +320,47 @@ def write(
         tokens = token.unsqueeze(0)
 
 
+def answer_tokens(loaded: Loaded, written: Written) -> list[int]:
+    """The answer in this model's tokens; its own answer keeps the tokens that it generated."""
+    if loaded.tokenizer.get_vocab() == written.by.tokenizer.get_vocab():
+        return written.tokens
+    text = written.by.text(written.tokens)
+    if loaded.tokenizer.chat_template:
+        ids = chat.answer_ids(loaded.tokenizer, text)
+        return ids if written.ended else _before_the_end(ids, loaded.ends)
+    ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, loaded.tokenizer.eos_token_id] if written.ended else ids
+
+
+def _before_the_end(tokens: list[int], ends: set[int]) -> list[int]:
+    first = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:first]
+
+
 def answer_logp(loaded: Loaded, prompt: list[int], answer: list[int]) -> float:
     """ln π(answer | prompt) at temperature 1, summed over the answer's tokens."""
     return logprobs.answer_logps(loaded.model, [prompt], [answer]).item()
 
 
-def implicit_reward(
-    library: Library, key: str, prompt: list[int], answer: list[int]
-) -> float | None:
-    """β (ln π - ln π_ref) of an answer, in nats; None if there is no reference."""
-    policy = library.get(key)
-    if policy.entry.reference not in library.available:
-        return None
-    reference = library.get(policy.entry.reference)
-    ratio = answer_logp(policy, prompt, answer) - answer_logp(reference, prompt, answer)
-    return policy.entry.beta * ratio
+def implicit_rewards(
+    library: Library, policy: Loaded, prompt: str, answers: tuple[Written, ...]
+) -> list[float | None]:
+    """β (ln π - ln π_ref) of each answer under one model, in nats; None without a reference.
+
+    Both answers are scored, because a single model's reward of its own answer compares nothing.
+    """
+    entry = policy.entry
+    if entry.reference not in library.available:
+        return [None] * len(answers)
+    reference = library.get(entry.reference, keep=[written.by.entry.key for written in answers])
+    rewards = []
+    for written in answers:
+        of_policy, of_reference = (
+            answer_logp(model, prompt_tokens(model, prompt), answer_tokens(model, written))
+            for model in (policy, reference)
+        )
+        rewards.append(entry.beta * (of_policy - of_reference))
+    return rewards
 
 
 # --- 4. Two answers ------------------------------------------------------------------------------
@@ -278,7 +372,7 @@ class Answer:
 
     text: str = ""
     tokens: int = 0
-    reward: float | None = None  # nats; None without a reference
+    rewards: tuple[float | None, float | None] = (None, None)  # of model 1, model 2; in nats
 
 
 def answer_both(
@@ -289,27 +383,45 @@ def answer_both(
     temperature: float,
     max_tokens: int,
     seed: int,
+    score: bool = True,
 ) -> Iterator[tuple[Answer, Answer]]:
-    """Yield both answers after each new token; the last pair includes the implicit rewards.
+    """Yield both answers after each new token; with `score`, a last pair has the implicit rewards.
 
     The random numbers depend on the seed and on the side, so a model can be compared with itself.
     """
-    pair = [library.get(key) for key in keys]
-    prompts = [prompt_tokens(loaded, prompt) for loaded in pair]
-    streams = []
-    for side, (loaded, tokens) in enumerate(zip(pair, prompts, strict=True)):
-        limit = min(max_tokens, MAX_TOKENS, loaded.context - len(tokens))
-        draws = torch.rand(limit, generator=generator(seed, DRAWS, side))
-        streams.append(write(loaded, tokens, draws.tolist(), temperature))
-    written: tuple[list[int], list[int]] = [], []
-    answers = [Answer(), Answer()]
-    for new in zip_longest(*streams):
-        for side, token in enumerate(new):
-            if token is not None:
-                written[side].append(token)
-                text = pair[side].text(written[side])
-                answers[side] = Answer(text, len(written[side]))
-        yield answers[0], answers[1]
-    asked = zip(keys, prompts, written, strict=True)
-    rewards = [implicit_reward(library, *answer) for answer in asked]
-    yield replace(answers[0], reward=rewards[0]), replace(answers[1], reward=rewards[1])
+    pair = [library.get(key, keep=keys) for key in keys]
+    labels = dict.fromkeys(loaded.entry.label for loaded in pair)
+    with _enough_memory(*labels):
+        prompts = [prompt_tokens(loaded, prompt) for loaded in pair]
+        streams = []
+        for side, (loaded, tokens) in enumerate(zip(pair, prompts, strict=True)):
+            limit = min(max_tokens, MAX_TOKENS, loaded.context - len(tokens))
+            draws = torch.rand(limit, generator=generator(seed, DRAWS, side))
+            streams.append(write(loaded, tokens, draws.tolist(), temperature))
+        written = Written(pair[0], []), Written(pair[1], [])
+        answers = [Answer(), Answer()]
+        for new in zip_longest(*streams):
+            for side, token in enumerate(new):
+                if token is not None:
+                    written[side].tokens.append(token)
+                    text = pair[side].text(written[side].tokens)
+                    answers[side] = Answer(text, len(written[side].tokens))
+            yield answers[0], answers[1]
+    if not score:
+        return
+    one, two = (_rewards(library, loaded, prompt, written) for loaded in pair)
+    yield tuple(
+        replace(answer, rewards=rewards)
+        for answer, rewards in zip(answers, zip(one, two, strict=True), strict=True)
+    )
+
+
+def _rewards(
+    library: Library, policy: Loaded, prompt: str, written: tuple[Written, Written]
+) -> list[float | None]:
+    """The implicit rewards; None if the memory does not suffice or a reference cannot be used."""
+    try:
+        with _enough_memory(policy.entry.label):
+            return implicit_rewards(library, policy, prompt, written)
+    except SavedModelError:  # the answers are there, and can be voted on without scores
+        return [None] * len(written)

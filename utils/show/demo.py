@@ -17,7 +17,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from utils.course import artifacts, colab
+from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.models.saved import (
+    MAX_CHARACTERS,
     MAX_TOKENS,
     MODELS,
     Answer,
@@ -49,7 +52,9 @@ OPEN_PATHS = (  # the paths that the page itself requests; all others are refuse
     "/gradio_api/startup-events",
     "/gradio_api/reset",
     "/gradio_api/cancel",
+    "/login",
 )
+LARGEST = 100_000  # bytes of a request; the longest prompt has 4,000 characters
 THEME = gr.themes.Default(
     primary_hue="blue",
     spacing_size="sm",
@@ -77,6 +82,10 @@ footer {display: none !important}
 """
 
 
+class DemoError(CourseError, ValueError):
+    """A way to serve the page that would let anybody in."""
+
+
 @dataclass(frozen=True)
 class Round:
     """One prompt and its two answers, as the page shows them."""
@@ -100,7 +109,7 @@ class Round:
         return Vote(
             **vars(shown(pair, swapped=sides != sorted(sides))),
             choice=choice,
-            annotator=annotator.strip()[:MAX_NAME] or "khách",
+            annotator=annotator[:MAX_NAME].strip() or "khách",
             seed=self.seed,
             source=DEMO,
             campaign=DEMO,
@@ -117,20 +126,35 @@ def _status(vietnamese: str = "", english: str = "", mood: str = "") -> str:
     return f'<div class="status-line {mood}" role="status">{html.escape(vietnamese)}{second}</div>'
 
 
-def _note(entry: Entry, answer: Answer, hidden: bool) -> str:
-    """The note under an answer: its model and implicit reward, or that both are still hidden."""
-    name, figure, small = entry.label, "–", "implicit reward: this model has no reference"
-    if hidden:
-        name, figure = "Mô hình ẩn danh", "ẩn"
-        small = "model and implicit reward are shown after your vote"
-    elif answer.reward is not None:
-        reference = next(other.label for other in MODELS if other.key == entry.reference)
-        figure = f"{answer.reward:+.2f} nat"
-        small = f"implicit reward against {reference}, β = {entry.beta:g}"
+def _note(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer], side: int) -> str:
+    """The note under an answer: its model, and how each model with a reference scores it."""
+    entry, answer = entries[side], answers[side]
+    lines, small = [], []
+    for judge, reward in dict(zip(entries, answer.rewards, strict=True)).items():
+        if reward is not None:
+            reference = next(other.label for other in MODELS if other.key == judge.reference)
+            lines.append(f"<br>{html.escape(judge.label)}: <b>{reward:+.2f} nat</b>")
+            small.append(f"{judge.label} against {reference}, β = {judge.beta:g}")
+    if lines:
+        lines.insert(0, "<br>phần thưởng ngầm của câu này theo")
+        small.insert(0, "implicit reward of this answer, not its quality")
     return (
-        f'<div class="note"><b>{html.escape(name)}</b> · {answer.tokens} token<br>'
-        f"phần thưởng ngầm: <b>{figure}</b><small>{html.escape(small)}</small></div>"
+        f'<div class="note"><b>{html.escape(entry.label)}</b> · {answer.tokens} token'
+        f"{''.join(lines)}<small>{html.escape('; '.join(small))}</small></div>"
     )
+
+
+def _notes(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer]) -> list[str]:
+    return [_note(entries, answers, side) for side in (0, 1)]
+
+
+def _hidden(answers: tuple[Answer, Answer]) -> list[str]:
+    """The notes before a blind vote."""
+    words = "<small>the models and the implicit rewards are shown after your vote</small>"
+    return [
+        f'<div class="note"><b>Mô hình ẩn danh</b> · {answer.tokens} token{words}</div>'
+        for answer in answers
+    ]
 
 
 def _missing(library: Library) -> str:
@@ -169,14 +193,15 @@ def _compare(
     settings = {"temperature": temperature, "max_tokens": int(max_tokens), "seed": int(seed)}
     try:
         for pair in answer_both(library, keys, prompt or "", **settings):
-            answers = pair[order[0]], pair[order[1]]
+            answers = tuple(pair[side] for side in order)
             texts = [answer.text for answer in answers]
             yield *texts, "", "", _status("Đang viết …", "Writing …"), *waiting
     except SavedModelError as error:
         yield "", "", "", "", _status(*error.sentences, mood="bad"), *waiting
         return
     entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
-    notes = [_note(*each, blind) for each in zip(entries, answers, strict=True)]
+    answers = tuple(replace(a, rewards=tuple(a.rewards[side] for side in order)) for a in answers)
+    notes = _hidden(answers) if blind else _notes(entries, answers)
     invitation = _status("Câu trả lời nào hay hơn?", "Which answer is better?")
     done = Round(prompt.strip(), entries, answers, int(seed))
     yield *texts, *notes, invitation, done, *_buttons(True)
@@ -192,7 +217,7 @@ def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | No
     except VoteError as error:
         sentence = _status("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
-    notes = [_note(*each, False) for each in zip(done.entries, done.answers, strict=True)]
+    notes = _notes(done.entries, done.answers)
     thanks = _status("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 
@@ -215,13 +240,19 @@ def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
                     gr.Dropdown(choices, value=keys[:2][-1], label="Mô hình 2 · Model 2"),
                 ]
                 blind = gr.Checkbox(True, label="Giấu tên đến khi bình chọn · Blind")
-                annotator = gr.Textbox("khách", label="Tên người chấm · Your name", max_lines=1)
+                annotator = gr.Textbox(
+                    "khách",
+                    label="Tên người chấm · Your name",
+                    max_lines=1,
+                    max_length=MAX_NAME,
+                )
                 gr.HTML(_missing(library))
             with gr.Column(scale=3, min_width=480):
                 prompt = gr.Textbox(
                     label="Câu hỏi · Prompt",
                     placeholder="Ví dụ: Vì sao lá cây có màu xanh?",
                     max_lines=4,
+                    max_length=MAX_CHARACTERS,
                     submit_btn="Gửi · Send",
                     elem_id="prompt",
                 )
@@ -239,6 +270,7 @@ def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
                                 label=f"Câu trả lời {side} · Answer {side}",
                                 lines=9,
                                 max_lines=9,
+                                max_length=MAX_CHARACTERS,
                                 interactive=False,
                                 elem_id=f"answer-{side.lower()}",
                             )
@@ -291,6 +323,10 @@ def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
         foreign |= urlsplit(headers.get("origin", f"//{host}")).netloc != host
         if local and foreign:
             refusal = PlainTextResponse("This demo answers only its own machine.", 403)
+        elif not headers.get("content-length", "0").isdigit() or (
+            int(headers.get("content-length", "0")) > LARGEST
+        ):
+            refusal = PlainTextResponse("This request is too large.", 413)
         elif path != "/" and not path.startswith(OPEN_PATHS):
             refusal = PlainTextResponse("This demo has no such page.", 404)
         else:
@@ -307,18 +343,30 @@ def launch(
     port: int | None = None,
     inline: bool = False,
     share: bool = False,
+    auth: tuple[str, str] | None = None,
 ) -> str:
     """Serve the page in the background and return its address.
 
-    Other machines can reach it only if `host` or `share` allows it. On Colab and Kaggle the page
-    is behind their own proxy, which uses its own host names, so the local check is off there.
+    Other machines can reach it only if `host` or `share` allows it, and then with `auth`, a name
+    and a password. On Colab and Kaggle the page is behind their own proxy, which uses its own host
+    names, so the local check is off there.
     """
-    local = host in LOOPBACK and not share and not colab.hosted()
-    _, address, public = page.launch(
+    public = share or host not in LOOPBACK
+    if public and not (auth and all(auth)):
+        raise DemoError(
+            tr(
+                "Other machines could use this demo without a password: pass a name and a password "
+                "to launch as auth, or leave host and share as they are."
+            )
+        )
+    local = not public and not colab.hosted()
+    _, address, link = page.launch(
         server_name=host,
         server_port=port,
         inline=inline,
         share=share,
+        auth=auth,
+        auth_message="Mật khẩu ở trong cửa sổ dòng lệnh · The password is in the terminal",
         height=840,
         prevent_thread_lock=True,
         quiet=True,
@@ -333,4 +381,4 @@ def launch(
         max_file_size=1,  # bytes: nothing to upload here
         app_kwargs={"middleware": [Middleware(_guarded, local=local)]},
     )
-    return public or address
+    return link or address

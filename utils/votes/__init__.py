@@ -15,6 +15,7 @@ __getattr__, __all__ = door(
             "reliable",
             "repeated_items",
         ],
+        "files": ["offer_download"],
         "pairs": ["item_of", "queue", "read_pairs", "write_pairs"],
         "panel": ["LabelPanel", "side_by_side", "simulate"],
         "session": ["DEFAULT_RUBRIC"],

@@ -1,8 +1,20 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and their way to the user's own machine."""
 
 import os
 import tempfile
 from pathlib import Path
+
+
+def offer_download(path: str | Path) -> object:
+    """On Colab, the browser downloads the file; elsewhere, a link for the cell's last line."""
+    path = Path(path)
+    try:
+        from google.colab import files
+    except ImportError:
+        from IPython.display import FileLink
+
+        return FileLink(os.path.relpath(path))
+    return files.download(str(path))
 
 
 def write_whole(path: str | Path, text: str, mode: int = 0o644) -> None:

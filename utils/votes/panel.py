@@ -5,6 +5,7 @@ ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are escaped
 shows them as text and does not run them.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -12,11 +13,13 @@ from html import escape
 import ipywidgets
 from IPython.display import HTML
 
+from utils.votes.agreement import fleiss_kappa, repeated_items
 from utils.votes.pairs import Pair, Shown, queue
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
 from utils.votes.store import Vote, VoteError, VoteStore
 
 DOUBLE_CLICK = 0.3  # seconds without clicks after a vote: a double click must not vote twice
+PEOPLE = ("panel", "terminal", "class")  # sources of votes on a campaign's pairs
 Rule = Callable[[str, str, str], str]  # question, answer A, answer B -> "a", "b", "tie" or "skip"
 
 
@@ -77,6 +80,7 @@ STYLE = """<style>
   overflow-wrap: anywhere; unicode-bidi: isolate; }
 .course-answer i { color: #6a737d; }
 .course-rubric { font-size: 16px; margin: 2px 0; padding-left: 22px; }
+.course-agreement { font-size: 15px; line-height: 1.5; white-space: normal; }
 .course-note { font-size: 15px; font-weight: 600; line-height: 28px; }
 .course-panel button.course-button { height: 42px; font-size: 17px; border-radius: 6px; }
 .course-panel button.course-strong { color: #ffffff; font-weight: 600; }
@@ -135,8 +139,24 @@ def _row(widgets: Sequence[ipywidgets.Widget]) -> ipywidgets.HBox:
     return row
 
 
+def agreement_line(votes: Sequence[Vote], annotator: str) -> str:
+    """The votes of a campaign in one line: their number, and how far they agree."""
+    people = {vote.annotator for vote in votes}
+    parts = [f"Đợt chấm này: {len(votes)} phiếu của {len(people)} người"]
+    mine = repeated_items(votes).get(annotator)
+    if mine and mine.count:
+        parts.append(f"bạn nhất quán với mình: {mine}")
+    kappa = fleiss_kappa(votes, draws=200)
+    known = not math.isnan(kappa.value)
+    parts.append(f"κ của Fleiss: {kappa if known else 'chưa tính được'}")
+    return " · ".join(parts)
+
+
 class LabelPanel(ipywidgets.VBox):
     """A panel to judge pairs with buttons, or with a letter and Enter in the field below them.
+
+    With a campaign, its line of agreement is shown, and another campaign of the store can be
+    chosen: `panel.campaign` and `panel.pairs` are those on the screen.
 
     >>> LabelPanel(pairs, open_store())  # the last line of a cell shows it
     """
@@ -166,23 +186,35 @@ class LabelPanel(ipywidgets.VBox):
         self.bar.style.bar_color = BLUE
         self.counter = ipywidgets.HTML()
         self.view, self.note = ipywidgets.HTML(), ipywidgets.HTML()
+        self.agreement = ipywidgets.HTML()
+        self.campaign_field = ipywidgets.Dropdown(options=self._campaigns(), value=campaign)
+        self.campaign_field.layout.width = "auto"
+        self.refresh_button = ipywidgets.Button(description="Cập nhật", tooltip="Update")
         self.buttons = {command: _button(command) for command in LABELS}
 
         self.name_field.layout.width = "200px"
         keys = "Bàn phím: a, b, t (ngang nhau), s (bỏ qua), u (hoàn tác) rồi Enter"
+        of_campaign = [
+            _row([ipywidgets.Label("Đợt chấm"), self.campaign_field]),
+            _row([self.agreement, self.refresh_button]),
+        ]
         super().__init__(
             [
                 ipywidgets.HTML(STYLE),
+                *of_campaign[: 1 if campaign else 0],
                 _row([ipywidgets.Label("Người chấm"), self.name_field, self.bar, self.counter]),
                 _rubric(rubric),
                 self.view,
                 _row(list(self.buttons.values())),
                 _row([ipywidgets.Label(keys), self.command_field, self.note]),
+                *of_campaign[1 if campaign else 2 :],
             ]
         )
         self.add_class("course-panel")
         self.name_field.observe(self._on_name, "value")
         self.command_field.observe(self._on_command, "value")
+        self.campaign_field.observe(self._on_campaign, "value")
+        self.refresh_button.on_click(lambda _: self._draw_agreement())
         for command, button in self.buttons.items():
             button.on_click(lambda _, command=command: self._on_click(command))
         self._begin(annotator or "")
@@ -192,6 +224,22 @@ class LabelPanel(ipywidgets.VBox):
 
     def _on_name(self, change: Mapping) -> None:
         self._begin(change["new"])
+
+    def _campaigns(self) -> list[str]:
+        """The campaigns of the store that have pairs, and the one of this panel."""
+        names = [each.name for each in self.store.campaigns() if each.pairs]
+        return names if self.campaign in names else [*names, self.campaign]
+
+    def _on_campaign(self, change: Mapping) -> None:
+        name = self.name_field.value
+        try:
+            self.pairs, self.campaign = self.store.pairs(change["new"]), change["new"]
+        except VoteError as error:
+            self._say(str(error), wrong=True)
+            return
+        self.total = len(queue(self.pairs, self.seed, self.repeat_share))
+        self.bar.max = max(self.total, 1)
+        self._begin(name)
 
     def _on_command(self, change: Mapping) -> None:
         typed = change["new"].strip().lower()
@@ -258,8 +306,21 @@ class LabelPanel(ipywidgets.VBox):
                 "Đã chấm xong tất cả. Cảm ơn bạn!" if session else "Ghi tên rồi Enter để bắt đầu."
             )
             self.view.value = f'<div class="course-question">{text}</div>'
+        self._draw_agreement()
         for command, button in self.buttons.items():
             button.disabled = not session or (command != "undo" and shown is None)
+
+    def _draw_agreement(self) -> None:
+        """Read the campaign's votes again, those of others too, and show how far they agree."""
+        if not self.campaign:
+            return
+        try:
+            votes = self.store.votes(campaign=self.campaign, source=PEOPLE)
+        except VoteError as error:
+            self._say(str(error), wrong=True)
+            return
+        line = escape(agreement_line(votes, self.name_field.value.strip()))
+        self.agreement.value = f'<div class="course-agreement" aria-live="polite">{line}</div>'
 
 
 # --- Before and after ----------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Votes in SQL: a file for one annotator, a PostgreSQL server for a whole class.
 
 `COURSE_VOTES` names the database: `sqlite:///folder/votes.sqlite` or
-`postgresql+psycopg://user:password@host/database`. A vote is confirmed once it is on disk, and it
+`postgresql+psycopg://user:password@host/database`. Parameters after a `?` go to libpq, for instance
+`?sslmode=verify-full&sslrootcert=system`: without `sslmode`, libpq encrypts only if the server
+offers it. A vote is confirmed once it is on disk, and it
 is never deleted: a withdrawn vote stays in the table with the time of its withdrawal.
 
 A campaign is a named set of pairs. Its pairs are in the store too, so that a class votes on the
@@ -28,7 +30,7 @@ from utils.course import artifacts, colab
 from utils.course.errors import CourseError
 from utils.votes import schema
 from utils.votes.files import write_whole
-from utils.votes.pairs import Pair, campaign_name, check_pairs, clean, item_of, storable
+from utils.votes.pairs import Pair, campaign_name, check_pairs, clean, item_of, pair_of, storable
 from utils.votes.schema import ACCEPTED, CAMPAIGNS, PAIRS, QUARANTINED, VOTERS, WAITING
 from utils.votes.schema import VOTES as TABLE
 
@@ -210,9 +212,12 @@ class VoteStore:
         return row
 
     def _insert(self, table: sql.Table, *unique: str) -> "sqlite.Insert | postgresql.Insert":
-        """An insertion that skips the rows whose `unique` columns are in the table."""
+        """An insertion that skips the rows whose `unique` columns are in the table.
+
+        Without columns, it skips rows that any unique index of the table excludes.
+        """
         return INSERT[self.engine.dialect.name](table).on_conflict_do_nothing(
-            index_elements=list(unique)
+            index_elements=list(unique) or None
         )
 
     def add(self, vote: Vote) -> Vote:
@@ -352,6 +357,25 @@ class VoteStore:
         rows = self._transact(lambda connection: connection.execute(query).mappings().all())
         return [Campaign(**row) for row in rows]
 
+    def add_votes(self, votes: Sequence[Vote]) -> int:
+        """Add exported votes and their pairs; return how many votes were new.
+
+        A vote that the store already has changes nothing, so a file can be read twice.
+        """
+        by_campaign: dict[str, dict[str, Pair]] = {}
+        for vote in votes:
+            if vote.campaign:
+                by_campaign.setdefault(vote.campaign, {})[vote.item] = pair_of(vote)
+        for campaign, pairs in by_campaign.items():
+            self.add_pairs(campaign, list(pairs.values()))
+        rows = [self._checked(vote) for vote in votes]
+
+        def work(connection: sql.Connection) -> int:
+            insert = self._insert(TABLE).returning(TABLE.c.id)  # a row that is skipped returns none
+            return sum(len(connection.execute(insert.values(row)).all()) for row in rows)
+
+        return self._transact(work)
+
     # --- Voters of the class page ----------------------------------------------------------------
 
     def join(self, campaign: str, name: str, voter: str | None = None) -> str | None:
@@ -400,9 +424,19 @@ def write_votes(votes: Iterable[Vote], path: str | Path) -> int:
 
 
 def read_votes(path: str | Path) -> list[Vote]:
-    """The votes of an exported file; adding each to a store merges the two without duplicates."""
-    with open(path, encoding="utf-8") as file:
-        return [Vote(**json.loads(line)) for line in file]
+    """The votes of an exported file; `VoteStore.add_votes` merges them without duplicates."""
+    votes, name = [], Path(path).name
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        for line in filter(str.strip, lines):
+            votes.append(Vote(**json.loads(line)))
+    except OSError as error:
+        raise VoteError(f"{name} cannot be read ({error.strerror}): check its path.") from None
+    except (ValueError, TypeError):
+        raise VoteError(
+            f"{name}: vote {len(votes) + 1} cannot be read: give a file that write_votes wrote."
+        ) from None
+    return votes
 
 
 def chosen_and_rejected(vote: Vote) -> tuple[str, str] | None:

@@ -34,6 +34,8 @@ def label_in_terminal(
             pass
     except (EOFError, KeyboardInterrupt):
         print()
+    except VoteError as error:  # the store cannot be reached: one sentence
+        print(error)
     if session is None:
         return 0
     print(f"Đã chấm {session.done} / {len(session.queue)} · done")

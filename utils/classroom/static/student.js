@@ -65,7 +65,7 @@ function draw() {
   if (!me.name) return;
   const done = pairs.filter((pair) => pair.choice).length;
   const pair = pairs[place];
-  $("count").textContent = `${done}${word("of")}${pairs.length}`;
+  $("count").textContent = `${done} / ${pairs.length}`;
   $("filled").style.width = `${pairs.length ? (100 * done) / pairs.length : 0}%`;
   if (pair) {
     $("question").textContent = pair.question;
