@@ -90,7 +90,7 @@ def test_a_notebook_shows_cuda_one_gpu_unless_the_user_chose(monkeypatch):
 def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
     whole, quick = profiles.TABLE[name], profiles.quick(profiles.TABLE[name])
     assert quick.name == f"{name}-quick"
-    for stage, field in (("sft", "rows"), ("dpo", "rows"), ("orpo", "rows"), ("ppo", "updates")):
+    for stage, field in (("sft", "rows"), ("dpo", "rows"), ("ppo", "updates")):
         fewer, all_of_them = (getattr(getattr(p, stage), field) for p in (quick, whole))
         assert fewer < all_of_them
     assert quick.ppo.batch_size % quick.ppo.minibatch_size == 0
