@@ -4,7 +4,9 @@ import unicodedata
 import pytest
 from datasets import Dataset, DatasetDict
 
+from utils.course import artifacts
 from utils.data import pairs
+from utils.data.instructions import load_instructions
 from utils.data.pairs import (
     HUMAN_LIKE,
     PREFERENCES,
@@ -261,3 +263,53 @@ def test_several_pairs_of_one_question_are_nothing_to_report(folder, capsys):
     write(folder, "train", [row(1), row(1, id="r2", rejected="Một câu khác.")])
     load_preferences()
     assert capsys.readouterr().out == "Nothing to mend in the data.\n"
+
+
+@pytest.fixture
+def mined_source(tmp_path, monkeypatch):
+    """COURSE_PREFERENCE_DATA=06, with an empty folder for artifacts; gives the artifact's name."""
+    monkeypatch.setenv("COURSE_PREFERENCE_DATA", "06")
+    monkeypatch.setenv("COURSE_PROFILE", "lab")
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path / "artifacts"))
+    for variable in ("COURSE_QUICK", "COURSE_HUB_REPO"):
+        monkeypatch.delenv(variable, raising=False)
+    return "06_build_preference_pairs"
+
+
+def publish_mined(name, data=None):
+    """Save two pairs as notebook 06 does."""
+    data = data or fingerprint({"train": load_instructions(quiet=True)})
+    inputs = {"profile": "lab", "data": data}
+    rows = [row(1, tier="off_topic"), row(2, tier="systematic")]
+    with artifacts.publish(name, artifacts.shelf("lab"), metrics={}, inputs=inputs) as made:
+        lines = (json.dumps(each, ensure_ascii=False) for each in rows)
+        (made / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return rows
+
+
+def test_06_means_the_pairs_of_notebook_06_and_the_test_split_of_the_sample(
+    mined_source, monkeypatch, capsys
+):
+    rows = publish_mined(mined_source)
+    found = load_preferences()
+    assert "what notebook 06 mined: 2 pairs" in capsys.readouterr().out
+    assert list(found["train"]) == [each | {"history": []} for each in rows]
+    questions = load_instructions(quiet=True)
+    monkeypatch.delenv("COURSE_PREFERENCE_DATA")
+    assert list(found["test"]) == list(load_preferences(quiet=True)["test"])
+    assert list(questions) == list(load_instructions(quiet=True))
+
+
+@pytest.mark.parametrize("state", ["missing", "mined from other questions"])
+def test_06_runs_the_notebook_when_its_pairs_are_missing_or_stale(mined_source, monkeypatch, state):
+    ran = []
+
+    def run(name, shelf):
+        ran.append(name)
+        publish_mined(name)
+
+    monkeypatch.setattr(artifacts, "_run_notebook", run)
+    if state != "missing":
+        publish_mined(mined_source, data="of other questions")
+    assert len(load_preferences(quiet=True)["train"]) == 2
+    assert ran == [mined_source]

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from utils.course.language import tr
-from utils.data.pairs import PREFERENCES, PairReport, load_preferences, tidy
+from utils.data.pairs import MINED, PREFERENCES, PairReport, load_preferences, tidy
 from utils.data.reading import DataError, read_text, say_report
 
 COLUMNS = ("id", "question", "answer")
@@ -17,15 +17,16 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
     """The train split's questions and right answers, each question once: id, question, answer.
 
     Dialogues are left out, because their last question cannot be understood alone.
-    COURSE_PREFERENCE_DATA names the source as for `load_preferences`. In the user's own folder
+    COURSE_PREFERENCE_DATA names the source as for `load_preferences`; `06` gives the questions that
+    notebook 06 mines from. In the user's own folder
     train.jsonl may have question and answer only, because the rejected answers are found later.
     """
     source = os.environ.get(PREFERENCES.variable, "").strip()
-    if source not in {"", "sample", "hub"}:
+    if source not in {"", "sample", "hub", MINED}:
         path = Path(source).expanduser() / "train.jsonl"
         if path.exists() and b'"rejected"' not in path.read_bytes().partition(b"\n")[0]:
             return _without_rejected(path, quiet)
-    train = one_per_question(load_preferences(offline, quiet=quiet)["train"])
+    train = one_per_question(load_preferences(offline, quiet=quiet, mined=False)["train"])
     train = train.select([row for row, turns in enumerate(train["history"]) if not turns])
     return train.rename_column("chosen", "answer").select_columns(list(COLUMNS))
 

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from utils.course.hub import load_hub_dataset
 from utils.course.language import later, tr
 from utils.course.paths import ROOT
-from utils.data.reading import DataError, Report, read_text, say_report
+from utils.data.reading import DataError, Report, fingerprint, read_text, say_report
 from utils.data.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
@@ -21,6 +21,7 @@ TURN = {"role": Value("string"), "content": Value("string")}  # of a dialogue, i
 DESCRIPTION = {"history": [TURN], "tier": Value("string")}
 TEST_EVERY = 10  # when there is no test split, every tenth row of train goes into one
 LONG = 400  # a row is over-long if its question and longer answer together have more syllables
+MINED = "06"  # the source whose train split is the artifact of notebook 06
 QUESTIONS = ROOT / "data" / "questions" / "khoa_hoc.txt"
 
 
@@ -335,8 +336,28 @@ def _from_hub(source: Source, report: PairReport) -> dict[str, list[dict]]:
     return rows
 
 
-def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
-    setting = os.environ.get(source.variable, "").strip() or ("sample" if offline else "hub")
+def _mined(offline: bool, report: PairReport) -> list[dict]:
+    """The pairs that notebook 06 mined from these questions; it is run if they are missing."""
+    from utils.course import artifacts, notebooks, profiles
+    from utils.data.instructions import load_instructions
+
+    name, profile = notebooks.path_of(MINED).stem, profiles.choose().name
+    questions = load_instructions(offline, quiet=True)
+    inputs = {"profile": profile, "data": fingerprint({"train": questions})}
+    folder = artifacts.require(name, artifacts.shelf(profile), inputs=inputs)
+    read = _read_lines(folder / "pairs.jsonl", PREFERENCES, report)
+    rows = _checked(read, "train", PREFERENCES, report)
+    report.notes.append(tr("Train is what notebook 06 mined: {count} pairs.", count=len(rows)))
+    return rows
+
+
+def _load(source: Source, offline: bool, quiet: bool, mined: bool = False) -> DatasetDict:
+    setting = os.environ.get(source.variable, "").strip()
+    if source is PREFERENCES and setting == MINED:
+        setting = ""
+    else:
+        mined = False
+    setting = setting or ("sample" if offline else "hub")
     report = PairReport()
     if setting == "hub":
         rows = _from_hub(source, report)
@@ -344,6 +365,8 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
         folder = source.sample if setting == "sample" else Path(setting).expanduser()
         rows = _from_folder(folder, source, report)
     rows = _with_test(rows, report)
+    if mined:
+        rows["train"] = _mined(offline, report)
     known = Counter(_key(row[source.asked]) for row in rows["train"])
     report.leaks = [
         repr(row[source.asked][:40]) for row in rows["test"] if _key(row[source.asked]) in known
@@ -361,16 +384,20 @@ def _load(source: Source, offline: bool, quiet: bool) -> DatasetDict:
     )
 
 
-def load_preferences(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
+def load_preferences(
+    offline: bool = True, *, quiet: bool = False, mined: bool = True
+) -> DatasetDict:
     """Questions with a chosen and a rejected answer: id, question, chosen, rejected, history, tier.
 
     `history` has the earlier turns of a dialogue. `tier` says what is wrong with the rejected
     answer of a shipped pair; it is empty for other pairs. COURSE_PREFERENCE_DATA names the source:
     `sample` (shipped), `hub` (Vi-Alpaca-Preference) or a folder with the user's own files. If it is
-    not set, an offline profile uses the sample and every other profile uses the Hub. Rows of more
-    than 400 syllables are kept and counted in the report.
+    not set, an offline profile uses the sample and every other profile uses the Hub. With `06`, the
+    train split is what notebook 06 mined from that default's train split, and the test split is the
+    default's; `mined=False` gives the default's train split, as notebook 06 itself needs. Rows of
+    more than 400 syllables are kept and counted in the report.
     """
-    return _load(PREFERENCES, offline, quiet)
+    return _load(PREFERENCES, offline, quiet, mined)
 
 
 def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict:

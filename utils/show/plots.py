@@ -574,3 +574,29 @@ def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
     _share_axis(axes)
     axes.set_title(title)
     return axes
+
+
+def tier_accuracy(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
+    """Plain and reward accuracy per tier of the pairs, one colour per kind of negatives."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
+    tiers = list(dict.fromkeys(row["tier"] for row in rows))
+    kinds = list(dict.fromkeys(row["negatives"] for row in rows))
+    looks = ((NEUTRAL, "o"), (NEGATIVE, "s"), (ACCENT, "^"), (POSITIVE, "D"), ("#b5762a", "v"))
+    names = (("plain", tr("plain accuracy")), ("reward", tr("reward accuracy")))
+    for axes, (name, label) in zip(panels, names, strict=True):
+        for number, (kind, (colour, mark)) in enumerate(zip(kinds, looks, strict=False)):
+            chosen = [row for row in rows if row["negatives"] == kind and row[name] is not None]
+            heights = [tiers.index(row["tier"]) + 0.15 * (number - 1.5) for row in chosen]
+            ends = [[row[f"{name}_low"] for row in chosen], [row[f"{name}_high"] for row in chosen]]
+            axes.hlines(heights, *ends, color=colour, lw=1.2)
+            means = [row[name] for row in chosen]
+            axes.plot(means, heights, mark, color=colour, ms=5, label=kind)
+        axes.axvline(0.5, color="black", lw=1, ls=":")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.set_xlabel(label)
+    panels[0].set_yticks(range(len(tiers)), tiers)
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=len(labels), fontsize=8, loc="outside lower center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure

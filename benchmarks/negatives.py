@@ -1,0 +1,326 @@
+"""Which negatives teach the most? DPO on four kinds of rejected answers, with three seeds.
+
+All four trainings of a seed start from the same SFT adapter. They read the same questions with the
+same chosen answers, in equal number; only the rejected answers differ. All are judged on the same
+held-out pairs, tier by tier. Writes negatives.json next to this file; a program that was
+interrupted continues with the next seed.
+
+    python benchmarks/negatives.py [--quick --out FILE]
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from trl import DPOConfig, SFTConfig
+
+from benchmarks.common import machine, quiet
+from utils import models
+from utils.course import session
+from utils.course.profiles import TABLE, Profile
+from utils.data.instructions import one_per_question
+from utils.data.mining import mine, nearest, text_vectors
+from utils.data.pairs import load_preferences
+from utils.finetune.packing import PackedSFTTrainer
+from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+from utils.finetune.training import run as train
+from utils.models import chat
+from utils.models.precision import precision_arguments
+
+SEEDS = (1, 2, 3)
+PAIRS = 600  # of each kind of negatives
+NEGATIVES = ("random", "nearest", "mined", "flawed")
+MINED_TIERS = ("off_topic", "systematic")
+EXAMPLES = 3  # questions of which the four negatives are kept for the notebook
+SFT = "none (SFT)"  # the adapter that every training starts from
+
+
+def written(pairs: Dataset) -> Dataset:
+    """The pairs on written questions, without the dialogues, which mining cannot search."""
+    rows = enumerate(zip(pairs["tier"], pairs["history"], strict=True))
+    return pairs.select([i for i, (tier, turns) in rows if tier != "systematic" and not turns])
+
+
+def other_rows(count: int, generator: np.random.Generator) -> np.ndarray:
+    """A random other row for each of `count` rows, (count,)."""
+    return (np.arange(count) + generator.integers(1, count, count)) % count
+
+
+def negatives_of(pairs: Dataset, count: int, seed: int) -> dict[str, Dataset]:
+    """The same questions and chosen answers with each kind of rejected answer.
+
+    The rejected answers are searched among the answers to all questions of `pairs`. `seed` draws
+    the questions, the random answers, and one of the flawed answers of each question.
+    """
+    generator = np.random.default_rng(seed)
+    rows = one_per_question(pairs)
+    questions, answers = rows["question"], rows["chosen"]
+    flawed: dict[tuple[str, str], list[str]] = {}
+    for row in pairs:
+        if row["tier"] not in MINED_TIERS:
+            flawed.setdefault((row["question"], row["chosen"]), []).append(row["rejected"])
+    order, _ = nearest(*text_vectors(questions, answers), 2)
+    own = order[:, 0] == np.arange(len(rows))
+    others = {
+        "random": other_rows(len(rows), generator),
+        "nearest": np.where(own, order[:, 1], order[:, 0]),
+        "mined": [found.index for found in mine(questions, answers)],
+    }
+    rejected = {kind: [answers[row] for row in found] for kind, found in others.items()}
+    rejected["flawed"] = [
+        str(generator.choice(flawed[key])) if (key := (q, a)) in flawed else ""
+        for q, a in zip(questions, answers, strict=True)
+    ]
+    usable = [
+        i for i, text in enumerate(rejected["flawed"]) if text and _differ(i, answers, others)
+    ]
+    drawn = sorted(generator.permutation(usable)[:count].tolist())
+    return {
+        kind: Dataset.from_dict(
+            {
+                "question": [questions[i] for i in drawn],
+                "chosen": [answers[i] for i in drawn],
+                "rejected": [rejected[kind][i] for i in drawn],
+            }
+        )
+        for kind in NEGATIVES
+    }
+
+
+def _differ(row: int, answers: Sequence[str], others: dict[str, Sequence[int]]) -> bool:
+    """Whether no other question's answer is the very text of the chosen one."""
+    return all(answers[found[row]] != answers[row] for found in others.values())
+
+
+def held_out(pairs: Dataset) -> dict[str, Dataset]:
+    """The held-out pairs by tier; `random` has a random other answer to each question."""
+    rows = one_per_question(pairs)
+    other = other_rows(len(rows), np.random.default_rng(0))
+    drawn = {
+        "question": rows["question"],
+        "chosen": rows["chosen"],
+        "rejected": [rows["chosen"][row] for row in other],
+    }
+    tests = {"random": Dataset.from_dict(drawn)}
+    flaws = sorted(set(pairs["tier"]) - {"off_topic"})
+    tiers = np.array(pairs["tier"])
+    for tier in ("off_topic", *flaws):
+        tests[tier] = pairs.select(np.flatnonzero(tiers == tier).tolist())
+    return tests
+
+
+class Bench:
+    """The stand-in of the lab, its pairs, and the trainings."""
+
+    def __init__(self, profile: Profile, scratch: Path) -> None:
+        self.profile, self.scratch = profile, scratch
+        self.pairs = load_preferences(quiet=True)
+        self.folder, self.name = models.chat_source(profile.chat, self.pairs)
+        self.tokenizer = models.chat_tokenizer(self.folder)
+        self.train = written(self.pairs["train"])
+        self.tests = held_out(written(self.pairs["test"]))
+
+    def arguments(self, stage: str, seed: int) -> dict[str, object]:
+        """What SFTConfig and DPOConfig share; the profile's settings of notebook 03 or 04."""
+        settings = {"sft": self.profile.sft, "dpo": self.profile.dpo}[stage]
+        return {
+            "output_dir": str(self.scratch / "checkpoints"),
+            "per_device_train_batch_size": settings.batch_size,
+            "gradient_accumulation_steps": settings.accumulation,
+            "gradient_checkpointing": settings.checkpointing,
+            "learning_rate": settings.learning_rate,
+            "max_length": settings.max_length,
+            "num_train_epochs": 1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "seed": seed,
+            **precision_arguments(self.profile),
+        }
+
+    def sft(self, seed: int) -> Path:
+        """The folder of this seed's SFT adapter, trained as in notebook 03."""
+        session.set_seed(seed)
+        base, _ = models.chat_model(self.folder, self.profile)
+        rows = one_per_question(self.pairs["train"]).shuffle(seed=seed)
+        rows = rows.select(range(min(self.profile.sft.rows, len(rows))))
+        trainer = PackedSFTTrainer(
+            get_peft_model(base, models.lora(self.profile.chat)),
+            SFTConfig(packing=True, **self.arguments("sft", seed)),
+            processing_class=self.tokenizer,
+            train_dataset=chat.sft_rows(rows),
+        )
+        out = self.scratch / f"sft-{seed}"
+        out.mkdir(exist_ok=True)
+        models.save_adapter(train(trainer).model, self.tokenizer, out, self.name)
+        return out
+
+    def dpo(self, policy: PeftModel, pairs: Dataset, seed: int) -> None:
+        """DPO as in notebook 04."""
+        settings = self.profile.dpo
+        sizes = settings.max_length, settings.batch_size, seed
+        arguments = self.arguments("dpo", seed)
+        trainer = SharedPromptDPOTrainer(
+            policy,
+            args=DPOConfig(
+                beta=settings.beta,
+                precompute_ref_log_probs=True,
+                precompute_ref_batch_size=32,
+                train_sampling_strategy="sequential",
+                **arguments,
+            ),
+            train_dataset=chat.preference_rows(chat.fitting(pairs, self.tokenizer, *sizes)),
+            processing_class=self.tokenizer,
+        )
+        train(trainer)
+
+    def logps(self, policy: PeftModel) -> dict[str, np.ndarray]:
+        """ln π of the chosen and rejected answers of each tier, (2, pairs)."""
+        return {
+            tier: np.stack(
+                [
+                    chat.answer_logps(policy, self.tokenizer, test["question"], test[side])[0]
+                    for side in ("chosen", "rejected")
+                ]
+            )
+            for tier, test in self.tests.items()
+        }
+
+    def runs(self, seed: int, count: int) -> list[dict[str, object]]:
+        """The four trainings of a seed on `count` pairs, and their start; verdicts by tier."""
+        start = self.sft(seed)
+        before = self.logps(models.load_adapter(start, self.folder, self.profile))
+        runs = [{"negatives": SFT, "seed": seed, "plain": _verdicts(before)}]
+        for kind, pairs in negatives_of(self.train, count, seed).items():
+            session.set_seed(seed)
+            policy = models.load_adapter(start, self.folder, self.profile, trainable=True)
+            policy.load_adapter(str(start / "adapter"), "reference")
+            policy.set_adapter("default")
+            began = time.perf_counter()
+            self.dpo(policy, pairs, seed)
+            seconds = round(time.perf_counter() - began, 1)
+            now = self.logps(policy)
+            ratios = {tier: now[tier] - before[tier] for tier in now}
+            asked = self.tests["off_topic"]["question"][:64]
+            length = self.profile.chat.max_new_tokens
+            kl = chat.sampled_kl(policy, self.tokenizer, asked, max_new_tokens=length)
+            run = {"negatives": kind, "seed": seed, "kl": float(kl.mean()), "seconds": seconds}
+            run |= {"plain": _verdicts(now), "reward": _verdicts(ratios)}
+            run["examples"] = [dict(row) for row in pairs.select(range(min(EXAMPLES, len(pairs))))]
+            runs.append(run)
+        return runs
+
+
+def _verdicts(scores: dict[str, np.ndarray]) -> dict[str, str]:
+    """For each tier one digit per pair: 1 if the chosen answer has the higher score, else 0."""
+    return {
+        tier: "".join("01"[int(chosen > rejected)] for chosen, rejected in each.T)
+        for tier, each in scores.items()
+    }
+
+
+def interval(
+    verdicts: np.ndarray, questions: Sequence[str], draws: int = 1000
+) -> tuple[float, float, float]:
+    """The mean of (seeds, pairs), and its 95 % interval over drawn questions.
+
+    All pairs of a question are drawn together. Seeds are averaged first, so that the interval
+    covers the choice of questions and not the seed.
+
+    >>> interval(np.array([[1, 1, 0, 0]]), ["a", "a", "a", "a"])
+    (0.5, 0.5, 0.5)
+    """
+    names, group = np.unique(np.asarray(questions), return_inverse=True)
+    right = np.bincount(group, verdicts.mean(axis=0), len(names))
+    pairs = np.bincount(group, minlength=len(names))
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    means = right[drawn].sum(axis=1) / pairs[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(right.sum() / pairs.sum()), float(low), float(high)
+
+
+def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[str, object]]:
+    """For each kind of negatives and each tier: both accuracies over the seeds, with intervals.
+
+    `tests` has the questions of each tier. The tier `all flaws` has the pairs of every flaw.
+    """
+    flaws = [tier for tier in tests if tier not in ("random", *MINED_TIERS)]
+    found = []
+    for kind in (SFT, *NEGATIVES):
+        chosen = [run for run in runs if run["negatives"] == kind]
+        for tier, parts in {**{tier: [tier] for tier in tests}, "all flaws": flaws}.items():
+            questions = [question for part in parts for question in tests[part]]
+            row: dict[str, object] = {"negatives": kind, "tier": tier, "pairs": len(questions)}
+            for name in ("plain", "reward"):
+                if not all(name in run for run in chosen):  # SFT is its own reference
+                    row |= {name: None, f"{name}_low": None, f"{name}_high": None}
+                    continue
+                joined = ["".join(run[name][part] for part in parts) for run in chosen]
+                verdicts = np.array([[int(digit) for digit in digits] for digits in joined])
+                mean, low, high = interval(verdicts, questions)
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+            found.append(row)
+    return found
+
+
+def smaller(profile: Profile) -> Profile:
+    """The least training, to check that the program runs."""
+    return replace(
+        profile,
+        sft=replace(profile.sft, rows=16),
+        dpo=replace(profile.dpo, batch_size=4),
+        chat=replace(profile.chat, max_new_tokens=8),
+    )
+
+
+def main() -> None:
+    """Train every seed that the JSON does not have yet, and write the JSON after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--quick", action="store_true", help="least training, to check that it runs"
+    )
+    asked = parser.parse_args()
+    quiet()
+    profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
+    if asked.quick:
+        profile, count, seeds = smaller(profile), 8, SEEDS[:1]
+    facts = {"profile": profile.name, "pairs": count}
+    facts |= {"sft": asdict(profile.sft), "dpo": asdict(profile.dpo)}
+    result = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
+    if any(result.get(name) != value for name, value in facts.items()):
+        result = {**facts, "machine": machine("cpu"), "runs": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(profile, Path(scratch))
+        if asked.quick:
+            tests = bench.tests.items()
+            bench.tests = {tier: test.select(range(min(4, len(test)))) for tier, test in tests}
+        result["model"] = bench.name
+        for seed in seeds:
+            if any(run["seed"] == seed for run in result["runs"]):
+                continue
+            result["runs"] += bench.runs(seed, count)
+            questions = {tier: list(test["question"]) for tier, test in bench.tests.items()}
+            result["summary"] = summary(result["runs"], questions)
+            asked.out.write_text(
+                json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+            for row in result["summary"]:
+                if row["tier"] in ("random", "off_topic", "all flaws"):
+                    figures = f"plain {row['plain']:.3f}, reward {row['reward'] or 0:.3f}"
+                    print(f"{row['negatives']}, {row['tier']}: {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
