@@ -370,7 +370,7 @@ _LAB_SFT = SFTRun(
     learning_rate=5e-3,  # at 2e-3 the stand-in learns the form of an answer, and no content
     max_length=96,  # a model of three layers cannot learn to write long answers
     checkpointing=False,
-    rows=4_000,  # of these, two in three are short enough
+    rows=4_000,  # most of them are short enough
     save_steps=200,
     side_rows=600,
 )
