@@ -3,22 +3,25 @@
     python tools/build_site.py [--output FOLDER]
 
 The notebooks are not run: the site shows their committed outputs. A Vietnamese page shows the
-English text, with a note, where notebooks/vi has no translation. The look is in site/.
+English text, with a note, where notebooks/vi has no translation. The look is in site/. What is put
+together as `Markup` is escaped unless it is HTML already.
 """
 
 import argparse
 import ast
+import functools
 import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup, escape
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import glossary, site_tables, site_text
@@ -31,8 +34,10 @@ ASSETS = ROOT / "site"
 OUTPUT = ROOT / "build" / "site"
 LANGUAGES = ("en", "vi")
 READMES = {"en": ROOT / "README.md", "vi": ROOT / "README.vi.md"}
-NUMBER = ' class="number"'
+NUMBER = Markup(' class="number"')
 PLOT = re.compile(r"plots\.(\w+)\(")
+EMPTY = Markup()
+CODE = Markup('<pre class="code"><code>{}</code></pre>')
 HEADING = re.compile(r"<h[1-4].*?</h[1-4]>", re.DOTALL)
 
 
@@ -42,12 +47,12 @@ class Page:
 
     name: str  # of the file
     title: str
-    body: str
+    body: Markup
     sections: list[site_text.Heading] = field(default_factory=list)
     entries: list[dict[str, str]] = field(default_factory=list)  # of the search
     terms: dict[str, dict] = field(default_factory=dict)  # of the glossary, that the page links
     buttons: list[tuple[str, str]] = field(default_factory=list)  # word, address
-    promise: str = ""  # what the reader will have at the end
+    promise: Markup = EMPTY  # what the reader will have at the end
 
     @property
     def number(self) -> str:
@@ -120,7 +125,7 @@ class NotebookPage:
     def __post_init__(self) -> None:
         self.words = self.edition.words
         self.terms = site_text.Terms(glossary.rows(glossary.GLOSSARY))
-        self.page = Page(f"{self.path.stem}.html", "", "")
+        self.page = Page(f"{self.path.stem}.html", "", Markup())
         self.section = ""  # the heading above the cell
 
     def built(self) -> Page:
@@ -139,33 +144,33 @@ class NotebookPage:
                 parts.append(self.text(cell["id"], own.get(cell["id"], source(cell)), english))
             elif cell["cell_type"] == "code":
                 parts.append(self.code(cell, translated=bool(own)))
-        self.page.body = "\n".join(parts)
+        self.page.body = Markup("\n").join(parts)
         self.page.terms = self.terms.used
         self.page.buttons = self.buttons(bool(own))
         return self.page
 
-    def note(self, key: str) -> str:
+    def note(self, key: str) -> Markup:
         """A sentence that the text below is English."""
-        return f'<p class="note" lang="vi">{self.words[key]}</p>'
+        return Markup('<p class="note" lang="vi">{}</p>').format(self.words[key])
 
-    def text(self, cell: str, markdown: str, english: bool) -> str:
+    def text(self, cell: str, markdown: str, english: bool) -> Markup:
         """A text cell."""
         html, headings = site_text.rendered(BADGES.sub("", markdown), cell)
         language = "en" if english else self.edition.language
         self.remember(html, headings, cell)
         html = site_text.finished(html, language, self.terms)
-        anchor = "" if headings else f' id="{cell}"'
-        foreign = f' lang="{language}"' if english else ""
-        return f'<section class="text"{anchor}{foreign}>{html}</section>'
+        anchor = EMPTY if headings else Markup(' id="{}"').format(cell)
+        foreign = Markup(' lang="{}"').format(language) if english else EMPTY
+        return Markup('<section class="text"{}{}>{}</section>').format(anchor, foreign, html)
 
-    def remember(self, html: str, headings: Sequence[site_text.Heading], cell: str) -> None:
+    def remember(self, html: Markup, headings: Sequence[site_text.Heading], cell: str) -> None:
         """Add a cell's headings to the sections, and its words to the search."""
         for heading in headings:
             self.section = heading.text
             if heading.level == 1:
                 self.page.title = heading.text
-                first = BeautifulSoup(html, "html.parser").find("p")
-                self.page.promise = first.decode_contents() if first else ""
+                first = BeautifulSoup(str(html), "html.parser").find("p")
+                self.page.promise = site_text.of_soup(first) if first else EMPTY
             elif heading.level == 2:
                 self.page.sections.append(heading)
         pieces = re.split(r"(?=<h[1-4] id=)", html)
@@ -179,19 +184,20 @@ class NotebookPage:
             else:
                 self.page.entries[-1]["x"] += f" {words}"
 
-    def code(self, cell: dict, translated: bool) -> str:
+    def code(self, cell: dict, translated: bool) -> Markup:
         """A code cell with its outputs; an edition's set-up cell chooses its language."""
         code = source(cell)
         if translated and code.startswith("import os"):
             code = in_edition(code)
-        shown = f'<pre class="code"><code>{site_text.coloured(code, "python")}</code></pre>'
+        shown = CODE.format(site_text.coloured(code, "python"))
         parts = [self.output(each, code) for each in site_text.outputs(cell)]
-        below = f'<div class="outputs">{"".join(parts)}</div>' if parts else ""
-        return f'<section class="cell" id="{cell["id"]}">{shown}{below}</section>'
+        below = Markup('<div class="outputs">{}</div>').format(Markup().join(parts))
+        section = Markup('<section class="cell" id="{}">{}{}</section>')
+        return section.format(cell["id"], shown, below if parts else EMPTY)
 
-    def output(self, output: str | site_text.Picture, code: str) -> str:
+    def output(self, output: Markup | site_text.Picture, code: str) -> Markup:
         """An output: a figure becomes a file that both editions show."""
-        if isinstance(output, str):
+        if isinstance(output, Markup):
             return output
         folder = self.edition.output / "figures"
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,10 +210,8 @@ class NotebookPage:
         )
         root = "" if self.edition.language == "en" else "../"
         width, height = output.size
-        return (
-            f'<img src="{root}figures/{output.name}" alt="{escape(alt.strip(" :"))}" '
-            f'width="{width}" height="{height}" loading="lazy">'
-        )
+        image = '<img src="{}figures/{}" alt="{}" width="{}" height="{}" loading="lazy">'
+        return Markup(image).format(root, output.name, alt.strip(" :"), width, height)
 
     def buttons(self, translated: bool) -> list[tuple[str, str]]:
         """Where the notebook can be opened: the Vietnamese one where it exists."""
@@ -246,15 +250,20 @@ def start_page(edition: Edition, lessons: Sequence[Page]) -> Page:
             else words["minutes"].format(n=edition.number(measured, 1))
         )
         cards.append(
-            f'<li><a href="{page.name}"><span class="number">{page.number}</span> '
-            f"{escape(page.short)}</a>"
-            f'<p>{page.promise}</p><p class="quiet">{time}</p></li>'
+            Markup(
+                '<li><a href="{0.name}"><span class="number">{0.number}</span> {0.short}</a>'
+                '<p>{0.promise}</p><p class="quiet">{1}</p></li>'
+            ).format(page, time)
         )
-    body = (
-        f'<h1 id="top">{title}</h1><p class="lead">{site_text.line(lead)}</p>'
-        f'<h2 id="start">{words["start"]}</h2>'
-        f'<pre class="code"><code>{site_text.coloured(commands, "bash")}</code></pre>'
-        f'<h2 id="notebooks">{words["notebooks"]}</h2><ol class="cards">{"".join(cards)}</ol>'
+    body = Markup(
+        '<h1 id="top">{title}</h1><p class="lead">{lead}</p><h2 id="start">{words[start]}</h2>'
+        '{commands}<h2 id="notebooks">{words[notebooks]}</h2><ol class="cards">{cards}</ol>'
+    ).format(
+        title=title,
+        lead=site_text.line(lead),
+        words=words,
+        commands=CODE.format(site_text.coloured(commands, "bash")),
+        cards=Markup().join(cards),
     )
     return Page("index.html", words["course"], body)
 
@@ -264,64 +273,80 @@ def glossary_page(edition: Edition) -> Page:
     own, other = (edition.language, "vi" if edition.language == "en" else "en")
     rows = sorted(glossary.rows(glossary.GLOSSARY), key=lambda row: glossary.folded(row[own]))
     names = {row["en"]: row[own] for row in rows}
-    page = Page("glossary.html", edition.words["glossary"], "")
+    page = Page("glossary.html", edition.words["glossary"], Markup())
     items = []
     for row in rows:
         anchor, sentence = glossary.slug(row["en"]), site_text.line(row[f"{own}_text"])
-        see = ", ".join(
-            f'<a href="#{glossary.slug(each)}">{names[each]}</a>' for each in row["see"]
-        )
+        link = Markup('<a href="#{}">{}</a>')
+        see = Markup(", ").join(link.format(glossary.slug(e), names[e]) for e in row["see"])
+        more = Markup('<p class="quiet">{}: {}</p>').format(edition.words["see"], see)
         items.append(
-            f'<dt id="{anchor}">{row[own]} <span class="other" lang="{other}">{row[other]}</span>'
-            f"</dt><dd>{sentence}"
-            + (f'<p class="quiet">{edition.words["see"]}: {see}</p>' if see else "")
-            + "</dd>"
+            Markup(
+                '<dt id="{}">{} <span class="other" lang="{}">{}</span></dt><dd>{}{}</dd>'
+            ).format(anchor, row[own], other, row[other], sentence, more if see else EMPTY)
         )
         entry = {"a": anchor, "t": row[own], "x": site_text.plain(sentence)}
         page.entries.append(entry if row[own] == row[other] else entry | {"o": row[other]})
     lead = edition.words["glossary_lead"].format(n=len(rows))
-    page.body = f'<h1 id="top">{page.title}</h1><p>{lead}</p><dl>{"".join(items)}</dl>'
+    body = Markup('<h1 id="top">{}</h1><p>{}</p><dl>{}</dl>')
+    page.body = body.format(page.title, lead, Markup().join(items))
     return page
 
 
 def measured_page(edition: Edition) -> Page:
     """The tables of benchmarks/."""
     words = edition.words
-    page = Page("measured.html", words["measured"], "")
+    page = Page("measured.html", words["measured"], Markup())
     settled = settings()
     github = f"https://github.com/{settled['repository']}/blob/{settled['tag']}/benchmarks"
-    parts = [f'<h1 id="top">{page.title}</h1><p>{words["measured_lead"]}</p>']
+    lead = Markup('<h1 id="top">{}</h1><p>{}</p>').format(page.title, words["measured_lead"])
+    parts, cell = [lead], Markup("<td{}>{}</td>")
 
-    def shown(value: site_tables.Value, column: Sequence[site_tables.Value]) -> str:
+    def shown(value: site_tables.Value, column: Sequence[site_tables.Value]) -> Markup:
         if value is None:
-            return f"<td{NUMBER}>{words['not_measured']}</td>"
+            return cell.format(NUMBER, words["not_measured"])
         if isinstance(value, str):
             if edition.language == "vi" and re.fullmatch(r"[\d.–]+", value):
                 value = in_vietnamese(value)
-            return f"<td>{words['ways'][value[1:]] if value[0] == '@' else escape(value)}</td>"
+            return cell.format("", words["ways"][value[1:]] if value[0] == "@" else value)
         decimals = max(len(str(v).partition(".")[2]) for v in column if isinstance(v, float | int))
-        return f"<td{NUMBER}>{edition.number(value, decimals)}</td>"
+        return cell.format(NUMBER, edition.number(value, decimals))
 
     for make in site_tables.TABLES:
         table = make()
         title, sentence = words["tables"][table.key]
         columns = list(zip(*table.rows, strict=True))
         numeric = [any(isinstance(value, int | float) for value in column) for column in columns]
-        head = "".join(
-            f'<th scope="col"{NUMBER * right}>{words["columns"][column]}</th>'
+        head = Markup().join(
+            Markup('<th scope="col"{}>{}</th>').format(NUMBER * right, words["columns"][column])
             for column, right in zip(table.columns, numeric, strict=True)
         )
-        rows = "".join(f"<tr>{''.join(map(shown, row, columns))}</tr>" for row in table.rows)
+        rows = Markup().join(
+            Markup("<tr>{}</tr>").format(Markup().join(map(shown, row, columns)))
+            for row in table.rows
+        )
         machine = table.machine if edition.language == "en" else figure(table.machine)
-        links = ", ".join(f'<a href="{github}/{name}">{name}</a>' for name in table.files)
-        page.sections.append(site_text.Heading(2, table.key, title))
+        link = Markup('<a href="{0}/{1}">{1}</a>')
+        links = Markup(", ").join(link.format(github, name) for name in table.files)
+        page.sections.append(site_text.Heading(2, table.key, escape(title)))
         page.entries.append({"a": table.key, "t": title, "x": sentence})
         parts.append(
-            f'<h2 id="{table.key}">{title}</h2><p>{sentence}</p><div class="scroll"><table>'
-            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-            f'<p class="quiet">{words["from"]}: {links}. {words["machine"]}: {machine}.</p>'
+            Markup(
+                '<h2 id="{key}">{title}</h2><p>{sentence}</p><div class="scroll"><table>'
+                "<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+                '<p class="quiet">{words[from]}: {links}. {words[machine]}: {machine}.</p>'
+            ).format(
+                key=table.key,
+                title=title,
+                sentence=sentence,
+                head=head,
+                rows=rows,
+                words=words,
+                links=links,
+                machine=machine,
+            )
         )
-    page.body = "".join(parts)
+    page.body = Markup().join(parts)
     return page
 
 
@@ -337,9 +362,10 @@ def tips(page: Page, language: str) -> dict[str, list[str]]:
     }
 
 
-def script(data: object) -> str:
+def script(data: object) -> Markup:
     """JSON that can stand in a <script>."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    written = functools.partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
+    return htmlsafe_json_dumps(data, dumps=written)
 
 
 def write_edition(edition: Edition, jinja: Environment) -> None:
@@ -390,7 +416,7 @@ def build(output: Path) -> None:
     jinja = Environment(
         loader=FileSystemLoader(ASSETS),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - the texts are the course's own HTML
+        autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )

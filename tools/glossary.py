@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,6 +22,7 @@ READABLE = ROOT / "docs" / "glossary.md"
 ORDINARY = {"return", "item", "mask", "shift", "update", "weight", "state", "score"}
 NOTE = re.compile(r" *\(([^)]*)\)")  # an abbreviation, another word, or the subject
 
+BREAK = "<br>"  # a new line within a paragraph of Markdown
 PAPER = re.compile(r"(?m)^[-*] [A-Z]\. .*\*.+\*.*\b(19|20)\d\d\b.*$")  # a line of the references
 
 
@@ -92,9 +94,11 @@ def readable() -> str:
         see = ", ".join(f"[{each}](#{slug(each)})" for each in row["see"])
         lines += [
             "",
-            f'<a id="{slug(row["en"])}"></a>**{row["en"]}** · **{row["vi"]}**<br>',
-            f"{row['en_text']}<br>",
-            row["vi_text"] + (f"<br>See also: {see}" if see else ""),
+            f'<a id="{escape(slug(row["en"]))}"></a>'
+            + f"**{row['en']}** · **{row['vi']}**"
+            + BREAK,
+            row["en_text"] + BREAK,
+            row["vi_text"] + (f"{BREAK}See also: {see}" if see else ""),
         ]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 A heading has the id of its cell, so that it is the same in both editions. Formulas are MathML,
 which browsers show without any program. A term leads to the glossary where it first stands.
+HTML is a `Markup`: its `format` and `join` escape whatever is not.
 """
 
 import base64
@@ -10,10 +11,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from bs4 import BeautifulSoup, NavigableString, Tag
+from markupsafe import Markup
 from nbconvert.filters import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
@@ -37,26 +38,31 @@ WIDTHLESS = re.compile("[\u2061-\u2064]")  # signs such as "function application
 UNLINKED = {"a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4", "script", "th"}
 
 
-def mathml(formula: str, block: bool = False) -> str:
+def mathml(formula: str, block: bool = False) -> Markup:
     """A LaTeX formula as MathML."""
     try:
-        return MATHML.convert_with_local_state(formula.strip(), displaystyle=block)
+        return Markup(MATHML.convert_with_local_state(formula.strip(), displaystyle=block))
     except LatexError as error:
         sys.exit(f"The formula ${formula.strip()}$ is not LaTeX that math-core reads: {error}.")
 
 
-def coloured(code: str, language: str) -> str:
+def coloured(code: str, language: str) -> Markup:
     """Code with a span per token; the colours stand in site.css."""
     try:
         lexer = get_lexer_by_name(language or "text")
     except ClassNotFound:
         lexer = get_lexer_by_name("text")
-    return highlight(code.strip("\n"), lexer, HtmlFormatter(nowrap=True)).rstrip("\n")
+    return Markup(highlight(code.strip("\n"), lexer, HtmlFormatter(nowrap=True))).rstrip("\n")
+
+
+def of_soup(soup: BeautifulSoup | Tag) -> Markup:
+    """What a parsed piece of HTML contains, its texts escaped again."""
+    return Markup(soup.decode_contents())
 
 
 def plain(html: str) -> str:
     """The words of a piece of HTML, with single spaces."""
-    soup = BeautifulSoup(html, "html.parser")
+    soup = BeautifulSoup(str(html), "html.parser")
     for anchor in soup.select("a.anchor"):
         anchor.decompose()
     for formula in soup.find_all("math"):
@@ -75,7 +81,7 @@ class Heading:
 
     level: int
     anchor: str
-    html: str
+    html: Markup
 
     @property
     def text(self) -> str:
@@ -110,9 +116,11 @@ class Renderer(IPythonRenderer):
         """A heading with an id and a link to itself; the second of a cell is `00-88-2`."""
         number = len(self.headings) + 1
         anchor = self.cell + (f"-{number}" if number > 1 else "")
-        self.headings.append(Heading(level, anchor, text))
-        link = f'<a class="anchor" href="#{anchor}" aria-hidden="true" tabindex="-1">#</a>'
-        return f'<h{level} id="{anchor}">{text} {link}</h{level}>\n'
+        words = of_soup(BeautifulSoup(text, "html.parser"))
+        self.headings.append(Heading(level, anchor, words))
+        link = '<a class="anchor" href="#{id}" aria-hidden="true" tabindex="-1">#</a>'
+        made = Markup('<h{level} id="{id}">{words} ' + link + "</h{level}>\n")
+        return str(made.format(level=level, id=anchor, words=words))
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """A link that leads somewhere from the site."""
@@ -120,29 +128,35 @@ class Renderer(IPythonRenderer):
 
     def block_math(self, body: str) -> str:
         """A formula on a line of its own."""
-        return f'<span class="formula">{mathml(body, block=True)}</span>'
+        return str(Markup('<span class="formula">{}</span>').format(mathml(body, block=True)))
 
     def inline_math(self, body: str) -> str:
         """A formula within a line."""
-        return mathml(body)
+        return str(mathml(body))
 
     def block_code(self, code: str, info: str | None = None) -> str:
         """A block of code in colours."""
-        return f'<pre class="code"><code>{coloured(code, (info or "").split(" ")[0])}</code></pre>'
+        shown = coloured(code, (info or "").split(" ")[0])
+        return str(Markup('<pre class="code"><code>{}</code></pre>').format(shown))
 
 
-def rendered(markdown: str, cell: str = "x") -> tuple[str, list[Heading]]:
+def _paragraph(match: re.Match) -> str:
+    """The one line of an answer, which is rendered before the answer."""
+    return str(Markup("<p>{}</p>").format(line(match[1])))
+
+
+def rendered(markdown: str, cell: str = "x") -> tuple[Markup, list[Heading]]:
     """The HTML of a text cell, and its headings.
 
-    >>> rendered("<details><summary>Why?</summary>It is $x$.</details>")[0]
+    >>> str(rendered("<details><summary>Why?</summary>It is $x$.</details>")[0])
     '<details><summary>Why?</summary><p>It is <math><mi>x</mi></math>.</p></details>\\n\\n'
     """
     renderer = Renderer(cell)
-    markdown = FOLDED.sub(lambda match: f"<p>{line(match[1])}</p>", markdown)
-    return MarkdownWithMath(renderer=renderer).render(markdown), renderer.headings
+    markdown = FOLDED.sub(_paragraph, markdown)
+    return Markup(MarkdownWithMath(renderer=renderer).render(markdown)), renderer.headings
 
 
-def line(markdown: str) -> str:
+def line(markdown: str) -> Markup:
     """The HTML of one paragraph, without its tag."""
     html = rendered(markdown)[0].strip()
     return html.removeprefix("<p>").removesuffix("</p>")
@@ -211,9 +225,9 @@ class Terms:
                 text.replace_with(*pieces, NavigableString(text[end:]))
 
 
-def finished(html: str, language: str, terms: Terms | None = None) -> str:
+def finished(html: str, language: str, terms: Terms | None = None) -> Markup:
     """HTML of a text cell with its terms linked, and tables that scroll by themselves."""
-    soup = BeautifulSoup(html, "html.parser")
+    soup = BeautifulSoup(str(html), "html.parser")
     if terms is not None:
         terms.link(soup, language)
     for table in soup.find_all("table"):
@@ -223,16 +237,16 @@ def finished(html: str, language: str, terms: Terms | None = None) -> str:
             cell["scope"] = "col"
         else:
             cell.name = "td"
-    return str(soup)
+    return of_soup(soup)
 
 
 # --- Outputs -------------------------------------------------------------------------------------
 
 
-def clean_table(html: str) -> str:
+def clean_table(html: str) -> Markup:
     """A table of pandas without its own style, ids and classes; other tags lose their attributes.
 
-    >>> clean_table('<style>x</style><table id="T"><tr><td class="a">1</td></tr></table>')
+    >>> str(clean_table('<style>x</style><table id="T"><tr><td class="a">1</td></tr></table>'))
     '<div class="scroll"><table><tr><td>1</td></tr></table></div>'
     """
     soup = BeautifulSoup(html, "html.parser")
@@ -250,7 +264,7 @@ def clean_table(html: str) -> str:
             tag["class"] = "text"
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
-    return str(soup).strip()
+    return of_soup(soup).strip()
 
 
 @dataclass(frozen=True)
@@ -270,17 +284,18 @@ class Picture:
         return int.from_bytes(self.data[16:20], "big"), int.from_bytes(self.data[20:24], "big")
 
 
-def outputs(cell: dict) -> Iterator[str | Picture]:
+def outputs(cell: dict) -> Iterator[Markup | Picture]:
     """The outputs of a code cell: HTML or pictures."""
+    printed = Markup('<pre class="output">{}</pre>')
     for output in cell["outputs"]:
         if output["output_type"] == "stream":
-            yield f'<pre class="output">{ansi2html("".join(output["text"]).rstrip())}</pre>'
+            yield printed.format(Markup(ansi2html("".join(output["text"]).rstrip())))
         elif output["output_type"] == "error":
             lines = "\n".join(output["traceback"])
-            yield f'<pre class="output">{ansi2html(lines)}</pre>'
+            yield printed.format(Markup(ansi2html(lines)))
         elif "image/png" in output["data"]:
             yield Picture(base64.b64decode("".join(output["data"]["image/png"])))
         elif "text/html" in output["data"]:
             yield clean_table("".join(output["data"]["text/html"]))
         elif "text/plain" in output["data"]:
-            yield f'<pre class="output">{escape("".join(output["data"]["text/plain"]))}</pre>'
+            yield printed.format("".join(output["data"]["text/plain"]))

@@ -21,7 +21,6 @@ to the ends, and printing gives one slide per page. Formulas are drawn by matplo
 import argparse
 import base64
 import hashlib
-import html
 import io
 import json
 import math
@@ -34,7 +33,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import matplotlib
+from bs4 import BeautifulSoup
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from matplotlib.mathtext import MathTextParser, math_to_image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -61,7 +62,7 @@ CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 HEADING = re.compile(r"(?m)^(#{1,3}) +(.*)$")
 INTRODUCES = re.compile(r":$|^\*\*[^*]+\*\*$")  # a block that belongs to the next one
-SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
+PLAIN, POINT = Markup("{}"), Markup("<ul>{}</ul>")
 TITLES = {"en": "Preference Tuning with LLMs", "vi": "Tinh chỉnh LLM theo sở thích"}
 
 
@@ -69,7 +70,7 @@ TITLES = {"en": "Preference Tuning with LLMs", "vi": "Tinh chỉnh LLM theo sở
 class Block:
     """A piece of a slide, and how many lines of text it is as high as."""
 
-    body: str
+    body: Markup
     lines: float
     together: bool = False  # it begins a slide with the block after it, as an introduction does
 
@@ -143,7 +144,7 @@ SIMPLER = (  # what matplotlib does not know -> what it knows
 
 
 @cache
-def picture_of(formula: str) -> str:
+def picture_of(formula: str) -> Markup:
     """A formula as a drawing, in the height of the text; its source where it cannot be drawn.
 
     >>> picture_of("x^2").startswith('<img class="formula"')
@@ -159,27 +160,25 @@ def picture_of(formula: str) -> str:
     try:
         depth = math_to_image(f"${drawn}$", file, dpi=72, format="svg", color="#1d2733")
     except ValueError:
-        return f"<code>{html.escape(formula.strip())}</code>"
+        return Markup("<code>{}</code>").format(formula.strip())
     text = file.getvalue().decode()
     height = float(re.search(r'height="([\d.]+)pt"', text).group(1))
     data = base64.b64encode(re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL).encode())
     size = f"height:{height / 9.2:.2f}em;vertical-align:{-depth / 9.2:.2f}em"
-    name = html.escape(formula.strip(), quote=True)
-    return (
-        f'<img class="formula" style="{size}" alt="{name}" '
-        f'src="data:image/svg+xml;base64,{data.decode()}">'
-    )
+    image = '<img class="formula" style="{}" alt="{}" src="data:image/svg+xml;base64,{}">'
+    return Markup(image).format(size, formula.strip(), data.decode())
 
 
-def _with_formulas(text: str) -> tuple[str, dict[str, str]]:
+def _with_formulas(text: str) -> tuple[str, dict[str, Markup]]:
     """The text with a word for each formula, which Markdown leaves alone; word -> drawing."""
-    drawings: dict[str, str] = {}
+    drawings: dict[str, Markup] = {}
+    display = Markup('<span class="display">{}</span>')
 
     def replaced(match: re.Match) -> str:
         formula = match.group(1) or match.group(2)
         word = "formula" + hashlib.sha256(match.group().encode()).hexdigest()[:16]
         drawn = picture_of(formula)
-        drawings[word] = f'<span class="display">{drawn}</span>' if match.group(1) else drawn
+        drawings[word] = display.format(drawn) if match.group(1) else drawn
         return word
 
     parts = re.split(f"({CODE.pattern})", text, flags=re.DOTALL)
@@ -203,12 +202,11 @@ def blocks_of(text: str) -> Iterator[Block]:
     tokens = markdown.parse(text)
     rows = text.splitlines()
 
-    def made(part: list, lines: tuple[int, int], wrap: str = "") -> Block:
-        body = markdown.renderer.render(part, markdown.options, {})
+    def made(part: list, lines: tuple[int, int], wrap: Markup = PLAIN) -> Block:
+        body = Markup(markdown.renderer.render(part, markdown.options, {}))
         for word, drawing in drawings.items():
             body = body.replace(word, drawing)
-        if wrap:
-            body = f"<{wrap}>{body}</{wrap.split()[0]}>"
+        body = wrap.format(body)
         written = "\n".join(rows[lines[0] : lines[1]])
         height = _height(written) + sum(1.6 for d in re.findall(r'class="display"', body))
         return Block(body, height, together=bool(INTRODUCES.search(written.strip())))
@@ -227,7 +225,8 @@ def blocks_of(text: str) -> Iterator[Block]:
             for at in range(1, len(part) - 1):
                 depth += part[at].nesting
                 if depth == 0:
-                    kind = "ul" if token.tag == "ul" else f'ol start="{number}"'
+                    kind = Markup('<ol start="{}">{{}}</ol>').format(number)
+                    kind = POINT if token.tag == "ul" else kind
                     yield made(part[item : at + 1], part[item].map, kind)
                     item, number = at + 1, number + 1
         elif token.map and rows[token.map[0] : token.map[1]]:
@@ -240,12 +239,12 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 def code_block(code: str) -> Block:
     """Code in colours."""
-    body = highlight(code.strip("\n"), PythonLexer(), HtmlFormatter(nowrap=True))
+    body = Markup(highlight(code.strip("\n"), PythonLexer(), HtmlFormatter(nowrap=True)))
     lines = code.strip("\n").splitlines()
     longest = max(map(len, lines), default=0)
     size = " wide" if longest > 92 else ""
     height = 0.67 * len(lines) + 0.9
-    return Block(f'<pre class="code{size}">{body}</pre>', height)
+    return Block(Markup('<pre class="code{}">{}</pre>').format(size, body), height)
 
 
 def _cut(lines: list[str], most: int) -> str:
@@ -258,26 +257,26 @@ def shown(outputs: Iterable[dict]) -> Iterator[tuple[str, Block]]:
     for output in outputs:
         data = output.get("data", {})
         if picture := data.get("image/png"):
-            body = f'<img class="figure" src="data:image/png;base64,{"".join(picture).strip()}">'
-            yield "picture", Block(body.replace("\n", ""), ROOM)
+            image = Markup('<img class="figure" src="data:image/png;base64,{}">')
+            yield "picture", Block(image.format("".join(picture).replace("\n", "")), ROOM)
         elif table := data.get("text/html"):
-            body = SCRIPT.sub("", "".join(table))
-            rows = len(re.findall(r"<tr\b", body))
-            letters = len(re.sub(r"<style.*?</style>|<[^>]+>", "", body, flags=re.DOTALL))
+            soup = BeautifulSoup("".join(table), "html.parser")
+            for script in soup.find_all("script"):
+                script.decompose()
+            rows, letters = soup.find_all("tr"), len(soup.get_text())
             most = LONG_TABLE[1] if letters > LONG_TABLE[0] else TABLE_ROWS
-            if rows > most:
-                parts = re.split(r"(?=<tr\b)", body)
-                rest = re.search(r"</t(body|able)>.*$", parts[-1], re.DOTALL)
-                body = "".join(parts[: most + 1]) + (rest.group() if rest else "")
-            height = max(1.25 * min(rows, most), letters / WIDTH) + 0.5
-            yield "text", Block(f'<div class="table">{body}</div>', height)
+            for row in rows[most:]:
+                row.decompose()
+            height = max(1.25 * min(len(rows), most), letters / WIDTH) + 0.5
+            body = Markup('<div class="table">{}</div>').format(Markup(soup.decode_contents()))
+            yield "text", Block(body, height)
         else:
             text = output.get("text") or data.get("text/plain") or ""
             lines = "".join(text).strip("\n").splitlines()
             if lines:
-                body = html.escape(_cut(lines, PRINTED_LINES))
+                body = Markup('<pre class="printed">{}</pre>').format(_cut(lines, PRINTED_LINES))
                 height = 0.6 * min(len(lines), PRINTED_LINES + 1) + 0.9
-                yield "text", Block(f'<pre class="printed">{body}</pre>', height)
+                yield "text", Block(body, height)
 
 
 # --- Slides --------------------------------------------------------------------------------------
@@ -354,38 +353,47 @@ def deck(stem: str, language: str) -> list[Slide]:
     return [slide for slide in made.slides if slide.blocks or slide.first]
 
 
-def page(stem: str, language: str) -> str:
+def page(stem: str, language: str) -> Markup:
     """The HTML of a notebook's slides."""
     slides = deck(stem, language)
     name = slides[0].title
     parts = []
     for number, slide in enumerate(slides, 1):
-        tag = "h1" if slide.first else "h2"
-        heading = markdown_title(slide.title)
-        body = "\n".join(block.body for block in slide.blocks)
-        kind = "slide title" if slide.first and number == 1 else "slide"
         parts.append(
-            f'<section class="{kind}"><{tag}>{heading}</{tag}>\n<div class="body">{body}</div>\n'
-            f'<div class="foot"><span>{TITLES[language]} · {markdown_title(name)}</span>'
-            f"<span>{number} / {len(slides)}</span></div></section>"
+            Markup(
+                '<section class="{kind}"><{tag}>{heading}</{tag}>\n'
+                '<div class="body">{body}</div>\n<div class="foot"><span>{course} · {name}</span>'
+                "<span>{number} / {last}</span></div></section>"
+            ).format(
+                kind="slide title" if slide.first and number == 1 else "slide",
+                tag="h1" if slide.first else "h2",
+                heading=markdown_title(slide.title),
+                body=Markup("\n").join(block.body for block in slide.blocks),
+                course=TITLES[language],
+                name=markdown_title(name),
+                number=number,
+                last=len(slides),
+            )
         )
-    style, program = (
-        (ROOT / "tools" / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-    )
-    colours = HtmlFormatter(style="xcode").get_style_defs("pre.code")
-    return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(name)}</title>\n<style>{style}\n{colours}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + f"\n<script>{program}</script>\n</body></html>\n"
+    return Markup(
+        '<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>{name}</title>\n'
+        "<style>{style}\n{colours}</style></head>\n<body>\n{slides}\n"
+        "<script>{program}</script>\n</body></html>\n"
+    ).format(
+        language=language,
+        name=name,
+        style=Markup((ROOT / "tools" / "slides.css").read_text(encoding="utf-8")),
+        colours=Markup(HtmlFormatter(style="xcode").get_style_defs("pre.code")),
+        slides=Markup("\n").join(parts),
+        program=Markup((ROOT / "tools" / "slides.js").read_text(encoding="utf-8")),
     )
 
 
-def markdown_title(title: str) -> str:
+def markdown_title(title: str) -> Markup:
     """A heading in HTML, with its formulas."""
     text, drawings = _with_formulas(title)
-    made = MarkdownIt("commonmark").renderInline(text)
+    made = Markup(MarkdownIt("commonmark").renderInline(text))
     for word, drawing in drawings.items():
         made = made.replace(word, drawing)
     return made

@@ -197,9 +197,23 @@ def test_a_notebook_never_shows_a_token():
 TAG = re.compile(r"</?[a-z][a-z0-9]*[\s>/]")
 # plain text of our own that is a field of a constant table
 TRUSTED = {"entry.notebook"}
+# the style sheet and the script of the slides
+TRUSTED |= {
+    f"(ROOT / 'tools' / 'slides.{kind}').read_text(encoding='utf-8')" for kind in ("css", "js")
+}
+# functions of libraries that make HTML and escape the texts in it
+CONVERTERS = {
+    "ansi2html",  # nbconvert: what a cell printed
+    "convert_with_local_state",  # math-core: a formula
+    "decode_contents",  # Beautiful Soup: parsed HTML
+    "get_style_defs",  # Pygments: the colours of code
+    "highlight",  # Pygments: code
+    "render",  # mistune and markdown-it: Markdown
+    "renderInline",
+}
 SCOPES = (ast.FunctionDef, ast.Module, ast.GeneratorExp, ast.ListComp, ast.SetComp)
 NUMBERS = {"int", "float", "bool"}
-SINKS = {"HTML", "Markdown", "Latex"}
+SINKS = {"HTML", "Markdown", "Latex", "Markup"}
 NUMERIC = re.compile(r"[+,]?(\.\d+)?[defg%]|,|0\d+")
 
 
@@ -259,6 +273,13 @@ class Html:
         name = ast.unparse(call.func)
         if name in {"escape", "html.escape", "len", "int", "float", "round", "sum"}:
             return True
+        if name == "Markup" or name.rpartition(".")[2] in CONVERTERS:
+            return all(map(self.safe, call.args)) if name == "Markup" else True
+        if name.startswith("Markup(") and isinstance(call.func, ast.Attribute):
+            # its methods escape their arguments; what is marked is looked at for itself
+            return call.func.attr in {"format", "join"}
+        if name.endswith((".strip", ".rstrip", ".removeprefix", ".removesuffix")):
+            return self.safe(call.func.value)
         if name.endswith(".join") and len(call.args) == 1:
             return self.safe(call.func.value) and self.safe(call.args[0])
         if name in {"sorted", "list", "set", "reversed"}:
@@ -356,6 +377,13 @@ def test_whatever_stands_between_tags_is_escaped(where):
         "body = '<b>' + answer\nHTML(body)",
         "gr.HTML(value=model.answer)",
         "page = f'<a href={link}>x</a>'",
+        "Markup(text)",
+        "Markup('<b>' + text + '</b>')",
+        "Markup('<b>%s</b>' % text)",
+        "Markup('<b>{}</b>'.format(text))",
+        "Markup(f'<b>{text}</b>').format(1)",
+        "Markup('<b>{}</b>').format(Markup(text))",
+        "Markup(path.read_text(encoding='utf-8'))",
     ],
 )
 def test_unescaped_text_is_seen(program):
@@ -371,6 +399,10 @@ def test_unescaped_text_is_seen(program):
         "rows = ''.join(f'<li>{escape(point)}</li>' for point in rubric)\nHTML('<ul>' + rows)",
         "print(f'{a} < {b}')",
         "HTML(f'<b>{share:.1%}</b>')",
+        "Markup('<b>{}</b>').format(text)",
+        "Markup(', ').join(texts)",
+        "HTML(Markup('<b>{}</b>').format(text))",
+        "Markup('<pre>{}</pre>').format(Markup(highlight(code, lexer, formatter)))",
     ],
 )
 def test_escaped_text_passes(program):
