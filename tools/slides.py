@@ -167,7 +167,7 @@ def picture_of(formula: str) -> str:
     name = html.escape(formula.strip(), quote=True)
     return (
         f'<img class="formula" style="{size}" alt="{name}" '
-        f'src="data:image/svg+xml;base64,{data.decode()}">'
+        f'src="data:image/svg+xml;base64,{html.escape(data.decode())}">'
     )
 
 
@@ -258,8 +258,9 @@ def shown(outputs: Iterable[dict]) -> Iterator[tuple[str, Block]]:
     for output in outputs:
         data = output.get("data", {})
         if picture := data.get("image/png"):
-            body = f'<img class="figure" src="data:image/png;base64,{"".join(picture).strip()}">'
-            yield "picture", Block(body.replace("\n", ""), ROOM)
+            data = html.escape("".join("".join(picture).split()))
+            body = f'<img class="figure" src="data:image/png;base64,{data}">'
+            yield "picture", Block(body, ROOM)
         elif table := data.get("text/html"):
             body = SCRIPT.sub("", "".join(table))
             rows = len(re.findall(r"<tr\b", body))
@@ -275,9 +276,9 @@ def shown(outputs: Iterable[dict]) -> Iterator[tuple[str, Block]]:
             text = output.get("text") or data.get("text/plain") or ""
             lines = "".join(text).strip("\n").splitlines()
             if lines:
-                body = html.escape(_cut(lines, PRINTED_LINES))
+                printed = html.escape(_cut(lines, PRINTED_LINES))
                 height = 0.6 * min(len(lines), PRINTED_LINES + 1) + 0.9
-                yield "text", Block(f'<pre class="printed">{body}</pre>', height)
+                yield "text", Block(f'<pre class="printed">{printed}</pre>', height)
 
 
 # --- Slides --------------------------------------------------------------------------------------
@@ -366,15 +367,21 @@ def page(stem: str, language: str) -> str:
         kind = "slide title" if slide.first and number == 1 else "slide"
         parts.append(
             f'<section class="{kind}"><{tag}>{heading}</{tag}>\n<div class="body">{body}</div>\n'
-            f'<div class="foot"><span>{TITLES[language]} · {markdown_title(name)}</span>'
-            f"<span>{number} / {len(slides)}</span></div></section>"
+            f'<div class="foot"><span>{TITLES[language]} · {html.escape(name)}</span>'
+            f"<span>{int(number)} / {len(slides)}</span></div></section>"
         )
     style, program = (
         (ROOT / "tools" / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
     )
+    # a table that a cell has saved is HTML: nothing in it may run or ask the network
+    known = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
+    )
     colours = HtmlFormatter(style="xcode").get_style_defs("pre.code")
     return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="{html.escape(language)}"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">'
         f'<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(name)}</title>\n<style>{style}\n{colours}</style></head>\n<body>\n"
         + "\n".join(parts)

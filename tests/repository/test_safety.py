@@ -197,6 +197,9 @@ def test_a_notebook_never_shows_a_token():
 TAG = re.compile(r"</?[a-z][a-z0-9]*[\s>/]")
 # plain text of our own that is a field of a constant table
 TRUSTED = {"entry.notebook"}
+# slides are HTML made of our own notebooks: text through markdown-it, code through Pygments, saved
+# tables as they are. tests/browser/test_slides.py shows that the page's policy lets none of it run.
+RENDERED = {"tools/slides.py": {"body", "drawn", "heading", "style", "colours", "program"}}
 SCOPES = (ast.FunctionDef, ast.Module, ast.GeneratorExp, ast.ListComp, ast.SetComp)
 NUMBERS = {"int", "float", "bool"}
 SINKS = {"HTML", "Markdown", "Latex"}
@@ -206,8 +209,10 @@ NUMERIC = re.compile(r"[+,]?(\.\d+)?[defg%]|,|0\d+")
 class Html:
     """Whether what stands between tags in one module is escaped, a number or our own constant."""
 
-    def __init__(self, tree: ast.Module, numbers: set[str] = frozenset()) -> None:
-        self.tree, self.numbers = tree, numbers
+    def __init__(
+        self, tree: ast.Module, numbers: set[str] = frozenset(), rendered: set[str] = frozenset()
+    ) -> None:
+        self.tree, self.numbers, self.trusted = tree, numbers, TRUSTED | rendered
         self.parents = {c: n for n in ast.walk(tree) for c in ast.iter_child_nodes(n)}
         self.functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
         self.asked: set[tuple] = set()
@@ -220,7 +225,7 @@ class Html:
 
     def safe(self, node: ast.expr) -> bool:
         """True for escaped text, numbers, constants and what is put together of these."""
-        if ast.unparse(node) in TRUSTED:
+        if ast.unparse(node) in self.trusted:
             return True
         match node:
             case ast.Constant():
@@ -342,7 +347,8 @@ def numeric_fields() -> set[str]:
 
 @pytest.mark.parametrize("where", trees())
 def test_whatever_stands_between_tags_is_escaped(where):
-    assert Html(trees()[where], numeric_fields()).holes() == []
+    rendered = RENDERED.get(str(where), frozenset())
+    assert Html(trees()[where], numeric_fields(), rendered).holes() == []
 
 
 @pytest.mark.parametrize(
