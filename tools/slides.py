@@ -258,8 +258,8 @@ def shown(outputs: Iterable[dict]) -> Iterator[tuple[str, Block]]:
     for output in outputs:
         data = output.get("data", {})
         if picture := data.get("image/png"):
-            data = html.escape("".join("".join(picture).split()))
-            body = f'<img class="figure" src="data:image/png;base64,{data}">'
+            encoded = html.escape("".join("".join(picture).split()))
+            body = f'<img class="figure" src="data:image/png;base64,{encoded}">'
             yield "picture", Block(body, ROOM)
         elif table := data.get("text/html"):
             body = SCRIPT.sub("", "".join(table))
