@@ -375,14 +375,22 @@ def page(stem: str, language: str) -> Markup:
                 last=len(slides),
             )
         )
+    program = (ROOT / "tools" / "slides.js").read_text(encoding="utf-8")
+    # a table that a cell has saved is HTML: nothing in it may run or ask the network
+    known = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
+    )
     return Markup(
         '<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width"><title>{name}</title>\n'
         "<style>{style}\n{colours}</style></head>\n<body>\n{slides}\n"
         "<script>{program}</script>\n</body></html>\n"
     ).format(
         language=language,
         name=name,
+        policy=policy,
         style=Markup((ROOT / "tools" / "slides.css").read_text(encoding="utf-8")),
         colours=Markup(HtmlFormatter(style="xcode").get_style_defs("pre.code")),
         slides=Markup("\n").join(parts),
