@@ -292,7 +292,8 @@ def _answering(desk: Desk, work: Work) -> Callable[[Request], Response]:
         except Refusal as refusal:
             return refusal.response()
         except (CourseError, KeyError) as error:  # the store cannot be reached; a name was freed
-            sentence = str(error) if isinstance(error, CourseError) else "Join the class again."
+            known = isinstance(error, CourseError)
+            sentence = str(error) if known else tr("Join the class again.")
             status = 400 if isinstance(error, PairError) else 503
             return Refusal(status, "store", sentence).response()
 
