@@ -1,20 +1,24 @@
 """The class page by HTTP: joining, voting, figures, the teacher, and everybody else."""
 
+import ast
 import json
 import random
 import re
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
 
 from tests.helpers.classes import ADDRESS, CAMPAIGN, Visitor, desk, pairs
+from utils.classroom import app
 from utils.classroom.app import STATIC, build
 from utils.classroom.figures import disagreement
 from utils.classroom.room import LETTERS, addresses, open_room, tidy_name
 from utils.classroom.security import MAX_BODY, Buckets, Refusal, Signer
+from utils.classroom.words import WORDS
 from utils.votes.agreement import fleiss_kappa, preference
 from utils.votes.pairs import item_of
 from utils.votes.schema import VOTES, WAITING
@@ -485,6 +489,18 @@ def test_a_damaged_file_of_the_class_is_made_again(store, tmp_path):
     (path,) = tmp_path.glob("class-*.json")
     path.write_text("{")
     assert open_room(store, CAMPAIGN, tmp_path).code != room.code
+
+
+def test_the_page_has_a_sentence_for_each_refusal():
+    """Messages of these modules stay out of the catalogue: the page shows its own."""
+    found = set()
+    for path in Path(app.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Refusal":
+                found.add(node.args[1].value)
+    assert len(found) > 15
+    found -= {"store"}  # the sentence of a VoteError, which is in the catalogue itself
+    assert {f"error_{word}" for word in found} <= set(WORDS)
 
 
 def test_the_words_come_from_the_catalogue_with_the_same_placeholders(here):

@@ -30,6 +30,7 @@ from utils.classroom.room import Classroom, own_names
 from utils.classroom.security import SESSION_SECONDS, Buckets, Refusal, guarded
 from utils.classroom.training import Job
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.votes.pairs import PairError, Shown, shown
 from utils.votes.schema import ACCEPTED, CLASS, REFUSED
 from utils.votes.store import CHOICES, Vote
@@ -218,7 +219,8 @@ def stop(desk: Desk, request: Request, data: Data) -> Data:
 def invite(desk: Desk, request: Request, data: Data) -> Data:
     """Print another one-time secret in the terminal, for a second teacher or a second browser."""
     _teacher(desk, request)
-    desk.room.say(f"Another secret for the teacher's page: {desk.room.new_secret()}")
+    secret = desk.room.new_secret()
+    desk.room.say(tr("Another secret for the teacher's page: {secret}", secret=secret))
     return {}
 
 
@@ -290,7 +292,8 @@ def _answering(desk: Desk, work: Work) -> Callable[[Request], Response]:
         except Refusal as refusal:
             return refusal.response()
         except (CourseError, KeyError) as error:  # the store cannot be reached; a name was freed
-            sentence = str(error) if isinstance(error, CourseError) else "Join the class again."
+            known = isinstance(error, CourseError)
+            sentence = str(error) if known else tr("Join the class again.")
             status = 400 if isinstance(error, PairError) else 503
             return Refusal(status, "store", sentence).response()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from utils.classroom.security import Refusal
+from utils.course.language import tr
 
 MAX_PROMPT = 1000  # characters, checked before anything else is done with the text
 WAITING = 12  # prompts in the queue
@@ -90,7 +91,8 @@ class Comparisons:
                 if time.monotonic() > end:
                     return "slow"
         except Exception as error:  # out of memory, a damaged artifact: the page lives on
-            print(f"A prompt was not answered: {type(error).__name__}: {error}")
+            kind = type(error).__name__
+            print(tr("A prompt was not answered: {kind}: {error}", kind=kind, error=error))
             return "failed"
         return "done"
 

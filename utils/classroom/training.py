@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+from utils.course.language import tr
 from utils.course.paths import ROOT
 from utils.votes.store import Vote, read_votes
 
@@ -46,7 +47,7 @@ def _starting_model(profile: "Profile", shelf: "Shelf") -> tuple:  # noqa: F821
         except ModelError:
             continue  # an adapter on another base
         return policy, models.chat_tokenizer(folder), name, models.start_name(start)
-    raise AssertionError("the bare model can always be a start")
+    raise AssertionError  # the bare model can always be a start
 
 
 def held_out_questions(
@@ -79,8 +80,12 @@ def train(votes: Sequence[Vote], folder: Path, say: Say) -> dict[str, object]:
     rows = to_dataset(trusted.votes).rename_column("prompt", "question")
     if len(rows) < FEWEST:
         raise CourseError(
-            f"The accepted votes give {len(rows)} pairs, and {FEWEST} are needed: accept more "
-            "votes, or wait for more."
+            tr(
+                "The accepted votes give {count} pairs, and {fewest} are needed: accept more "
+                "votes, or wait for more.",
+                count=len(rows),
+                fewest=FEWEST,
+            )
         )
     say({"stage": "loading"})
     policy, tokenizer, base, start = _starting_model(profile, shelf)
@@ -229,7 +234,9 @@ class Job:
         elif self.state.get("stage") not in ("done", "failed"):
             self.state = {
                 "stage": "failed",
-                "detail": f"The training ended with status {status}: see training.log.",
+                "detail": tr(
+                    "The training ended with status {status}: see training.log.", status=status
+                ),
             }
 
     def stop(self) -> None:

@@ -114,6 +114,18 @@ WORDS = {
     "error_teacher": later("Open the teacher's page with the secret first."),
     "error_none": later("No vote is accepted yet: accept votes first."),
     "error_running": later("A training is running."),
+    "error_models": later("There are no two models to compare."),
+    "error_vote": later("This cannot be voted on."),
+    "error_host": later("This page answers only under its own address."),
+    "error_origin": later("The request comes from another page."),
+    "error_size": later("The request is too long."),
+    "error_slow": later("The request arrived too slowly."),
+    "error_method": later("Only GET and POST are answered."),
+    "error_type": later("Only JSON is read."),
+    "error_json": later("The request is not a JSON object."),
+    "error_field": later("The request lacks a text."),
+    "error_status": later("Votes can be accepted or refused."),
+    "error_names": later("The names are a list of texts."),
     "error_network": later("The teacher's laptop cannot be reached: check the Wi-Fi."),
 }
 

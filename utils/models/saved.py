@@ -31,6 +31,7 @@ from transformers import (
 from utils import losses
 from utils.course import artifacts, profiles
 from utils.course.errors import CourseError
+from utils.course.language import language
 from utils.data.pairs import load_preferences
 from utils.models import adapters, chat, chat_standins, logprobs, memory
 from utils.models.draws import DRAWS, generator
@@ -85,10 +86,13 @@ MODELS = (
 
 
 class SavedModelError(CourseError, RuntimeError):
-    """An error that the user can correct; the message is in Vietnamese and in English."""
+    """An error that the user can correct: a sentence in Vietnamese and in English.
+
+    The demo shows both, a notebook that of its language.
+    """
 
     def __init__(self, vietnamese: str, english: str) -> None:
-        super().__init__(english)
+        super().__init__(vietnamese if language() == "vi" else english)
         self.sentences = vietnamese, english
 
 

@@ -13,6 +13,7 @@ from html import escape
 import ipywidgets
 from IPython.display import HTML
 
+from utils.course.language import tr
 from utils.votes.agreement import fleiss_kappa, repeated_items
 from utils.votes.pairs import Pair, Shown, queue
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
@@ -40,8 +41,12 @@ def simulate(
     annotator = annotator or f"{SIMULATED} {rule.__name__}"
     if not annotator.startswith(SIMULATED):
         raise ValueError(
-            f"The annotator {annotator!r} is a rule, not a person: begin its name with "
-            f"{SIMULATED!r}."
+            tr(
+                "The annotator {annotator!r} is a rule, not a person: begin its name with "
+                "{simulated!r}.",
+                annotator=annotator,
+                simulated=SIMULATED,
+            )
         )
     session = Session(pairs, store, annotator, seed, repeat_share, "simulated", campaign)
     cast = []

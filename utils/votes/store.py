@@ -28,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from utils.course import artifacts, colab
 from utils.course.errors import CourseError
+from utils.course.language import tr
 from utils.votes import schema
 from utils.votes.files import write_whole
 from utils.votes.pairs import Pair, campaign_name, check_pairs, clean, item_of, pair_of, storable
@@ -98,15 +99,25 @@ def _parse(url: str) -> sql.URL:
     try:
         parts = sql.make_url(url)
     except (ArgumentError, ValueError):
-        raise VoteError(f"{VOTES_VARIABLE} is not a database URL: write {forms}.") from None
+        raise VoteError(
+            tr("{name} is not a database URL: write {forms}.", name=VOTES_VARIABLE, forms=forms)
+        ) from None
     if parts.drivername not in ("sqlite", "postgresql+psycopg"):
         raise VoteError(
-            f"{VOTES_VARIABLE} begins with {parts.drivername}://, which is not supported: "
-            f"write {forms}."
+            tr(
+                "{name} begins with {driver}://, which is not supported: write {forms}.",
+                name=VOTES_VARIABLE,
+                driver=parts.drivername,
+                forms=forms,
+            )
         )
     if parts.drivername == "sqlite" and parts.database in (None, "", ":memory:"):
         raise VoteError(
-            f"{VOTES_VARIABLE} names no file, so the votes would be lost: write {forms}."
+            tr(
+                "{name} names no file, so the votes would be lost: write {forms}.",
+                name=VOTES_VARIABLE,
+                forms=forms,
+            )
         )
     return parts
 
@@ -127,15 +138,23 @@ def open_store(url: str | None = None) -> "VoteStore":
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VoteError(
-                f"The votes cannot be stored in {folder} ({error.strerror}): name another folder "
-                f"in {VOTES_VARIABLE}."
+                tr(
+                    "The votes cannot be stored in {folder} ({reason}): name another folder in "
+                    "{name}.",
+                    folder=folder,
+                    reason=error.strerror,
+                    name=VOTES_VARIABLE,
+                )
             ) from None
     try:
         engine = sql.create_engine(parts, pool_pre_ping=True, connect_args=_patience(parts))
     except ImportError:
         raise VoteError(
-            f"{VOTES_VARIABLE} names a PostgreSQL database and psycopg is not installed: "
-            'run `pip install "psycopg[binary]"` and start again.'
+            tr(
+                "{name} names a PostgreSQL database and psycopg is not installed: run "
+                '`pip install "psycopg[binary]"` and start again.',
+                name=VOTES_VARIABLE,
+            )
         ) from None
     if parts.drivername == "sqlite":
         on_drive = Path(parts.database).is_relative_to(colab.DRIVE)
@@ -190,21 +209,32 @@ class VoteStore:
         reason = message.splitlines()[0].rstrip(".")
         if password := self.engine.url.password:
             reason = reason.replace(password, "***")
-        return (
-            f"The votes at {_database_name(self.engine.url)} cannot be reached ({reason}), so "
-            "nothing was confirmed: check that the database runs and is writable, or correct "
-            f"{VOTES_VARIABLE}."
+        return tr(
+            "The votes at {database} cannot be reached ({reason}), so nothing was confirmed: check "
+            "that the database runs and is writable, or correct {name}.",
+            database=_database_name(self.engine.url),
+            reason=reason,
+            name=VOTES_VARIABLE,
         )
 
     def _checked(self, vote: Vote) -> dict[str, object]:
         """The row of a vote, with its time, its key and, by its source, its status."""
         if vote.choice not in CHOICES:
             raise VoteError(
-                f"The vote's choice is {vote.choice!r}: use one of {', '.join(CHOICES)}."
+                tr(
+                    "The vote's choice is {choice!r}: use one of {choices}.",
+                    choice=vote.choice,
+                    choices=", ".join(CHOICES),
+                )
             )
         for name in ("annotator", "item"):
             if not getattr(vote, name).strip():
-                raise VoteError(f"The vote has no {name}: set it, so that the vote can be counted.")
+                raise VoteError(
+                    tr(
+                        "The vote has no {name}: set it, so that the vote can be counted.",
+                        name=name,
+                    )
+                )
         row = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
         row["voted_at"] = row["voted_at"] or _now()
         row["key"] = row["key"] or uuid.uuid4().hex
@@ -431,10 +461,20 @@ def read_votes(path: str | Path) -> list[Vote]:
         for line in filter(str.strip, lines):
             votes.append(Vote(**json.loads(line)))
     except OSError as error:
-        raise VoteError(f"{name} cannot be read ({error.strerror}): check its path.") from None
+        raise VoteError(
+            tr(
+                "{name} cannot be read ({reason}): check its path.",
+                name=name,
+                reason=error.strerror,
+            )
+        ) from None
     except (ValueError, TypeError):
         raise VoteError(
-            f"{name}: vote {len(votes) + 1} cannot be read: give a file that write_votes wrote."
+            tr(
+                "{name}: vote {number} cannot be read: give a file that write_votes wrote.",
+                name=name,
+                number=len(votes) + 1,
+            )
         ) from None
     return votes
 
