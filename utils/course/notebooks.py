@@ -52,7 +52,7 @@ LESSONS = {
     "01": Lesson("macro_f1", "macro F1", "feedback\n→ reward", (1, 1)),
     "02": Lesson("judge_negative_after", "negative by the judge", "PPO with\nthat reward", (2, 1)),
     "03": Lesson("perplexity_after", "held-out perplexity", "SFT,\n4 bits", (1, 0)),
-    "04": Lesson("win_rate", "win rate over SFT", "DPO", (2, 0)),
+    "04": Lesson("attribute_rate", "rate where DPO ends", "DPO", (2, 0)),
     "05": Lesson("orpo_preference_accuracy", "ORPO prefers right", "ORPO,\none stage", (3, 0)),
     "06": Lesson("longer_wins", "longer answer is right", "answers\n→ pairs", (0, 0)),
     "07": Lesson("win_rate", "win rate after the votes", "your votes\n→ DPO", (3, 1)),
