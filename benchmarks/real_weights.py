@@ -11,7 +11,7 @@ converts the model once, and needs no network after that. The course itself does
 | base | - | nothing | - |
 | sft | base | chosen answers | sft.learning_rate, chat.lora_* |
 | dpo | sft | the same pairs | dpo.learning_rate, beta, sft_weight, epochs |
-| orpo | base | half of the pairs | orpo.learning_rate, weight, epochs |
+| orpo | base | half of the pairs | orpo.learning_rate, weight |
 | labelling | base | rule votes on its own answers | labelling.*, chat.labelled_lora_alpha |
 | precision | base | nothing: fp32, bf16 and fp16 compared | utils.precision.NATS_PER_TOKEN |
 
@@ -201,7 +201,9 @@ def settings_of(arm: str, profile: Profile) -> dict[str, object]:
         return {**kept, "sft_weight": run.sft_weight, **lora, "sft": settings_of("sft", profile)}
     if arm == "orpo":
         run = profile.orpo
-        kept = {"learning_rate": run.learning_rate, "epochs": run.epochs, "weight": run.weight}
+        # notebook 05 reads the rows of SFT and DPO once; here there are only DPO's rows, read more often
+        passes = round(run.epochs * (profile.sft.rows + profile.dpo.rows) / profile.dpo.rows)
+        kept = {"learning_rate": run.learning_rate, "epochs": passes, "weight": run.weight}
         return {**kept, **lora}
     if arm == "labelling":
         run, alpha = profile.labelling, profile.chat.labelled_lora_alpha
