@@ -201,7 +201,7 @@ def settings_of(arm: str, profile: Profile) -> dict[str, object]:
         return {**kept, "sft_weight": run.sft_weight, **lora, "sft": settings_of("sft", profile)}
     if arm == "orpo":
         run = profile.orpo
-        # notebook 05 reads the rows of SFT and DPO once; here there are only DPO's rows, read more often
+        # notebook 05 reads the rows of SFT and DPO once; here DPO's rows are read as many times
         passes = round(run.epochs * (profile.sft.rows + profile.dpo.rows) / profile.dpo.rows)
         kept = {"learning_rate": run.learning_rate, "epochs": passes, "weight": run.weight}
         return {**kept, **lora}
