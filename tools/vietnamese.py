@@ -73,7 +73,7 @@ _POINT = re.compile("Python|IELTS|GPA|==|TensorFlow|USB|[Pp]hiên bản")  # a d
 # the number of a section is no decimal: "### 2.7 Title", "mục 2.3 và 2.4"
 _SECTION = re.compile(r"(?m:^#+ \d+\.\d+)|\b[Mm]ục \d+\.\d+(?:(?:,| và| đến) \d+\.\d+)*")
 _STRAIGHT = re.compile(r'"')
-_CODE = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|https?://\S+|<[^>]+>", re.DOTALL)
+_CODE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|https?://\S+|<[^>]+>", re.DOTALL)
 
 
 @dataclass(frozen=True)
