@@ -46,11 +46,11 @@ def small() -> None:
     few = {"rows": 24, "batch_size": 4, "save_steps": 2, "epochs": 1}
     profiles.TABLE["lab"] = replace(
         lab,
-        # 25 rows are packed into 24: a last batch that is not full is filled up with the first rows
-        sft=replace(lab.sft, max_length=64, **few | {"rows": 25}),
-        # with plain DPO, for its SFT loss is a mean over the tokens of each process
-        dpo=replace(lab.dpo, sft_weight=0.0, max_length=192, **few),
-        orpo=replace(lab.orpo, max_length=192, **few),
+        # 42 of 48 rows are short enough and are packed into 24, because a last batch that is not
+        # full is filled up with the first rows
+        sft=replace(lab.sft, max_length=96, **few | {"rows": 48}),
+        dpo=replace(lab.dpo, max_length=192, **few),
+        orpo=replace(lab.orpo, max_length=192, batch_size=4, save_steps=2, epochs=1),
         policy=replace(lab.policy, adapt_epochs=1),
         ppo=replace(lab.ppo, updates=3, batch_size=16, minibatch_size=8),
         reward_model=replace(lab.reward_model, epochs=1),
