@@ -21,7 +21,8 @@ TINY = Path(tiny_lessons.__file__).resolve().parent / "tiny"
 
 def class_votes(voters=3, items=12):
     """Votes for the longer answer, by voters who see the sides in different orders."""
-    rows = load_preferences(quiet=True)["test"].select(range(items))
+    test = load_preferences(quiet=True)["test"]
+    rows = test.filter(lambda row: row["tier"] == "systematic").select(range(items))  # short ones
     votes = []
     for row in rows:
         pair = {"question": row["question"], "first": row["chosen"], "second": row["rejected"]}

@@ -20,7 +20,7 @@ from utils.exercises.checks import names_of
 
 RIGHT = "def f(logp, reference_logp, beta):\n    return beta * (logp - reference_logp)\n"
 WRONG = "def f(logp, reference_logp, beta):\n    return logp - reference_logp\n"
-HANDED_IN = 'check("04.1", f);'
+HANDED_IN = 'check("04.2", f);'
 
 
 def write(path: Path, *sources: str) -> None:
@@ -80,30 +80,30 @@ def test_a_notebook_named_after_a_lesson_without_its_cells_has_rows(tmp_path):
     write(tmp_path / "04_an.ipynb", "print(1)")
     rows, _ = grade.grade(tmp_path / "04_an.ipynb", "an", Limits())
     assert [(row.exercise, row.result) for row in rows] == [
-        (name, MISSING) for name in ("04.1", "04.2", "04.3")
+        (name, MISSING) for name in ("04.1", "04.2", "04.3", "04.4")
     ]
 
 
 def test_cells_are_found_by_number_and_the_last_attempt_counts(tmp_path):
-    shipped = next(s for s in cells.code_of(path_of("04")) if '"04.1"' in s)
+    shipped = next(s for s in cells.code_of(path_of("04")) if '"04.2"' in s)
     found = graded(
         tmp_path,
         "raise SystemExit('a cell without an exercise is not run')",
-        'check("04.3", broken(',
+        'check("04.4", broken(',
         f"{WRONG}{HANDED_IN}",
         f"%%time\n!pip list\nfrom utils.exercises import check\n{RIGHT}{HANDED_IN}",
         shipped + "\n# a comment is no attempt",
-        "# check('04.2', lambda margin, beta: margin)",
+        "# check('04.3', lambda margin, beta: margin)",
     )
-    assert found["04.1"] == (PASSED, "right.")
-    assert found["04.2"][0] == MISSING
-    assert found["04.3"][0] == ERROR and "line 1 of the cell" in found["04.3"][1]
+    assert found["04.2"] == (PASSED, "right.")
+    assert found["04.3"][0] == MISSING
+    assert found["04.4"][0] == ERROR and "line 1 of the cell" in found["04.4"][1]
 
 
 def test_what_stands_beside_an_attempt_does_not_decide(tmp_path):
     """Prints of the lesson's tensors fail here, and lines after the exercise are not run."""
     cell = f"print(logits)\n{RIGHT}print(f(logits))\n{HANDED_IN}\nraise SystemExit"
-    assert graded(tmp_path, cell)["04.1"][0] == PASSED
+    assert graded(tmp_path, cell)["04.2"][0] == PASSED
 
 
 def test_the_course_gives_what_an_exercise_builds_on_and_no_solution(tmp_path):
@@ -162,7 +162,7 @@ FORGERIES = {
     "another check": f"def check(*a):\n    return True\n{WRONG}{HANDED_IN}",
     "a patched course": (
         "import utils.exercises.checks as c, utils.exercises as e, builtins\n"
-        "c.check = e.check = c.judge_of = lambda *a: None\nc._EXERCISES['04.1'] = lambda f: None\n"
+        "c.check = e.check = c.judge_of = lambda *a: None\nc._EXERCISES['04.2'] = lambda f: None\n"
         f"{WRONG}{HANDED_IN}"
     ),
     "a patched torch": (f"import torch\ntorch.allclose = lambda *a, **k: True\n{WRONG}{HANDED_IN}"),
@@ -193,7 +193,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("cell", FORGERIES.values(), ids=list(FORGERIES))
 def test_a_result_cannot_be_forged(tmp_path, cell):
-    assert graded(tmp_path, cell)["04.1"][0] in (FAILED, ERROR)
+    assert graded(tmp_path, cell)["04.2"][0] in (FAILED, ERROR)
 
 
 ATTACKS = {  # the body of a function for 00.1 … in order; it must raise an error, or end itself
@@ -261,20 +261,20 @@ def test_endless_code_is_stopped_and_the_next_exercise_is_judged(tmp_path):
     found = graded(
         tmp_path,
         f"while True:\n    print('x' * 10_000)\n{HANDED_IN}",
-        'def g(*a):\n    while True:\n        pass\ncheck("04.2", g)',
+        'def g(*a):\n    while True:\n        pass\ncheck("04.3", g)',
         "def h(judge, first, second):\n    rows = zip(first, second)\n"
         "    won = [(judge(a, b), 1 - judge(b, a)) for a, b in rows]\n"
         "    return sum(x if x == y else 0.5 for x, y in won) / len(won)\n"
-        'check("04.3", h)',
+        'check("04.4", h)',
         seconds=3,
     )
-    assert [found[name][0] for name in ("04.1", "04.2", "04.3")] == [LATE, LATE, PASSED]
+    assert [found[name][0] for name in ("04.2", "04.3", "04.4")] == [LATE, LATE, PASSED]
 
 
 def test_the_environment_has_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     cell = f"import os\ndef f(*a):\n    raise ValueError(str(dict(os.environ)))\n{HANDED_IN}"
-    result, message = graded(tmp_path, cell)["04.1"]
+    result, message = graded(tmp_path, cell)["04.2"]
     assert result == ERROR and "PYTHONPATH" in message and "secret" not in message
 
 
@@ -300,16 +300,18 @@ def test_the_command_writes_a_table_and_a_summary(tmp_path):
         rows = list(csv.reader(file))
     assert tuple(rows[0]) == grade.COLUMNS
     assert [row[:3] for row in rows[1:]] == [
-        ["'=Bình", "04.1", ERROR],
-        ["'=Bình", "04.2", MISSING],
+        ["'=Bình", "04.1", MISSING],
+        ["'=Bình", "04.2", ERROR],
         ["'=Bình", "04.3", MISSING],
-        ["An/04", "04.1", PASSED],
-        ["An/04", "04.2", MISSING],
+        ["'=Bình", "04.4", MISSING],
+        ["An/04", "04.1", MISSING],
+        ["An/04", "04.2", PASSED],
         ["An/04", "04.3", MISSING],
+        ["An/04", "04.4", MISSING],
         ["Chi", "", ERROR],
     ]
     assert all(len(row[3]) <= grade.LONGEST for row in rows)
-    assert "3 notebooks, 7 results: 2 error, 4 not attempted, 1 passed" in done.stdout
+    assert "3 notebooks, 9 results: 2 error, 6 not attempted, 1 passed" in done.stdout
     assert "Protection while the code ran: " in done.stdout
 
 
