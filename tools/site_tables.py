@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.course.notebooks import LESSONS
 from utils.course.paths import BENCHMARKS
 
 Value = str | float | None  # None: not measured
@@ -47,10 +48,10 @@ def notebooks() -> Table:
     """Minutes and memory of each notebook: measured in the lab, estimated for the GPUs."""
     lab, gpu = read("lab.json"), read("memory.json")["notebooks"]
     rows = []
-    for number, row in lab["notebooks"]["lab"].items():
-        cells: list[Value] = [number, row["minutes"], row["peak_gb"]]
-        for profile in ("t4", "a100"):
-            found = gpu[profile].get(number, {})
+    for number in LESSONS:
+        cells: list[Value] = [number]
+        for known in (lab["notebooks"]["lab"], gpu["t4"], gpu["a100"]):
+            found = known.get(number, {})
             cells += [found.get("minutes"), found.get("peak_gb")]
         rows.append(cells)
     columns = ("notebook", "lab_min", "lab_gb", "t4_min", "t4_gb", "a100_min", "a100_gb")

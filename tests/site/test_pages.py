@@ -273,6 +273,10 @@ def test_the_measurements_are_those_of_the_files(soups):
         assert len(soups[name].select("table")) == len(site_tables.TABLES)
 
 
+def test_a_notebook_without_a_measurement_has_its_row():
+    assert [row[0] for row in site_tables.notebooks().rows] == [p.name[:2] for p in files()]
+
+
 def test_both_languages_have_the_same_words():
     english, vietnamese = (build_site.all_words()[language] for language in ("en", "vi"))
     assert set(english) == set(vietnamese)
