@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of notebooks 03 and 04: models, rows, rounds, peak memory."""
+"""Shared by the benchmarks of notebooks 03, 04 and 06: models, rows, seeds, rounds, peak memory."""
 
 import argparse
 import json
@@ -20,12 +20,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from peft import PeftModel, get_peft_model  # noqa: E402
+from trl import DPOConfig, SFTConfig  # noqa: E402
 
 from benchmarks.ppo import machine  # noqa: E402
 from utils import models  # noqa: E402
 from utils.course.profiles import TABLE, Profile  # noqa: E402
+from utils.course.session import set_seed  # noqa: E402
 from utils.data.pairs import load_preferences  # noqa: E402
-from utils.models.precision import DTYPES  # noqa: E402
+from utils.finetune.packing import PackedSFTTrainer  # noqa: E402
+from utils.finetune.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
+from utils.finetune.training import run  # noqa: E402
+from utils.models.precision import DTYPES, precision_arguments  # noqa: E402
 
 SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, tied
     "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128_256, True),
@@ -55,6 +62,103 @@ def lab(rows: int, held_out: int) -> tuple[str, object, object]:
     folder, _ = models.chat_source(TABLE["lab"].chat, pairs)
     train = pairs["train"].shuffle(seed=0).select(range(rows))
     return folder, train, pairs["test"].select(range(held_out))
+
+
+class LabBench:
+    """The stand-in of the lab, the shipped pairs, and adapters that are trained on them."""
+
+    def __init__(self, profile: Profile, scratch: Path) -> None:
+        self.profile, self.scratch = profile, scratch
+        self.pairs = load_preferences(quiet=True)
+        self.folder, self.name = models.chat_source(profile.chat, self.pairs)
+        self.tokenizer = models.chat_tokenizer(self.folder)
+
+    def training_arguments(self, seed: int, **sizes: object) -> dict[str, object]:
+        """What SFTConfig and DPOConfig share: one epoch, without checkpoints."""
+        return {
+            "output_dir": str(self.scratch / "checkpoints"),
+            "num_train_epochs": 1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "seed": seed,
+            **precision_arguments(self.profile),
+            **sizes,
+        }
+
+    def fresh(self, seed: int) -> PeftModel:
+        """The base with a new adapter."""
+        set_seed(seed)
+        base, _ = models.chat_model(self.folder, self.profile)
+        return get_peft_model(base, models.lora(self.profile.chat))
+
+    def train_sft(self, policy: PeftModel, rows: Dataset, config: SFTConfig) -> None:
+        """Supervised training on question, chosen."""
+        trainer = PackedSFTTrainer(
+            policy,
+            config,
+            processing_class=self.tokenizer,
+            train_dataset=models.sft_rows(rows),
+        )
+        run(trainer)
+
+    def train_pairs(
+        self,
+        kind: type[SharedPromptDPOTrainer],
+        policy: PeftModel,
+        pairs: Dataset,
+        config: DPOConfig,
+    ) -> None:
+        """DPO or ORPO on the pairs that fit."""
+        fit = config.max_length, config.per_device_train_batch_size, config.seed
+        trainer = kind(
+            policy,
+            args=config,
+            train_dataset=models.preference_rows(models.fitting(pairs, self.tokenizer, *fit)),
+            processing_class=self.tokenizer,
+        )
+        run(trainer)
+
+    def saved(self, policy: PeftModel, name: str) -> Path:
+        """The folder in which the adapter of a policy is saved."""
+        out = self.scratch / name
+        out.mkdir(exist_ok=True)
+        models.save_adapter(policy, self.tokenizer, out, self.name)
+        return out
+
+
+def options(description: str, program: str) -> argparse.Namespace:
+    """`--out`, by default the JSON beside the program, and `--quick`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=Path(program).with_suffix(".json"))
+    parser.add_argument(
+        "--quick", action="store_true", help="least training, to check that it runs"
+    )
+    return parser.parse_args()
+
+
+def seed_by_seed(
+    out: Path,
+    facts: dict[str, object],
+    seeds: Sequence[int],
+    runs: Callable[[int], list[dict]],
+    conclude: Callable[[dict], None],
+) -> None:
+    """Add the runs of every seed that `out` does not have yet, and write it after each seed.
+
+    A file with other facts is not continued. `conclude` gets the whole result before it is written.
+    """
+    result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if any(result.get(name) != value for name, value in facts.items()):
+        result = {**facts, "machine": machine("cpu"), "runs": []}
+    for seed in seeds:
+        if any(each["seed"] == seed for each in result["runs"]):
+            continue
+        result["runs"] += runs(seed)
+        conclude(result)
+        text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+        out.write_text(text, encoding="utf-8")
 
 
 # --- CUDA: real architectures with random weights, lengths like those of real data ---------------

@@ -8,8 +8,6 @@ interrupted continues with the next seed.
     python benchmarks/negatives.py [--quick --out FILE]
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import time
@@ -21,21 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from trl import DPOConfig, SFTConfig
 
-from benchmarks.common import machine, quiet
+from benchmarks.common import LabBench, options, quiet, seed_by_seed
 from utils import models
 from utils.course import session
-from utils.course.profiles import TABLE, Profile
+from utils.course.profiles import TABLE, AdapterTraining, Profile
 from utils.data.instructions import one_per_question
 from utils.data.mining import mine, nearest, text_vectors
-from utils.data.pairs import load_preferences
-from utils.finetune.packing import PackedSFTTrainer
+from utils.data.pairs import written
 from utils.finetune.shared_prompt import SharedPromptDPOTrainer
-from utils.finetune.training import run as train
 from utils.models import chat
-from utils.models.precision import precision_arguments
 
 SEEDS = (1, 2, 3)
 PAIRS = 600  # of each kind of negatives
@@ -43,12 +38,6 @@ NEGATIVES = ("random", "nearest", "mined", "flawed")
 MINED_TIERS = ("off_topic", "systematic")
 EXAMPLES = 3  # questions of which the four negatives are kept for the notebook
 SFT = "none (SFT)"  # the adapter that every training starts from
-
-
-def written(pairs: Dataset) -> Dataset:
-    """The pairs on written questions, without the dialogues, which mining cannot search."""
-    rows = enumerate(zip(pairs["tier"], pairs["history"], strict=True))
-    return pairs.select([i for i, (tier, turns) in rows if tier != "systematic" and not turns])
 
 
 def other_rows(count: int, generator: np.random.Generator) -> np.ndarray:
@@ -119,71 +108,44 @@ def held_out(pairs: Dataset) -> dict[str, Dataset]:
     return tests
 
 
-class Bench:
-    """The stand-in of the lab, its pairs, and the trainings."""
+class Bench(LabBench):
+    """The pairs on written questions, and the trainings on them; mining cannot search dialogues."""
 
     def __init__(self, profile: Profile, scratch: Path) -> None:
-        self.profile, self.scratch = profile, scratch
-        self.pairs = load_preferences(quiet=True)
-        self.folder, self.name = models.chat_source(profile.chat, self.pairs)
-        self.tokenizer = models.chat_tokenizer(self.folder)
+        super().__init__(profile, scratch)
         self.train = written(self.pairs["train"])
         self.tests = held_out(written(self.pairs["test"]))
 
-    def arguments(self, stage: str, seed: int) -> dict[str, object]:
-        """What SFTConfig and DPOConfig share; the profile's settings of notebook 03 or 04."""
-        settings = {"sft": self.profile.sft, "dpo": self.profile.dpo}[stage]
-        return {
-            "output_dir": str(self.scratch / "checkpoints"),
-            "per_device_train_batch_size": settings.batch_size,
-            "gradient_accumulation_steps": settings.accumulation,
-            "gradient_checkpointing": settings.checkpointing,
-            "learning_rate": settings.learning_rate,
-            "max_length": settings.max_length,
-            "num_train_epochs": 1,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "seed": seed,
-            **precision_arguments(self.profile),
-        }
+    def settings(self, run: AdapterTraining, seed: int) -> dict[str, object]:
+        """The profile's settings of a stage."""
+        return self.training_arguments(
+            seed,
+            per_device_train_batch_size=run.batch_size,
+            gradient_accumulation_steps=run.accumulation,
+            gradient_checkpointing=run.checkpointing,
+            learning_rate=run.learning_rate,
+            max_length=run.max_length,
+        )
 
     def sft(self, seed: int) -> Path:
         """The folder of this seed's SFT adapter, trained as in notebook 03."""
-        session.set_seed(seed)
-        base, _ = models.chat_model(self.folder, self.profile)
+        policy = self.fresh(seed)
         rows = one_per_question(self.pairs["train"]).shuffle(seed=seed)
         rows = rows.select(range(min(self.profile.sft.rows, len(rows))))
-        trainer = PackedSFTTrainer(
-            get_peft_model(base, models.lora(self.profile.chat)),
-            SFTConfig(packing=True, **self.arguments("sft", seed)),
-            processing_class=self.tokenizer,
-            train_dataset=chat.sft_rows(rows),
-        )
-        out = self.scratch / f"sft-{seed}"
-        out.mkdir(exist_ok=True)
-        models.save_adapter(train(trainer).model, self.tokenizer, out, self.name)
-        return out
+        config = SFTConfig(packing=True, **self.settings(self.profile.sft, seed))
+        self.train_sft(policy, rows, config)
+        return self.saved(policy, f"sft-{seed}")
 
     def dpo(self, policy: PeftModel, pairs: Dataset, seed: int) -> None:
         """DPO as in notebook 04."""
-        settings = self.profile.dpo
-        sizes = settings.max_length, settings.batch_size, seed
-        arguments = self.arguments("dpo", seed)
-        trainer = SharedPromptDPOTrainer(
-            policy,
-            args=DPOConfig(
-                beta=settings.beta,
-                precompute_ref_log_probs=True,
-                precompute_ref_batch_size=32,
-                train_sampling_strategy="sequential",
-                **arguments,
-            ),
-            train_dataset=chat.preference_rows(chat.fitting(pairs, self.tokenizer, *sizes)),
-            processing_class=self.tokenizer,
+        config = DPOConfig(
+            beta=self.profile.dpo.beta,
+            train_sampling_strategy="sequential",
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=32,
+            **self.settings(self.profile.dpo, seed),
         )
-        train(trainer)
+        self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
 
     def logps(self, policy: PeftModel) -> dict[str, np.ndarray]:
         """ln π of the chosen and rejected answers of each tier, (2, pairs)."""
@@ -204,9 +166,7 @@ class Bench:
         runs = [{"negatives": SFT, "seed": seed, "plain": _verdicts(before)}]
         for kind, pairs in negatives_of(self.train, count, seed).items():
             session.set_seed(seed)
-            policy = models.load_adapter(start, self.folder, self.profile, trainable=True)
-            policy.load_adapter(str(start / "adapter"), "reference")
-            policy.set_adapter("default")
+            policy = models.labelled_model(start, self.folder, self.profile)
             began = time.perf_counter()
             self.dpo(policy, pairs, seed)
             seconds = round(time.perf_counter() - began, 1)
@@ -286,40 +246,29 @@ def smaller(profile: Profile) -> Profile:
 
 def main() -> None:
     """Train every seed that the JSON does not have yet, and write the JSON after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--quick", action="store_true", help="least training, to check that it runs"
-    )
-    asked = parser.parse_args()
+    asked = options(__doc__.splitlines()[0], __file__)
     quiet()
     profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
     if asked.quick:
         profile, count, seeds = smaller(profile), 8, SEEDS[:1]
     facts = {"profile": profile.name, "pairs": count}
     facts |= {"sft": asdict(profile.sft), "dpo": asdict(profile.dpo)}
-    result = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
-    if any(result.get(name) != value for name, value in facts.items()):
-        result = {**facts, "machine": machine("cpu"), "runs": []}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(profile, Path(scratch))
         if asked.quick:
             tests = bench.tests.items()
             bench.tests = {tier: test.select(range(min(4, len(test)))) for tier, test in tests}
-        result["model"] = bench.name
-        for seed in seeds:
-            if any(run["seed"] == seed for run in result["runs"]):
-                continue
-            result["runs"] += bench.runs(seed, count)
-            questions = {tier: list(test["question"]) for tier, test in bench.tests.items()}
+        questions = {tier: list(test["question"]) for tier, test in bench.tests.items()}
+
+        def conclude(result: dict) -> None:
             result["summary"] = summary(result["runs"], questions)
-            asked.out.write_text(
-                json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
             for row in result["summary"]:
                 if row["tier"] in ("random", "off_topic", "all flaws"):
                     figures = f"plain {row['plain']:.3f}, reward {row['reward'] or 0:.3f}"
                     print(f"{row['negatives']}, {row['tier']}: {figures}", flush=True)
+
+        facts |= {"model": bench.name}
+        seed_by_seed(asked.out, facts, seeds, lambda seed: bench.runs(seed, count), conclude)
 
 
 if __name__ == "__main__":

@@ -112,15 +112,15 @@ def main() -> None:
     arguments = parser.parse_args()
     session._quiet()
     from utils import models
-    from utils.data.pairs import load_preferences
+    from utils.data.pairs import load_preferences, written
     from utils.models import chat
 
     profile = profiles.TABLE["lab"]
     pairs = load_preferences(offline=True, quiet=True)
     folder, name = models.chat_source(profile.chat, pairs)
     tokenizer = models.chat_tokenizer(folder)
-    held_out = [row for row, tier in enumerate(pairs["test"]["tier"]) if tier != "systematic"]
-    test = pairs["test"].select(held_out[: profile.dpo.held_out])
+    test = written(pairs["test"], dialogues=True)
+    test = test.select(range(min(profile.dpo.held_out, len(test))))
     runs = []
     for seed in SEEDS:
         drawn = pairs["train"].shuffle(seed=seed).select(range(arguments.pairs))

@@ -12,6 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.build_preference_data import update
+
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "human_like"
 CYCLE, HELD_OUT = 17, (3, 9, 14)  # three of every seventeen rows are held out
 PROVENANCE = {
@@ -38,13 +41,12 @@ def main() -> int:
     lines = (FOLDER / "written.jsonl").read_text(encoding="utf-8").splitlines()
     stale = []
     for split, rows in pairs([json.loads(line) for line in lines]).items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path = FOLDER / f"{split}.jsonl"
-        if check:
-            stale += [path.name] if path.read_text(encoding="utf-8") != text else []
-        else:
-            path.write_text(text, encoding="utf-8", newline="\n")
+        differs = update(path, rows, check)
+        if not check:
             print(f"{path.name}: {len(rows):,} pairs")
+        elif differs:
+            stale.append(path.name)
     if stale:
         print(f"{', '.join(stale)} is not what written.jsonl gives: run without --check.")
     return int(bool(stale))

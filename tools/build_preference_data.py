@@ -136,6 +136,15 @@ def as_bytes(rows: list[Row]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+def update(path: Path, rows: list[Row], check: bool) -> bool:
+    """Write the file unless it is only to be compared; whether it had another content."""
+    new = as_bytes(rows)
+    differs = not path.exists() or path.read_bytes() != new
+    if not check:
+        path.write_bytes(new)
+    return differs
+
+
 def main() -> int:
     """Write the files, or compare them with the shipped ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -143,12 +152,10 @@ def main() -> int:
     check = parser.parse_args().check
     changed = 0
     for split, rows in build().items():
-        path, new = FOLDER / f"{split}.jsonl", as_bytes(rows)
-        same = path.exists() and path.read_bytes() == new
-        changed += not same
-        if not check:
-            path.write_bytes(new)
-        state = "up to date" if same else "differs" if check else "written"
+        path = FOLDER / f"{split}.jsonl"
+        differs = update(path, rows, check)
+        changed += differs
+        state = "up to date" if not differs else "differs" if check else "written"
         print(f"{path.name}: {len(rows):,} pairs, {state}")
         print("  " + ", ".join(f"{n} {tier}" for tier, n in tiers(rows).most_common()))
         mined = [row for row in rows if row["tier"] in ("off_topic", "systematic")]

@@ -40,11 +40,9 @@ def options() -> argparse.Namespace:
 
 def sample_pairs() -> list[Pair]:
     """Pairs of the shipped data, for a class without a campaign of its own."""
-    from utils.data import load_preferences
+    from utils.data import load_preferences, written
 
-    test = load_preferences(quiet=True)["test"]
-    rows = test.filter(lambda row: row["tier"] != "systematic" and not row["history"])
-    rows = rows.select(range(SAMPLE_PAIRS))
+    rows = written(load_preferences(quiet=True)["test"]).select(range(SAMPLE_PAIRS))
     return [
         {
             **{"question": row["question"], "first": row["chosen"], "second": row["rejected"]},

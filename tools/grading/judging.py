@@ -292,12 +292,7 @@ class Grader:
             outcome = Outcome(ERROR, str(error))
         except (wire.WireError, KeyError):
             outcome = Outcome(ERROR, "the code sent something else than a result.")
-        except StudentError as error:
-            kind = type(error).__name__
-            return Outcome(
-                ERROR, tr("your code stopped with {kind}: {error}", kind=kind, error=error)
-            )
-        except Exception as error:
+        except Exception as error:  # StudentError, or the judge's own on what the code returned
             kind = type(error).__name__
             return Outcome(
                 ERROR, tr("your code stopped with {kind}: {error}", kind=kind, error=error)

@@ -16,7 +16,7 @@ __getattr__, __all__ = door(
         "feedback": ["NEGATIVE", "SENTIMENTS", "TOPICS", "load_feedback"],
         "instructions": ["load_instructions", "one_per_question"],
         "mining": ["Controls", "MiningError", "embed", "mine", "nearest", "report"],
-        "pairs": ["load_human_like", "load_preferences", "science_questions"],
+        "pairs": ["load_human_like", "load_preferences", "science_questions", "written"],
         "questions": ["says", "voting_questions"],
         "reading": ["fingerprint", "need"],
         "text": ["duplicate_key", "segment"],

@@ -1,14 +1,13 @@
 """Questions with their right answers, from which preference pairs are built."""
 
-import json
 import os
 from pathlib import Path
 
 from datasets import Dataset
 
 from utils.course.language import tr
-from utils.data.pairs import MINED, PREFERENCES, PairReport, load_preferences, tidy
-from utils.data.reading import DataError, read_text, say_report
+from utils.data.pairs import MINED, PREFERENCES, PairReport, load_preferences, objects, tidy
+from utils.data.reading import DataError, say_report
 
 COLUMNS = ("id", "question", "answer")
 
@@ -18,8 +17,8 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
 
     Dialogues are left out, because their last question cannot be understood alone.
     COURSE_PREFERENCE_DATA names the source as for `load_preferences`; `06` gives the questions that
-    notebook 06 mines from. In the user's own folder
-    train.jsonl may have question and answer only, because the rejected answers are found later.
+    notebook 06 mines from. In the user's own folder train.jsonl may have question and answer only,
+    because the rejected answers are found later.
     """
     source = os.environ.get(PREFERENCES.variable, "").strip()
     if source not in {"", "sample", "hub", MINED}:
@@ -42,33 +41,7 @@ def one_per_question(pairs: Dataset) -> Dataset:
 def _without_rejected(path: Path, quiet: bool) -> Dataset:
     """The rows of a JSONL file of questions and answers; an answer may also be called chosen."""
     report, kept = PairReport(), []
-    for number, line in enumerate(read_text(path, report).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = tr("{file}, line {line}", file=path.name, line=number)
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                tr(
-                    "{where}, character {column}: broken JSON ({error}): write one object per "
-                    "line, with {columns}.",
-                    where=where,
-                    column=error.colno,
-                    error=error.msg,
-                    columns=tr("question and answer"),
-                )
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(
-                tr(
-                    "{where}: the value is {kind} instead of an object: write {{...}} with "
-                    "{columns}.",
-                    where=where,
-                    kind=type(row).__name__,
-                    columns=tr("question and answer"),
-                )
-            )
+    for number, where, row in objects(path, tr("question and answer"), report):
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
         if not all(texts):
             report.empty.append(where)

@@ -4,7 +4,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,10 +131,11 @@ def tidy(text: str) -> str:
     return "\n".join(line[: len(line) - len(line.lstrip(" "))] + normalise(line) for line in lines)
 
 
-def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[str, dict]]:
-    """Each row of a JSONL file with its name; the first bad line raises an error that names it."""
-    wanted = ", ".join(source.columns)
-    rows = []
+def objects(path: Path, wanted: str, report: Report) -> Iterator[tuple[int, str, dict]]:
+    """The number, the name and the object of each line of a JSONL file; blank lines are skipped.
+
+    A line that is no object raises an error that names it and says what is `wanted`.
+    """
     for number, line in enumerate(read_text(path, report).split("\n"), 1):
         if not line.strip():
             continue
@@ -162,7 +163,12 @@ def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[st
                     columns=wanted,
                 )
             )
-        rows.append((where, row))
+        yield number, where, row
+
+
+def _read_lines(path: Path, source: Source, report: PairReport) -> list[tuple[str, dict]]:
+    """Each row of a JSONL file with its name; a file without rows is an error."""
+    rows = [(where, row) for _, where, row in objects(path, ", ".join(source.columns), report)]
     if not rows:
         raise DataError(tr("{file} has no rows: add some or remove the file.", file=path.name))
     return rows
@@ -406,6 +412,14 @@ def load_human_like(offline: bool = True, *, quiet: bool = False) -> DatasetDict
     COURSE_HUMAN_LIKE_DATA names the source as COURSE_PREFERENCE_DATA does for `load_preferences`.
     """
     return _load(HUMAN_LIKE, offline, quiet)
+
+
+def written(pairs: Dataset, *, dialogues: bool = False) -> Dataset:
+    """The pairs without the systematic ones, and without dialogues unless they are wanted."""
+    rows = enumerate(zip(pairs["tier"], pairs["history"], strict=True))
+    return pairs.select(
+        [i for i, (tier, turns) in rows if tier != "systematic" and (dialogues or not turns)]
+    )
 
 
 def science_questions() -> list[str]:
