@@ -273,9 +273,11 @@ def test_endless_code_is_stopped_and_the_next_exercise_is_judged(tmp_path):
 
 def test_the_environment_has_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    cell = f"import os\ndef f(*a):\n    raise ValueError(str(dict(os.environ)))\n{HANDED_IN}"
+    # the message is cut: the cell looks for itself, so that no name is cut off
+    found = "[k for k, v in os.environ.items() if k == 'PYTHONPATH' or 'secret' in v]"
+    cell = f"import os\ndef f(*a):\n    raise ValueError({found})\n{HANDED_IN}"
     result, message = graded(tmp_path, cell)["04.2"]
-    assert result == ERROR and "PYTHONPATH" in message and "secret" not in message
+    assert result == ERROR and "ValueError: ['PYTHONPATH']" in message
 
 
 # --- The table -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Who voted on what: items by content, campaigns, quarantine, and stores from before them."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -20,7 +21,7 @@ from utils.votes.pairs import PairError, item_of, pair_of, read_pairs, shown, wr
 from utils.votes.panel import simulate
 from utils.votes.schema import ACCEPTED, FORMER, VOTES, WAITING
 from utils.votes.session import Session
-from utils.votes.store import Vote, VoteError, open_store
+from utils.votes.store import Vote, VoteError, _set_pragmas, open_store
 from utils.votes.terminal import label_in_terminal
 
 # the table of version 0.1.0, copied from its database
@@ -243,6 +244,24 @@ def test_an_older_store_is_migrated_with_all_of_its_votes(tmp_path):
     assert [v.annotator for v in stores[0].votes(campaign="demo", status=WAITING)] == ["khách"]
     stores[0].add(replace(votes[0], key="", campaign="mới"))  # and the file takes new votes
     assert len(open_store(f"sqlite:///{path}").votes()) == 33
+
+
+@pytest.mark.parametrize(("message", "tries"), [("database is locked", 3), ("disk I/O error", 1)])
+def test_the_journal_mode_is_set_again_while_another_program_changes_it(message, tries):
+    connection = sqlite3.connect(":memory:")
+    asked = []
+
+    class Contended:  # SQLite refuses at once here, whatever the busy timeout is
+        def execute(self, statement):
+            if not statement.startswith("PRAGMA journal_mode = "):
+                mode = "wal" if len(asked) == 3 else "delete"
+                return connection.execute("SELECT ?", (mode,))
+            asked.append(statement)
+            raise sqlite3.OperationalError(message)
+
+    with contextlib.suppress(sqlite3.OperationalError):
+        _set_pragmas(Contended(), on_drive=False)
+    assert len(asked) == tries
 
 
 def test_a_migration_that_is_interrupted_changes_nothing(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ until a teacher accepts them; a reader gets the accepted votes unless it asks fo
 
 import json
 import os
+import sqlite3
+import time
 import unicodedata
 import uuid
 from collections import Counter
@@ -42,7 +44,8 @@ VOTES_VARIABLE = "COURSE_VOTES"
 CHOICES = ("a", "b", "tie", "skip")
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 # A kill or a power cut must not lose a confirmed vote; a writer waits while others write.
-PRAGMAS = ("busy_timeout = 30000", "synchronous = FULL")
+WAIT = 30  # seconds for which SQLite waits for another program's lock
+PRAGMAS = (f"busy_timeout = {WAIT * 1000}", "synchronous = FULL")
 Result = TypeVar("Result")
 
 
@@ -165,14 +168,22 @@ def open_store(url: str | None = None) -> "VoteStore":
 
 
 def _patience(url: sql.URL) -> dict[str, int]:
-    return {"timeout": 30} if url.drivername == "sqlite" else {"connect_timeout": 10}  # seconds
+    return {"timeout": WAIT} if url.drivername == "sqlite" else {"connect_timeout": 10}  # seconds
 
 
 def _set_pragmas(connection: object, on_drive: bool) -> None:
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
     # a write-ahead log needs shared memory, which Google Drive's file system does not have
-    connection.execute(f"PRAGMA journal_mode = {'DELETE' if on_drive else 'WAL'}")
+    mode = "delete" if on_drive else "wal"
+    end = time.monotonic() + WAIT
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
+        try:  # SQLite does not wait by itself when another program changes the mode, too
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 class VoteStore:
