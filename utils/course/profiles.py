@@ -85,6 +85,7 @@ class ChatModel:
     hub_id: str  # or "stand-in" for a tiny model that is built locally
     copy: str | None = None  # an ungated copy of the weights, for users without access
     licence: str = ""  # the terms, which a user must know before choosing the model
+    licence_id: str = ""  # the Hub's identifier of these terms; "other: name" if it has none
 
 
 @dataclass(frozen=True)
@@ -332,13 +333,17 @@ CHAT_MODELS = {
         "meta-llama/Llama-3.2-1B-Instruct",
         copy="unsloth/Llama-3.2-1B-Instruct",
         licence="Llama 3.2 Community License",
+        licence_id="llama3.2",
     ),
     "qwen": ChatModel(
         "Qwen/Qwen2.5-3B-Instruct",
         licence=later("Qwen Research License: it forbids commercial use"),
+        licence_id="other: qwen-research",
     ),
-    "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0"),
-    "sailor": ChatModel("sail/Sailor2-1B-Chat", licence="Apache-2.0"),  # made for Vietnamese
+    "qwen3": ChatModel("Qwen/Qwen3-1.7B", licence="Apache-2.0", licence_id="apache-2.0"),
+    "sailor": ChatModel(  # made for Vietnamese
+        "sail/Sailor2-1B-Chat", licence="Apache-2.0", licence_id="apache-2.0"
+    ),
 }
 _STANDIN_CHAT = ChatModel("stand-in")
 _LAB_CHAT = ChatModels(
@@ -355,6 +360,7 @@ _GPU_CHAT = ChatModels(
         "meta-llama/Llama-3.1-8B-Instruct",
         copy="unsloth/Meta-Llama-3.1-8B-Instruct",
         licence="Llama 3.1 Community License",
+        licence_id="llama3.1",
     ),
     lora_rank=16,  # with alpha = rank: the first version's values
     lora_alpha=16,

@@ -27,6 +27,7 @@ __getattr__, __all__ = door(
             "speaking_as",
             "start_name",
         ],
+        "cards": ["merge", "model_card", "push"],
         "chat": [
             "TEMPLATE",
             "answer_ids",
