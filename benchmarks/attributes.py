@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from trl import DPOConfig, SFTConfig
 
 from benchmarks.common import LabBench, options, quiet, seed_by_seed
 from utils import models
 from utils.course import session
-from utils.course.profiles import TABLE, AttributeRun, Profile
+from utils.course.profiles import TABLE, Profile
 from utils.data.attributes import attribute_pairs, plain_answers, worth
 from utils.finetune.orpo import ORPOTrainer
 from utils.finetune.shared_prompt import SharedPromptDPOTrainer
@@ -34,6 +35,7 @@ SEEDS = (1, 2, 3)
 PAIRS = 1_500
 BETAS = (0.5, 1.0, 2.0)
 WEIGHT = 1.0  # ORPO's λ
+TOKENS = 48  # limit of an answer
 
 
 class Bench(LabBench):
@@ -92,35 +94,55 @@ class Bench(LabBench):
         self.sft(policy, both, seed)
         return self.saved(policy, f"reference-{seed}")
 
+    def begun(self, reference: Path, seed: int) -> PeftModel:
+        """The policy of an arm: the reference's adapter twice, of which one will be trained."""
+        session.set_seed(seed)
+        return models.labelled_model(reference, self.folder, self.profile)
+
+    def imitate(self, policy: PeftModel, pairs: Dataset, seed: int) -> None:
+        """SFT on as many answers as the other arms read: the chosen ones, twice."""
+        twice = pairs.select([*range(len(pairs)), *range(len(pairs))])
+        self.sft(policy, twice.shuffle(seed=seed), seed)
+
+    def attributes(self, policy: PeftModel) -> tuple[Tensor, Tensor]:
+        """ln π of the attributes of each question: the policy's, and the reference's."""
+        now = combination_logps(policy, self.tokenizer, self.questions)
+        with models.speaking_as(policy, "reference"):
+            return now, combination_logps(policy, self.tokenizer, self.questions)
+
+    def measured(self, policy: PeftModel, now: Tensor, before: Tensor) -> dict[str, object]:
+        """The rates of both models, and the KL of the attributes and of whole answers."""
+        asked = self.questions["question"]
+        kl = chat.sampled_kl(policy, self.tokenizer, asked, max_new_tokens=TOKENS)
+        return {
+            "rates": attribute_rates(now).tolist(),
+            "reference_rates": attribute_rates(before).tolist(),
+            "kl": divergence(now, before),
+            "kl_of_answers": float(kl.mean()),
+        }
+
     def arm(self, reference: Path, way: str, strength: float, count: int, seed: int) -> dict:
         """Train one arm from the reference; its rates, the predicted ones, KL and answers."""
-        session.set_seed(seed)
-        policy = models.labelled_model(reference, self.folder, self.profile)
+        policy = self.begun(reference, seed)
         pairs, began = self.drawn(count, seed), time.perf_counter()
-        if way == "SFT":  # as many answers as the other arms read: the chosen ones, twice
-            answers = pairs.select([*range(len(pairs)), *range(len(pairs))]).shuffle(seed=seed)
-            self.sft(policy, answers, seed)
+        if way == "SFT":
+            self.imitate(policy, pairs, seed)
         elif way != "reference":
             self.prefer(policy, pairs, way, strength, seed)
         seconds = time.perf_counter() - began
-        now = combination_logps(policy, self.tokenizer, self.questions)
-        with models.speaking_as(policy, "reference"):
-            before = combination_logps(policy, self.tokenizer, self.questions)
+        now, before = self.attributes(policy)
         value = worth(self.run.chosen_rate, self.run.rejected_rate)
         aim = predicted(before, value, strength) if way == "DPO" else None
-        greedy = chat.reply(policy, self.tokenizer, self.questions["question"], max_new_tokens=48)
+        asked = self.questions["question"]
+        greedy = chat.reply(policy, self.tokenizer, asked, max_new_tokens=TOKENS)
         contents = zip(greedy, self.questions["chosen"], strict=True)
-        kl = chat.sampled_kl(policy, self.tokenizer, self.questions["question"], max_new_tokens=48)
         return {
             "way": way,
             "strength": strength,
             "seed": seed,
-            "rates": attribute_rates(now).tolist(),
-            "reference_rates": attribute_rates(before).tolist(),
+            **self.measured(policy, now, before),
             "predicted_rates": attribute_rates(aim).tolist() if aim is not None else None,
-            "kl": divergence(now, before),
             "predicted_kl": divergence(aim, before) if aim is not None else None,
-            "kl_of_answers": float(kl.mean()),
             "content_kept": sum(wanted[:-1] in r.text for r, wanted in contents) / len(greedy),
             "seconds": round(seconds, 1),
         }
@@ -131,9 +153,13 @@ def arms() -> list[tuple[str, float]]:
     return [("reference", 0.0), ("SFT", 0.0), *(("DPO", beta) for beta in BETAS), ("ORPO", WEIGHT)]
 
 
-def smaller(run: AttributeRun) -> AttributeRun:
-    """The least training, to check that the program runs."""
-    return replace(run, questions=4, reference_pairs=16, batch_size=4)
+def sizes(quick: bool, pairs: int) -> tuple[Profile, int, tuple[int, ...]]:
+    """The profile, the pairs and the seeds; with `quick` the least, to check that it runs."""
+    profile = TABLE["lab"]
+    if not quick:
+        return profile, pairs, SEEDS
+    least = replace(profile.attributes, questions=4, reference_pairs=16, batch_size=4)
+    return replace(profile, attributes=least), 16, (1,)
 
 
 def report(result: dict) -> None:
@@ -147,9 +173,7 @@ def report(result: dict) -> None:
 def main() -> None:
     asked = options(__doc__.splitlines()[0], __file__)
     quiet()
-    profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
-    if asked.quick:
-        profile, count, seeds = replace(profile, attributes=smaller(profile.attributes)), 16, (1,)
+    profile, count, seeds = sizes(asked.quick, PAIRS)
     facts = {"profile": profile.name, "pairs": count, "settings": asdict(profile.attributes)}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(profile, Path(scratch))

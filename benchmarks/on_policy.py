@@ -11,28 +11,23 @@ next to this file; a program that was interrupted continues with the next seed.
 
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import Dataset
 
-from benchmarks.attributes import Bench, smaller
+from benchmarks.attributes import TOKENS, Bench, sizes
 from benchmarks.common import options, quiet, seed_by_seed
 from utils import models
-from utils.course import session
-from utils.course.profiles import TABLE
 from utils.data.attributes import attributes_of
-from utils.judge.attributes import attribute_rates, combination_logps, divergence
 from utils.models import chat
 
-SEEDS = (1, 2, 3)
 PAIRS = 700
 SAMPLES = 4  # answers per question, of which the best and the worst are kept
 BETA = 1.0
 ARMS = ("reference", "SFT on the best", "DPO, own answers", "DPO, other answers")
-TOKENS = 48
 
 
 def score(text: str, content: str) -> int:
@@ -95,28 +90,18 @@ class OnPolicy(Bench):
 
     def one(self, reference: Path, arm: str, own: Dataset, seed: int) -> dict:
         """Train one arm; exact rates and KL, and the rule's score of new samples."""
-        session.set_seed(seed)
-        policy = models.labelled_model(reference, self.folder, self.profile)
-        if arm == "SFT on the best":  # as many answers as DPO reads
-            twice = own.select([*range(len(own)), *range(len(own))]).shuffle(seed=seed)
-            self.sft(policy, twice, seed)
+        policy = self.begun(reference, seed)
+        if arm == "SFT on the best":
+            self.imitate(policy, own, seed)
         elif arm != "reference":
             pairs = own if arm == "DPO, own answers" else self.ruled(len(own), seed)
             self.prefer(policy, pairs, "DPO", BETA, seed)
-        now = combination_logps(policy, self.tokenizer, self.questions)
-        with models.speaking_as(policy, "reference"):
-            before = combination_logps(policy, self.tokenizer, self.questions)
         fresh = self.samples(policy, 2, 10_000 + seed)
-        questions = self.questions["question"]
-        kl = chat.sampled_kl(policy, self.tokenizer, questions, max_new_tokens=TOKENS)
         return {
             "arm": arm,
             "seed": seed,
             "pairs": len(own),
-            "rates": attribute_rates(now).tolist(),
-            "reference_rates": attribute_rates(before).tolist(),
-            "kl": divergence(now, before),
-            "kl_of_answers": float(kl.mean()),
+            **self.measured(policy, *self.attributes(policy)),
             "score": sum(each["score"] for each in fresh) / len(fresh),
             "content_kept": sum(each["score"] >= 0 for each in fresh) / len(fresh),
             "samples": [each["text"] for each in fresh[:: max(1, len(fresh) // 8)]][:8],
@@ -137,9 +122,7 @@ def report(result: dict) -> None:
 def main() -> None:
     asked = options(__doc__.splitlines()[0], __file__)
     quiet()
-    profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
-    if asked.quick:
-        profile, count, seeds = replace(profile, attributes=smaller(profile.attributes)), 16, (1,)
+    profile, count, seeds = sizes(asked.quick, PAIRS)
     facts = {"profile": profile.name, "samples": SAMPLES, "beta": BETA, "asked_pairs": count,
              "settings": asdict(profile.attributes)}  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:

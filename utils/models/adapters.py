@@ -193,11 +193,16 @@ def save_start(start: Path, folder: Path) -> None:
 
 
 def load_adapter(
-    artifact: Path, base_folder: str, profile: Profile, *, trainable: bool = False
+    artifact: Path,
+    base_folder: str,
+    profile: Profile,
+    *,
+    trainable: bool = False,
+    quantised: bool = True,
 ) -> PeftModel:
-    """The base with 4-bit weights and a saved adapter."""
+    """The base, by default with 4-bit weights, and a saved adapter."""
     check_base(artifact, base_folder)
-    base, _ = chat_model(base_folder, profile)
+    base, _ = chat_model(base_folder, profile, quantised=quantised)
     adapter = str(artifact / "adapter")
     return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
 

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, errors
-from peft import PeftModel
 from transformers import AutoTokenizer
 
 from utils.course import folders, hub
 from utils.course.language import tr
 from utils.course.profiles import TABLE, ChatModel, Profile
-from utils.models.adapters import BASE_NOTE, ModelError, chat_model, check_base
+from utils.models.adapters import BASE_NOTE, ModelError, load_adapter
 from utils.models.language import STAND_IN
 
 COURSE = "Preference Tuning with LLMs"
@@ -106,29 +105,28 @@ def _table(rows: Mapping[str, object], *titles: str) -> str:
 
 def _limits(metrics: Mapping, *, stand_in: bool, merged: bool) -> str:
     """What this model has not been shown to do, as a list."""
-    found = [
+    found = []
+    if stand_in:
+        found += [
+            tr(
+                "The base is a small stand-in model that the course trains on a CPU within "
+                "minutes. It has no use outside the course."
+            )
+        ]
+    if merged:
+        found += [
+            tr(
+                "The metrics were measured with the adapter on a base in four bits. The merged "
+                "model has weights in 16 or 32 bits and was not measured again."
+            )
+        ]
+    if str(metrics["profile"]).endswith("-quick"):
+        found += [tr("It was trained on a few rows only, as a short lesson (COURSE_QUICK).")]
+    found += [
         tr("The metrics come from one run with one seed and one set of data."),
         tr("Its answers can be wrong or harmful: it was not tested for safety."),
         tr("It was made to learn how preference tuning works, and not for use in a product."),
     ]
-    if str(metrics["profile"]).endswith("-quick"):
-        found.insert(0, tr("It was trained on a few rows only, as a short lesson (COURSE_QUICK)."))
-    if merged:
-        found.insert(
-            0,
-            tr(
-                "The metrics were measured with the adapter on a base in four bits. The merged "
-                "model has weights in 16 or 32 bits and was not measured again."
-            ),
-        )
-    if stand_in:
-        found.insert(
-            0,
-            tr(
-                "The base is a small stand-in model that the course trains on a CPU within "
-                "minutes. It has no use outside the course."
-            ),
-        )
     return "\n".join(f"- {sentence}" for sentence in found)
 
 
@@ -201,11 +199,9 @@ def merge(artifact: Path, base_folder: str, profile: Profile) -> Path:
     The folder stands beside the artifact: `04_llama_dpo_vi_alpaca.merged`.
     """
     card = model_card(artifact, merged=True)
-    check_base(artifact, base_folder)
     # A 4-bit weight is one of 16 values per block. The sum of such a weight and its correction
     # would be rounded to these values again, which loses a part of what the adapter has learned.
-    base, _ = chat_model(base_folder, profile, quantised=False)
-    adapted = PeftModel.from_pretrained(base, str(artifact / "adapter"))
+    adapted = load_adapter(artifact, base_folder, profile, quantised=False)
     merged = adapted.merge_and_unload(safe_merge=True)
     final = artifact.with_name(f"{artifact.name}.merged")
     with folders.written_whole(final, final.name) as folder:
