@@ -317,14 +317,14 @@ def cells(report: Report, asked: argparse.Namespace, clock: Clock) -> None:
     if not wanted:
         return
     from benchmarks import common, gpu_notebooks
+    from utils.course import paths
 
     def build(name: str, item: Callable[[], Found]) -> None:
         report.forget(name)  # it was built on another machine
         attempt(report, name, item, clock)
 
     common.quiet()
-    cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache")
-    folder = cache / ("gpu-quick" if asked.quick else "gpu")
+    folder = paths.cache() / ("gpu-quick" if asked.quick else "gpu")
     gpu_notebooks.run(wanted, folder, report, build, clock.left, quick=asked.quick)
     if any(not report.settled(number) for number in wanted):
         raise OutOfTime

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers import chat_worker as worker
 from tests.hub import server
 from utils import models
-from utils.course import folders, hub
+from utils.course import folders, hub, paths
 from utils.course.artifacts import Shelf
 from utils.course.session import Course
 from utils.models import cards
@@ -201,7 +201,8 @@ def test_merging_in_four_bits_loses_a_part_of_the_adapter(artifact, base, unmerg
 
 
 def test_the_merged_folder_is_complete_and_names_no_folder(artifact, base, merged):
-    assert merged == artifact.with_name(f"{NAME}.merged")
+    assert merged == paths.cache() / "merged" / "lab" / NAME
+    assert {path.name for path in artifact.parent.iterdir()} == {NAME}  # it is large
     assert folders.fault(merged) is None and folders.fault(artifact) is None
     names = {path.name for path in merged.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= names
@@ -225,10 +226,9 @@ def test_the_merged_model_answers_with_the_adapters_tokenizer(artifact, merged):
     assert torch.equal(found, wanted)
 
 
-def test_half_precision_is_saved_as_half_precision(artifact, base, tmp_path):
-    other = tmp_path / NAME
-    other.symlink_to(artifact)
-    folder = models.merge(other, base, replace(worker.LAB, precision="bf16"))
+def test_half_precision_is_saved_as_half_precision(artifact, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))  # `merged` has the folder of the same name
+    folder = models.merge(artifact, base, replace(worker.LAB, precision="bf16"))
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
 

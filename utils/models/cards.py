@@ -14,7 +14,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, errors
 from transformers import AutoTokenizer
 
-from utils.course import folders, hub
+from utils.course import folders, hub, paths
 from utils.course.language import tr
 from utils.course.profiles import TABLE, ChatModel, Profile
 from utils.models.adapters import BASE_NOTE, ModelError, load_adapter
@@ -196,14 +196,15 @@ def model_card(artifact: Path, *, merged: bool = False) -> ModelCard:
 def merge(artifact: Path, base_folder: str, profile: Profile) -> Path:
     """Add an artifact's adapter to its base's weights; the folder with model, tokenizer and card.
 
-    The folder stands beside the artifact: `04_llama_dpo_vi_alpaca.merged`.
+    The folder is in the cache, because it is large and can be made again: a student's Google Drive
+    keeps the adapter only.
     """
     card = model_card(artifact, merged=True)
     # A 4-bit weight is one of 16 values per block. The sum of such a weight and its correction
     # would be rounded to these values again, which loses a part of what the adapter has learned.
     adapted = load_adapter(artifact, base_folder, profile, quantised=False)
     merged = adapted.merge_and_unload(safe_merge=True)
-    final = artifact.with_name(f"{artifact.name}.merged")
+    final = paths.cache() / "merged" / profile.name / artifact.name
     with folders.written_whole(final, final.name) as folder:
         merged.save_pretrained(folder)
         AutoTokenizer.from_pretrained(artifact / "adapter").save_pretrained(folder)

@@ -7,7 +7,6 @@ manifest, and the result is the same every time.
 
 import hashlib
 import json
-import os
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,8 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from utils.course import artifacts
-from utils.course.paths import ROOT
+from utils.course import artifacts, paths
 from utils.data.text import segment_all
 
 RECIPE = "1"  # increase it when a stand-in's recipe changes, so that cached ones are not used
@@ -28,8 +26,7 @@ RECIPE = "1"  # increase it when a stand-in's recipe changes, so that cached one
 def _cached(name: str, texts: Sequence[str], build: Callable[[Path], None]) -> Path:
     """The folder of the stand-in for these texts; built if the cache has no complete one."""
     corpus = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("COURSE_CACHE") or ROOT / ".cache") / "standins"
-    shelf, label = artifacts.Shelf(cache), f"{name}-{corpus}"
+    shelf, label = artifacts.Shelf(paths.cache() / "standins"), f"{name}-{corpus}"
     inputs = {"recipe": RECIPE}
     folder, _ = artifacts.find(label, shelf, inputs)
     if folder is None:
