@@ -5,6 +5,7 @@ import json
 import random
 import re
 import stat
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +102,27 @@ def test_thirty_voters_lose_no_vote_and_double_none(any_store, tmp_path):
     }
     divided = [row["disagreement"] for row in found["talk"]]
     assert divided == sorted(divided, reverse=True) and len(divided) == 5
+
+
+def test_two_who_join_at_one_moment_are_both_known(here, monkeypatch):
+    both, read = threading.Event(), here.room.store.voters
+
+    def slow(campaign):  # the first reader holds an old list until the second has a newer one
+        found = read(campaign)
+        if len(found) == 1:
+            both.wait(0.5)
+        else:
+            both.set()
+        return found
+
+    monkeypatch.setattr(here.room.store, "voters", slow)
+    visitors = [Visitor(here), Visitor(here)]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(visitors[0].joins, "An")
+        until(lambda: read(CAMPAIGN))
+        assert visitors[1].joins("Bình").status_code == first.result().status_code == 200
+    assert sorted(here.room.names.values()) == ["An", "Bình"]
+    assert [visitor.get("/api/pairs").status_code for visitor in visitors] == [200, 200]
 
 
 def test_a_restart_keeps_the_telephones_logged_in_and_their_votes(store, tmp_path):

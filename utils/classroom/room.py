@@ -60,10 +60,11 @@ class Classroom:
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
+        self.reading_names = threading.Lock()
         self.secrets: set[str] = set()  # the teacher's, each can be used once
         self.pairs: Sequence[Pair] = self.store.pairs(self.campaign)
         self.by_item = {item_of(pair): pair for pair in self.pairs}
-        self.names = self.store.voters(self.campaign)
+        self.read_names()
         self._figures: tuple[float, Figures] | None = None
 
     # --- Who is there ----------------------------------------------------------------------------
@@ -94,6 +95,14 @@ class Classroom:
             self.wrong_codes.take(address)
             raise Refusal(403, "code", "This is not the code on the projector.")
 
+    def read_names(self) -> None:
+        """Read the voters' names again.
+
+        Two students may join at one moment: the lock keeps an older list from replacing a newer.
+        """
+        with self.reading_names:
+            self.names = self.store.voters(self.campaign)
+
     def join(self, name: str, key: str | None = None) -> tuple[str, str]:
         """A new voter's id and name; a Refusal if the name is taken.
 
@@ -110,13 +119,13 @@ class Classroom:
         voter = self.store.join(self.campaign, name, known)
         if voter is None:
             raise Refusal(409, "taken", "Somebody has this name: choose another one.")
-        self.names = self.store.voters(self.campaign)
+        self.read_names()
         return voter, self.names[voter]
 
     def set_free(self, name: str) -> None:
         """Let a voter who lost the cookie join again under the same name."""
         self.store.set_free(self.campaign, name)
-        self.names = self.store.voters(self.campaign)
+        self.read_names()
 
     # --- Votes -----------------------------------------------------------------------------------
 
