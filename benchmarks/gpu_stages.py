@@ -138,7 +138,7 @@ def adaptation(gpu: GPU, profile: Profile, rows: int, length: int, training: boo
     return f"{rows} x {length}"
 
 
-MAIN, GROUPS, HACKED = "main run", "RLOO and GRPO", "run without the KL"
+MAIN, HACKED = "main run", "run without the KL"
 
 
 def session(when: str) -> list[object]:
@@ -197,20 +197,6 @@ def ppo(gpu: GPU, profile: Profile, part: str, when: str = MAIN) -> str:
         else:
             gpu.resident += states_of(learner)
             gpu.once(lambda: (loss(), pair.reference_logps(rollout, some)))
-    return f"{rows} x ({TWO_WORDS} + {new})"
-
-
-def group_step(gpu: GPU, profile: Profile) -> str:
-    """02: a step of TRL's RLOO or GRPO, all completions in one pass."""
-    rows, new, model = profile.group.batch_size, profile.ppo.max_new_tokens, gpt2()
-    gpu.resident = [session(GROUPS), gpt2(), gpt2()]  # our copy of the reference, and TRL's
-    sampling.fuse_gelu(model)
-    fused_head(model)
-    prepare(model, profile.precision)
-    model.eval()  # dropout is off
-    ids, gpu.learned = tokens(rows, TWO_WORDS + new), rows * new
-    given = {"input_ids": ids, "attention_mask": ids, "labels": ids, "fused_lm_head": True}
-    train(gpu, model, lambda: model(**given).log_probs.mean())
     return f"{rows} x ({TWO_WORDS} + {new})"
 
 

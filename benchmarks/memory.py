@@ -34,7 +34,6 @@ from benchmarks.gpu_stages import (
     encoding,
     evaluation,
     generation,
-    group_step,
     loaded,
     pair_step,
     ppo,
@@ -116,7 +115,6 @@ def stages(profile: Profile) -> list[tuple]:
         ("02", "GPT-2", "PPO: sampling", ppo, "sampling"),
         ("02", "GPT-2", "PPO: scoring", ppo, "scoring"),
         ("02", "GPT-2", "PPO: learning", ppo, "learning"),
-        ("02", "GPT-2", "RLOO and GRPO: learning", group_step),
         ("02", "GPT-2", "PPO without the KL: learning", ppo, "learning", HACKED),
     ]
     for name in CHAT:
@@ -226,7 +224,7 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     epoch += VALIDATION / 128 * cost(classification, 45, True).seconds
     first = 2 * reward.epochs * epoch  # on segmented text, and on raw text
     first += (TRAIN + VALIDATION + TEST) * segmented + 5 * rewarded(TEST)
-    policy, group = profile.policy, profile.group
+    policy = profile.policy
     adapted = policy.adapt_epochs * (
         TRAIN / policy.adapt_batch_size
         * cost(adaptation, policy.adapt_batch_size, 60, True).seconds
@@ -235,10 +233,9 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     )  # fmt: skip
     texts = policy.held_out_prompts
     judged = (policy.base_samples + 3) * (drawn(texts) + rewarded(texts))
-    looked = 24 * (drawn(200) + rewarded(200))  # points of the frontier
-    completions = drawn(group.batch_size) + rewarded(group.batch_size)
-    contended = 2 * group.steps * (completions + cost(group_step).seconds)
-    second = adapted + judged + looked + contended + updates(run.updates * 3 // 2)
+    looked = (6 + run.updates // 16) * (drawn(texts) + rewarded(texts))  # points of the frontier
+    trained = updates(run.updates + 2 * (run.updates // 3))  # with two short runs
+    second = adapted + judged + looked + trained
     rows, batch = min(profile.pair_mining.rows, ALPACA), profile.pair_mining.batch_size
     sixth = rows * 125 / 11_000 + 2 * rows / batch * cost(encoding, 110).seconds + 120
     lengths, eighth = (25, 160), 120.0  # judges, tables

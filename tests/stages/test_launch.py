@@ -46,9 +46,9 @@ def small() -> None:
     few = {"rows": 24, "batch_size": 4, "save_steps": 2, "epochs": 1}
     profiles.TABLE["lab"] = replace(
         lab,
-        # 24 of 32 rows are short enough, because a last batch that is not full is filled up with
-        # the first rows
-        sft=replace(lab.sft, max_length=64, **few | {"rows": 32}),
+        # 60 texts make 24 packed rows, and so six full batches: several processes fill up a last
+        # batch that is not full with the first rows, and one process does not
+        sft=replace(lab.sft, max_length=160, **few | {"rows": 60}),
         dpo=replace(lab.dpo, max_length=192, **few),
         orpo=replace(lab.orpo, max_length=192, batch_size=4, save_steps=2, epochs=1),
         policy=replace(lab.policy, adapt_epochs=1),
