@@ -1,9 +1,11 @@
 """PPO, RLOO, GRPO and best-of-n on one set of held-out prompts, with three seeds; the ablations.
 
 Writes frontier.json. Policy, reference and reward are the artifacts of notebooks 01 and 02. Every
-trained method sees the same prompts and the same number of episodes. Each ablation changes one
-setting of PPO. The JSON is written after each run, so a program that was interrupted continues
-with the next run; a run whose settings have changed is made again.
+trained method sees the same prompts and the same number of episodes. The control is SFT on the
+base policy's own texts that the reward calls negative: these texts are almost exactly draws from
+the policy that maximises J. Each ablation changes one setting of PPO. The JSON is written after
+each run, so a program that was interrupted continues with the next run; a run whose settings have
+changed is made again.
 
     python benchmarks/frontier.py            # hours: every method and ablation, three seeds
     python benchmarks/frontier.py --only PPO RLOO
@@ -25,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 
 from utils.course.profiles import GroupRun, Profile
 from utils.course.session import Course, set_seed, start
@@ -39,16 +42,19 @@ from utils.judge.frontier import (
 )
 from utils.judge.metrics import best_objective, gain, independent_judge, minimal_kl
 from utils.models.adapters import content_hash
+from utils.models.draws import DRAWS, SHUFFLES, generator
 from utils.models.lengths import cut_texts
 from utils.models.logprobs import positions
 from utils.models.sentiment import SentimentReward
+from utils.ppo import sampling
 from utils.ppo.policy import ActorCritic
-from utils.ppo.rewards import Reward
+from utils.ppo.rewards import Reward, score_texts
 from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 SEEDS = (1, 2, 3)
+CONTROL = "SFT on negatives"
 BEST_OF = (2, 4, 8, 16, 64)
-DRAWS = 4  # texts per prompt at each point
+TEXTS = 4  # per prompt at each point
 UNCLIPPED = 1e9  # a clip range that no ratio and no value leaves
 
 
@@ -79,6 +85,15 @@ ARMS = (
     Arm("whitening", SAMPLED | {"whiten_advantages": True}, "sampled KL"),
     Arm("no anneal", {"anneal": False}),
 )
+
+
+@dataclass(frozen=True)
+class ControlRun:
+    """SFT on the texts of the base policy that the reward calls negative."""
+
+    batch_size: int  # base texts per step; the negative ones among them are learned
+    epochs: int = 4
+    learning_rate: float = 3e-4  # as the lab's PPO
 
 
 @dataclass
@@ -137,7 +152,7 @@ def task_of(course: Course, folder: str, held_out_prompts: int) -> Task:
     beta = course.profile.ppo.kl_coef
 
     def frontier(seed: int) -> Frontier:
-        return Frontier(judge, reward, held_out, beta, draws=DRAWS, seed=seed)
+        return Frontier(judge, reward, held_out, beta, draws=TEXTS, seed=seed)
 
     facts = {
         **source,
@@ -146,7 +161,7 @@ def task_of(course: Course, folder: str, held_out_prompts: int) -> Task:
         "reward_kind": settings.reward_kind,
         "reward_cap": settings.reward_cap,
         "held_out_prompts": len(held_out),
-        "draws": DRAWS,
+        "draws": TEXTS,
         "beta": beta,
     }
     given = (course.profile, base, tokenizer, reward, beginnings["train"], frontier, folder)
@@ -216,6 +231,33 @@ def train_group(task: Task, method: str, run: GroupRun, seed: int) -> Frontier:
     return frontier
 
 
+def train_control(task: Task, run: ControlRun, episodes: int, seed: int) -> Frontier:
+    """The points of SFT on the base policy's negative texts, the base point first."""
+    frontier, models, new = task.frontier(seed), task.models, task.profile.ppo.max_new_tokens
+    frontier.add(CONTROL, models)
+    prompts, drawn = models.encode(task.prompts), []
+    for number in range(episodes // run.batch_size):
+        chosen = sampling.prompt_rows(len(prompts), run.batch_size, seed, number)
+        draws = torch.rand((run.batch_size, new), generator=generator(seed, DRAWS, number))
+        rollout = models.sample([prompts[row] for row in chosen], draws)
+        scores = score_texts(task.reward, models.texts(rollout))
+        drawn.append((rollout, (scores != 0).nonzero().flatten().to(models.device)))
+    weights = models.policy.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=run.learning_rate, weight_decay=0.0)
+    drawn = [(rollout, negative) for rollout, negative in drawn if len(negative)]
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(1, run.epochs * len(drawn)))
+    for epoch in range(run.epochs):
+        order = torch.randperm(len(drawn), generator=generator(seed, SHUFFLES, epoch))
+        for rollout, negative in (drawn[number] for number in order):
+            optimizer.zero_grad()
+            logps, _ = models.logps_and_values(rollout, negative)
+            (-logps.mean()).backward()
+            optimizer.step()
+            rate.step()
+        frontier.add(CONTROL, models, epoch + 1)
+    return frontier
+
+
 # --- All runs, one by one ------------------------------------------------------------------------
 
 
@@ -238,11 +280,11 @@ def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
             yield row | {"episodes": episodes, "settings": settings}
         if arm.name:
             continue
-        for method in ("RLOO", "GRPO"):
+        control = {"episodes": episodes, "settings": asdict(ControlRun(profile.ppo.batch_size))}
+        grouped = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
+        for method, found in (("RLOO", grouped), ("GRPO", grouped), (CONTROL, control)):
             for seed in seeds:
-                row = {"method": method, "arm": "", "against": "", "seed": seed}
-                steps = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
-                yield row | steps
+                yield {"method": method, "arm": "", "against": "", "seed": seed} | found
 
 
 def run_all(
@@ -273,6 +315,9 @@ def run_all(
             if planned["method"] == "PPO":
                 config = PPOConfig(seed=planned["seed"], **planned["settings"])
                 frontier = train_ppo(task, config)
+            elif planned["method"] == CONTROL:
+                run = ControlRun(**planned["settings"])
+                frontier = train_control(task, run, planned["episodes"], planned["seed"])
             else:
                 given = (planned["method"], GroupRun(**planned["settings"]), planned["seed"])
                 frontier = train_group(task, *given)

@@ -61,7 +61,13 @@ def test_every_method_has_the_same_episodes_and_three_seeds():
     small = profile()
     runs = list(program.plan(small, program.SEEDS))
     assert {run["episodes"] for run in runs} == {small.ppo.updates * small.ppo.batch_size}
-    for name in ("PPO", "RLOO", "GRPO", *(arm.name for arm in program.ARMS if arm.name)):
+    for name in (
+        "PPO",
+        "RLOO",
+        "GRPO",
+        program.CONTROL,
+        *(arm.name for arm in program.ARMS if arm.name),
+    ):
         assert sum((run["arm"] or run["method"]) == name for run in runs) == 3
 
 
@@ -80,6 +86,16 @@ def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():
 def test_an_arm_that_changes_nothing_is_left_out():
     plain = replace(LAB, ppo=replace(LAB.ppo, **NEW | {"lam": 1.0}))
     assert "lam 1" not in {run["arm"] for run in program.plan(plain, (1,))}
+
+
+def test_the_control_learns_the_negative_texts_and_no_others(task):
+    run = program.ControlRun(batch_size=32, epochs=3, learning_rate=3e-3)
+    start, *_, end = program.train_control(task, run, 512, 1).points
+    assert (start.step, end.step, start.kl) == (0, 3, pytest.approx(0, abs=1e-6))
+    assert end.negative_rate > start.negative_rate + 0.2
+    task.reward = lambda texts: [0.0] * len(texts)  # nothing is negative: nothing is learned
+    *_, same = program.train_control(task, run, 64, 1).points
+    assert same.kl == pytest.approx(0, abs=1e-6)
 
 
 def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatch):

@@ -310,6 +310,7 @@ METHOD_STYLES = {
     later("PPO, this run"): ("#111111", "o-"),
     "RLOO": ("#b5762a", "s-"),
     "GRPO": ("#7a5195", "^-"),
+    later("SFT on negatives"): ("#7f7f7f", "v-"),
     "best-of-n": (POSITIVE, "D--"),
 }
 
@@ -361,7 +362,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
             _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
             if method == "PPO" and number:  # the numbers of one seed are enough
                 continue
-            if method in ("RLOO", "GRPO"):
+            if method in ("RLOO", "GRPO", "SFT on negatives"):
                 continue
             for point in path[:: max(1, len(path) // 6)]:
                 text = f"n={point.step}" if method == "best-of-n" else f"{point.step}"
