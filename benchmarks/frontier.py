@@ -36,6 +36,7 @@ from utils.data.reading import fingerprint
 from utils.judge.frontier import (
     Frontier,
     add_best_of_n,
+    add_interpolated,
     judged_rows,
     train_group_method,
     unseen,
@@ -202,8 +203,8 @@ def base_and_best_of_n(task: Task, samples: int) -> dict:
     }
 
 
-def train_ppo(task: Task, config: PPOConfig) -> Frontier:
-    """PPO's points on the way, the base point first."""
+def train_ppo(task: Task, config: PPOConfig, interpolate: bool = False) -> Frontier:
+    """PPO's points on the way, the base point first, and those of interpolated weights."""
     frontier = task.frontier(config.seed)
     policy = copy.deepcopy(task.base)
     trainer = PPOTrainer(policy, task.tokenizer, task.reward, task.prompts, config, progress=False)
@@ -218,6 +219,10 @@ def train_ppo(task: Task, config: PPOConfig) -> Frontier:
 
     trainer.on_update = look
     trainer.train()
+    if interpolate:  # the point of the trained policy stays the last one
+        end = frontier.points.pop()
+        add_interpolated(frontier, trainer.models)
+        frontier.points.append(end)
     return frontier
 
 
@@ -314,7 +319,7 @@ def run_all(
             began = time.perf_counter()
             if planned["method"] == "PPO":
                 config = PPOConfig(seed=planned["seed"], **planned["settings"])
-                frontier = train_ppo(task, config)
+                frontier = train_ppo(task, config, interpolate=not planned["arm"])
             elif planned["method"] == CONTROL:
                 run = ControlRun(**planned["settings"])
                 frontier = train_control(task, run, planned["episodes"], planned["seed"])

@@ -105,9 +105,9 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
     assert [run["arm"] or run["method"] for run in first["runs"]] == ["best-of-n", "PPO", "no clip"]
     trained = []
 
-    def watched(task, config):
+    def watched(task, config, **given):
         trained.append(config)
-        return frontier_of(task, config)
+        return frontier_of(task, config, **given)
 
     frontier_of = program.train_ppo
     monkeypatch.setattr(program, "train_ppo", watched)
@@ -119,11 +119,12 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
     for run in found["runs"]:
         assert {"kl", "share", "objective", "intervals"} <= set(run["points"][-1])
         assert np.isfinite([run["gain"], run["least_kl"]]).all()
+        assert run["points"][-1]["method"] == run["method"]
     assert [point["step"] for point in found["runs"][2]["points"]] == [0, 1, 2, 3, 4]
 
     monkeypatch.setattr(frontier_module, "BENCHMARKS", tmp_path)
     shown = recorded("lab", "abc")["points"]
-    assert {point.method for point in shown} == {"PPO", "GRPO", "best-of-n"}
+    assert {point.method for point in shown} == {"PPO", "PPO, interpolated", "GRPO", "best-of-n"}
 
     trained.clear()
     task.facts["beta"] = 0.2  # J has another meaning: everything is made again

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import tiny_ppo
 from utils.judge import frontier as frontier_module
 from utils.judge.frontier import (
     Frontier,
     Point,
     add_best_of_n,
+    add_interpolated,
     judged_rows,
     recorded,
     share_at,
@@ -19,6 +21,7 @@ from utils.judge.frontier import (
 )
 from utils.judge.metrics import bernoulli_kl
 from utils.models.sentiment import SentimentReward
+from utils.ppo.policy import ActorCritic
 
 
 class Judge:
@@ -101,3 +104,19 @@ def test_a_portrait_counts_texts_whose_class_is_negative(monkeypatch):
     assert abs(found["negative (reward)"] - 2 / 3) < 1e-6
     assert abs(found["negative (judge)"] - 2 / 3) < 1e-6
     assert found["unique"] == 1
+
+
+def test_weights_between_the_base_and_the_policy_have_less_kl_and_are_put_back():
+    policy = tiny_ppo.policy()
+    models = ActorCritic(policy, tiny_ppo.tokenizer(), max_new_tokens=6)
+    with torch.no_grad():
+        policy.get_output_embeddings().weight.mul_(1.5)
+    own = {name: weight.clone() for name, weight in policy.named_parameters()}
+    measured = frontier(list(tiny_ppo.PROMPTS), draws=4)
+    points = add_interpolated(measured, models, (0.0, 0.5, 1.0))
+    assert [point.step for point in points] == [0, 50, 100]
+    assert points[0].kl == pytest.approx(0, abs=1e-6) and 0 < points[1].kl < points[2].kl
+    assert points[2].kl == pytest.approx(measured.add("PPO", models).kl)
+    with pytest.raises(RuntimeError), models.interpolated(0.5):
+        raise RuntimeError
+    assert all(torch.equal(own[name], weight) for name, weight in policy.named_parameters())

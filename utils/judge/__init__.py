@@ -11,6 +11,7 @@ __getattr__, __all__ = door(
             "Frontier",
             "Point",
             "add_best_of_n",
+            "add_interpolated",
             "judged_rows",
             "portrait",
             "recorded",

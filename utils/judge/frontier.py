@@ -23,6 +23,7 @@ from utils.models.sentiment import SentimentReward
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward, score_texts
 
+INTERPOLATED = "PPO, interpolated"  # weights between those of the base policy and of PPO
 SEED = 11  # the seed of the judged texts: the same random draws for every method
 
 
@@ -143,6 +144,17 @@ def add_best_of_n(
         "kl": np.tile(kl, len(kept_rewards)),
     }
     return frontier.measure("best-of-n", n, found)
+
+
+def add_interpolated(
+    frontier: Frontier, models: ActorCritic, shares: Sequence[float] = (0.3, 0.5, 0.7, 0.85)
+) -> list[Point]:
+    """Add the points of policies between the base and the trained one; the step is the per cent."""
+    found = []
+    for share in shares:
+        with models.interpolated(share):
+            found.append(frontier.add(INTERPOLATED, models, round(100 * share)))
+    return found
 
 
 def share_at(points: Sequence[Point], method: str, kl: float) -> float:

@@ -92,6 +92,26 @@ class ActorCritic:
             with self.policy.disable_adapter():
                 yield self.trunk, self.head
 
+    @contextmanager
+    def interpolated(self, share: float) -> Iterator[None]:
+        """Within it, the weights lie between the reference's (share 0) and the policy's (share 1).
+
+        The KL falls faster than the reward, so one training gives policies for every KL (WARP).
+        """
+        if self.reference is None:
+            raise ValueError(tr("An adapter has no second set of weights: give a reference."))
+        start = dict(self.reference.named_parameters())
+        own = {name: weight.detach().clone() for name, weight in self.policy.named_parameters()}
+        try:
+            with torch.no_grad():
+                for name, weight in self.policy.named_parameters():
+                    weight.copy_(torch.lerp(start[name], own[name], share))
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in self.policy.named_parameters():
+                    weight.copy_(own[name])
+
     # --- Scoring responses ---
 
     def values(self, rollout: Rollout, rows: Tensor, states: Tensor | None = None) -> Tensor:

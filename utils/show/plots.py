@@ -308,6 +308,7 @@ class Live:
 METHOD_STYLES = {
     "PPO": (ACCENT, "o-"),
     later("PPO, this run"): ("#111111", "o-"),
+    later("PPO, interpolated"): (ACCENT, "o:"),
     "RLOO": ("#b5762a", "s-"),
     "GRPO": ("#7a5195", "^-"),
     later("SFT on negatives"): ("#7f7f7f", "v-"),
@@ -362,7 +363,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
             _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
             if method == "PPO" and number:  # the numbers of one seed are enough
                 continue
-            if method in ("RLOO", "GRPO", "SFT on negatives"):
+            if method not in ("PPO", "PPO, this run", "best-of-n"):
                 continue
             for point in path[:: max(1, len(path) // 6)]:
                 text = f"n={point.step}" if method == "best-of-n" else f"{point.step}"
@@ -385,7 +386,7 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
     axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label=tr("optimum of the objective"))
     axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label=tr("base policy"))
     for method, (colour, style) in METHOD_STYLES.items():
-        if method == "best-of-n":  # it has no updates
+        if method in ("best-of-n", "PPO, interpolated"):  # they have no updates
             continue
         for number, path in enumerate(_paths(points, method)):
             look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
