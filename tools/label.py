@@ -1,4 +1,4 @@
-"""Vote in a terminal on the pairs of a campaign, or exchange the pairs with another machine."""
+"""Vote in a terminal on the pairs of a campaign, exchange pairs, or accept votes that wait."""
 
 import argparse
 import sys
@@ -9,7 +9,11 @@ from utils.course.errors import CourseError
 from utils.course.session import SEED
 from utils.votes import label_in_terminal, open_store, read_pairs, write_pairs
 from utils.votes.pairs import campaign_name
+from utils.votes.schema import ACCEPTED, DEMO, QUARANTINED, REFUSED, WAITING
 from utils.votes.store import VoteStore
+from utils.votes.terminal import CONTROL
+
+DECISIONS = {"accept": ACCEPTED, "refuse": REFUSED}  # option -> the votes' status
 
 
 def options() -> argparse.Namespace:
@@ -20,6 +24,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--import", dest="read", metavar="FILE", help="add the pairs of this file")
     parser.add_argument("--export", metavar="FILE", help="write the pairs to a file, and stop")
     parser.add_argument("--list", action="store_true", help="list the campaigns, and stop")
+    for status in DECISIONS:
+        parser.add_argument(
+            f"--{status}",
+            metavar="CAMPAIGN",
+            help=f"{status} its votes from the demo and the class page, and stop; the demo's "
+            f"campaign is {DEMO}; with --name, only the votes of this visitor",
+        )
     return parser.parse_args()
 
 
@@ -36,10 +47,21 @@ def chosen(store: VoteStore, wanted: str) -> str:
     return name
 
 
+def decide(store: VoteStore, status: str, campaign: str, name: str) -> None:
+    """Print the votes of a campaign that wait, and accept or refuse them."""
+    for vote in store.votes(name or None, campaign=campaign, source=QUARANTINED, status=WAITING):
+        print(CONTROL.sub("", f"{vote.annotator}: {vote.choice} · {vote.question}"))
+    changed = store.decide(status, campaign, annotators=[name] if name else None)
+    print(f"{changed} votes of {campaign} {status}")
+
+
 def main() -> None:
-    """Import, list, export, or ask for votes."""
+    """Import, list, export, accept or refuse, or ask for votes."""
     arguments = options()
     store, wanted = open_store(), arguments.campaign
+    for option, status in DECISIONS.items():
+        if campaign := getattr(arguments, option):
+            return decide(store, status, campaign, arguments.name)
     if arguments.read:
         name, pairs = read_pairs(arguments.read)
         wanted = wanted or name

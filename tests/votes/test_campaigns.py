@@ -156,6 +156,21 @@ def test_votes_from_an_open_page_wait_until_a_teacher_decides(any_store):
     assert any_store.decide(ACCEPTED, "another") == 0
 
 
+def test_a_visitor_who_takes_the_name_of_an_annotator_changes_nothing_for_them(any_store):
+    pairs = any_store.add_pairs("lớp", drawn("a", 2))
+    mine = Session(pairs, any_store, "An", repeat_share=0, campaign="lớp")
+    own = mine.vote("a")
+    for pair in pairs:
+        for source in ("class", "demo"):
+            facts = {"choice": "b", "annotator": "An", "source": source, "campaign": "lớp"}
+            any_store.add(Vote(**vars(shown(pair, False)), **facts))
+    again = Session(pairs, any_store, "An", repeat_share=0, source="terminal", campaign="lớp")
+    assert (again.done, again.current.item) == (1, item_of(pairs[1]))
+    assert again.undo() == own and again.undo() is None
+    left = any_store.votes("An", campaign="lớp", status=None)
+    assert sorted(vote.source for vote in left) == ["class", "class", "demo", "demo"]
+
+
 def test_a_changed_vote_replaces_the_former_one_and_stays_in_the_history(any_store):
     screen = shown(drawn("a", 1)[0], True)
     vote = Vote(**vars(screen), choice="a", annotator="An", source="class", campaign="lớp")
@@ -467,3 +482,17 @@ def test_make_label_votes_and_takes_its_pairs_to_another_machine(tmp_path):
     assert read_pairs(tmp_path / "again.json") == ("lớp 10A", drawn("a", 3))
     wrong = label(tmp_path, "--campaign", "lớp 12")
     assert wrong.returncode == 1 and "use one of lớp 10A" in wrong.stderr
+
+
+def test_make_label_accepts_the_votes_that_wait(tmp_path):
+    store = open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+    for number, name in enumerate(["An", "Bình", "An"]):
+        screen = shown(drawn("a")[number], False)
+        facts = {"choice": "a", "annotator": name, "source": "demo", "campaign": "demo"}
+        store.add(Vote(**vars(screen), **facts))
+    done = label(tmp_path, "--accept", "demo", "--name", "An")
+    assert "An: a · Câu hỏi 2?" in done.stdout and "2 votes of demo accepted" in done.stdout
+    assert [vote.annotator for vote in store.votes(campaign="demo")] == ["An", "An"]
+    assert "3 votes of demo refused" in label(tmp_path, "--refuse", "demo").stdout
+    assert store.votes(campaign="demo") == [] == store.votes(campaign="demo", status=WAITING)
+    assert "0 votes of lớp accepted" in label(tmp_path, "--accept", "lớp").stdout

@@ -7,6 +7,8 @@ from utils.course.language import tr
 from utils.votes.pairs import Pair, Shown, queue
 from utils.votes.store import Vote, VoteError, VoteStore
 
+# the front ends on the annotator's own machine: each continues what the other began
+AT_HAND = ("panel", "terminal")
 SIMULATED = "simulated:"  # the name of an annotator that is a rule begins with this
 COMMANDS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
 DEFAULT_RUBRIC = (
@@ -45,12 +47,16 @@ class Session:
     ) -> None:
         self.store, self.annotator, self.seed, self.source = store, annotator, seed, source
         self.campaign = campaign
+        # a visitor of an open page may have taken the same name: those votes are not this person's
+        self.sources = AT_HAND if source in AT_HAND else (source,)
         self.queue = queue(pairs, seed, repeat_share)
         self.refresh()
 
     def refresh(self) -> None:
         """Read the annotator's votes from the store again."""
-        self.votes = self.store.votes(self.annotator, campaign=self.campaign, status=None)
+        self.votes = self.store.votes(
+            self.annotator, campaign=self.campaign, source=self.sources, status=None
+        )
         self.waiting = waiting(self.queue, self.votes)
 
     @property
@@ -88,6 +94,6 @@ class Session:
         mine = {screen.item for screen in self.queue}
         if not self.votes or self.votes[-1].item not in mine:
             return None
-        withdrawn = self.store.undo(self.annotator, self.campaign)
+        withdrawn = self.store.undo(self.annotator, self.campaign, self.sources)
         self.refresh()
         return withdrawn

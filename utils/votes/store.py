@@ -330,9 +330,14 @@ class VoteStore:
         where = self._where(annotator, campaign, source, status)
         return self._read(sql.select(*COLUMNS).where(where).order_by(TABLE.c.id))
 
-    def undo(self, annotator: str, campaign: str | None = None) -> Vote | None:
+    def undo(
+        self,
+        annotator: str,
+        campaign: str | None = None,
+        source: str | Collection[str] | None = None,
+    ) -> Vote | None:
         """Withdraw the annotator's latest vote; it stays in the table as withdrawn."""
-        where = self._where(annotator, campaign, None, None)
+        where = self._where(annotator, campaign, source, None)
         latest = sql.select(*COLUMNS).where(where).order_by(TABLE.c.id.desc()).limit(1)
         found = self._read(latest)
         if not found:
