@@ -74,7 +74,12 @@ def any_store(request, tmp_path):
     """Run the test on both databases, each with an empty table."""
     if request.param == "sqlite":
         return open_store(f"sqlite:///{tmp_path}/votes.sqlite")
-    store = open_store(request.getfixturevalue("postgres"))
+    return emptied(request.getfixturevalue("postgres"))
+
+
+def emptied(url):
+    """The store at this URL without the rows that earlier tests of the module left."""
+    store = open_store(url)
     with store.engine.begin() as connection:
         for table in reversed(METADATA.sorted_tables):
             connection.execute(sql.delete(table))
