@@ -1,5 +1,6 @@
 """Thirty telephones in real Chromium vote on twenty pairs, and the server is killed twice."""
 
+import os
 import signal
 import sys
 import time
@@ -91,4 +92,7 @@ def test_thirty_telephones_lose_no_vote_when_the_server_is_killed(browser, tmp_p
     votes = store.votes(source="class", status=None)
     assert len(votes) == len(cast) == run.goal
     assert {(vote.annotator, vote.item): vote.choice for vote in votes} == cast
-    print(f"p50 {times[len(times) // 2]:.0f} ms, p95 {times[int(0.95 * len(times))]:.0f} ms")
+    p95 = times[int(0.95 * len(times))]
+    print(f"p50 {times[len(times) // 2]:.0f} ms, p95 {p95:.0f} ms, load {os.getloadavg()[0]:.1f}")
+    if os.getloadavg()[0] < os.cpu_count():  # else other programs take the time
+        assert p95 < 300

@@ -207,6 +207,14 @@ def test_the_panel_votes_undoes_and_counts(store, at_leisure):
     assert not panel.buttons["a"].disabled and len(store.votes()) == 4
 
 
+def test_a_name_that_is_too_long_begins_no_session(store):
+    panel = LabelPanel(PAIRS, store, "An")
+    panel.name_field.value = "A" * 81
+    assert panel.session is None and "Tên dài nhất 80 ký tự" in panel.note.value
+    panel.name_field.value = "A" * 80
+    assert panel.session is not None and panel.session.annotator == "A" * 80
+
+
 def test_letters_do_what_the_buttons_do(store):
     panel = LabelPanel(PAIRS[:4], store, "An", repeat_share=0)
     for letter in ("a", " B ", "t", "u", "s", "s"):

@@ -16,7 +16,7 @@ from utils.votes.files import write_whole
 Pair = Mapping[str, str]  # question, first, second; model_first and model_second if known
 TEXTS = ("question", "first", "second")
 FIELDS = (*TEXTS, "model_first", "model_second")
-MAX_NAME = 80  # characters of a campaign's name
+MAX_NAME = 80  # characters of a campaign's name, and of a name in the panel
 
 
 class PairError(CourseError, ValueError):

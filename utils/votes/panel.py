@@ -15,7 +15,7 @@ from IPython.display import HTML
 
 from utils.course.language import tr
 from utils.votes.agreement import fleiss_kappa, repeated_items
-from utils.votes.pairs import Pair, Shown, queue
+from utils.votes.pairs import MAX_NAME, Pair, Shown, queue
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
 from utils.votes.store import Vote, VoteError, VoteStore
 
@@ -265,9 +265,11 @@ class LabelPanel(ipywidgets.VBox):
 
     def _begin(self, name: str) -> None:
         """Start or resume this person's session."""
-        self.session, name = None, name.strip()
+        self.session, name = None, name[: 4 * MAX_NAME].strip()
         try:
-            if name.startswith(SIMULATED):
+            if len(name) > MAX_NAME:
+                self._say(f"Tên dài nhất {MAX_NAME} ký tự: hãy viết ngắn hơn.", True)
+            elif name.startswith(SIMULATED):
                 self._say(f"Tên bắt đầu bằng “{SIMULATED}” dành cho người chấm mô phỏng.", True)
             elif name:
                 self.session = Session(
