@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.votes.store import Vote
 
@@ -70,7 +71,7 @@ def preference(vote: Vote) -> str:
 def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, int]:
     """Both ratings as class numbers, (2, items), and the number of classes."""
     if len(first) != len(second):
-        raise ValueError(
+        raise SettingError(
             tr(
                 "Kappa compares two ratings of the same items and found {first} and {second}: "
                 "give one rating per item, both lists in the same order.",
