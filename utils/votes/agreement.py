@@ -168,7 +168,7 @@ class Kappa:
 def _ratings(votes: Sequence[Vote]) -> np.ndarray:
     """Latest opinions as class numbers: (annotators, items), -1 without one."""
     table = {
-        annotator: {item: PREFERENCES.index(said[-1]) for item, said in items.items()}
+        annotator: {item: PREFERENCES.index(voted[-1]) for item, voted in items.items()}
         for annotator, items in _decided(votes).items()
     }
     items = list(dict.fromkeys(item for opinions in table.values() for item in opinions))
