@@ -13,7 +13,7 @@ converts the model once, and needs no network after that. The course itself does
 | dpo | sft | the same pairs | dpo.learning_rate, beta, sft_weight, epochs |
 | orpo | base | half of the pairs | orpo.learning_rate, weight |
 | labelling | base | rule votes on its own answers | labelling.*, chat.labelled_lora_alpha |
-| precision | base | nothing: fp32, bf16 and fp16 compared | utils.precision.NATS_PER_TOKEN |
+| precision | base | nothing: fp32, bf16 and fp16 compared | utils.models.precision |
 
 The pairs of sft, dpo and orpo are the human_like pairs, each answer cut after its first sentence.
 The committed figures come from an earlier version of these pairs, with easier rejected answers.
@@ -62,7 +62,7 @@ from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps
 from utils.models import chat
 from utils.models.logprobs import padded, trunk_and_head
-from utils.models.precision import DTYPES
+from utils.models.precision import DTYPES, NATS_PER_TOKEN
 
 OUT = Path(__file__).with_suffix(".json")
 CACHE = ROOT / ".cache" / "real_weights"
@@ -218,6 +218,50 @@ def find(results: dict, arm: str, settings: dict) -> dict | None:
     """The recorded run of an arm with exactly these settings."""
     runs = results.get("runs", [])
     return next((r for r in runs if r["arm"] == arm and r["settings"] == settings), None)
+
+
+# --- What a row of the t4 profile must show ------------------------------------------------------
+
+
+def shortcomings(results: dict, profile: Profile) -> list[str]:
+    """What the runs with the rows of `profile` fail to show; empty if these rows can be kept."""
+    runs = {arm: find(results, arm, settings_of(arm, profile)) for arm in ARMS}
+    missing = [f"{arm}: not measured" for arm, run in runs.items() if run is None]
+    if missing:
+        return missing
+    base, sft, dpo, orpo, labelling = (
+        runs[arm] for arm in ("base", "sft", "dpo", "orpo", "labelling")
+    )
+    plain = base["accuracy_summed"]
+    shown = {
+        "base: its accuracy is chance": plain["low"] < 0.5 < plain["high"],
+        "base: per token it prefers the rejected": base["accuracy_per_token"]["high"] < 0.5,
+        "labelling: the rule prefers its answers": (
+            labelling["win_rate_rule_sampled"]["low"] > 0.5
+        ),
+    }
+    for arm, run in {"sft": sft, "orpo": orpo}.items():
+        likelier = run["chosen_gain_nats_per_token"]["low"] > 0.1
+        shown[f"{arm}: held-out answers are likelier"] = likelier
+    for arm, run in {"dpo": dpo, "labelling": labelling}.items():
+        # the policy starts as its reference: margin 0, accuracy at chance, loss ln 2
+        learned = run["implicit_reward_accuracy"]["low"] >= 0.6 and run["margin"]["low"] > 0
+        shown[f"{arm}: a preference is learned"] = learned and run["dpo_loss"] < 0.8 * np.log(2)
+    for arm, run in {"dpo": dpo, "orpo": orpo}.items():
+        gain = run["gain_summed"]
+        risen = gain["mean"] >= 0.1 and gain["low"] > 0
+        shown[f"{arm}: the plain accuracy rises by ten points"] = risen
+    for arm, run in {"sft": sft, "dpo": dpo, "orpo": orpo, "labelling": labelling}.items():
+        before = run.get("sampled_before") or (sft if arm == "dpo" else base)["sampled"]
+        after = run.get("sampled_after") or run["sampled"]
+        # sampled, because greedy answers repeat
+        varied = after["distinct_2_within"] > 0.9 and after["different_texts"] > 0.9
+        shown[f"{arm}: answers do not collapse"] = varied and after["ended"] >= before["ended"]
+    for name in ("bf16", "fp16"):
+        apart = runs["precision"]["differences"][f"fp32 on {name} weights - {name}"]
+        small = 0 < apart["answer_over_its_tokens_max"] < NATS_PER_TOKEN[name]
+        shown[f"precision: {name} differs by less than NATS_PER_TOKEN"] = small
+    return [f"not shown: {what}" for what, holds in shown.items() if not holds]
 
 
 # --- Figures -------------------------------------------------------------------------------------
@@ -753,6 +797,8 @@ def main() -> None:
     bench = Bench(prepare(), profile, sizes, out, results)
     for arm in [asked.arm] if asked.arm else ARMS:
         ensure(bench, arm, settings_of(arm, profile) | tried)
+    if not (asked.quick or asked.arm):
+        sys.exit("\n".join(shortcomings(bench.results, profile)) or None)
 
 
 if __name__ == "__main__":

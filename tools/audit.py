@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.course.colab import locked
+from utils.course.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 TIMEOUT = 80  # seconds per tool, including its download
 PERMISSIVE = re.compile(

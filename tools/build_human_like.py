@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.build_preference_data import update
+from utils.course.paths import ROOT
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "human_like"
+FOLDER = ROOT / "data" / "human_like"
 CYCLE, HELD_OUT = 17, (3, 9, 14)  # three of every seventeen rows are held out
 PROVENANCE = {
     "author": "language model",

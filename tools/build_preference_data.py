@@ -18,11 +18,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.data.families import Instruction, systematic  # noqa: E402
-from utils.data.mining import mine, report  # noqa: E402
+from utils.course.paths import ROOT
+from utils.data.families import Instruction, systematic
+from utils.data.mining import mine, report
 
 FOLDER = ROOT / "data" / "preferences"
 SPLITS = ("train", "test")

@@ -14,5 +14,17 @@ data        Vietnamese texts: reading and checking them, feedback, pairs, and ho
 course      the session of a notebook: profiles, artifacts, the Hub, Colab, errors
 losses      every loss as a pure function of tensors
 
+What each room imports (the others import nothing):
+
+exercises → votes, course, losses
+show → votes, judge, models, course
+classroom → votes, judge, finetune, models, data, course
+votes → course
+judge → finetune, ppo, models, data, course, losses
+finetune → models, course, losses
+ppo → models, course, losses
+models → data, course, losses
+data → course
+
 Each room's `__init__` lists its public names: `from utils.ppo import PPOTrainer`.
 """

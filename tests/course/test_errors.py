@@ -1,5 +1,8 @@
 """The course's own errors in a real shell and a real kernel."""
 
+import ast
+from pathlib import Path
+
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -55,6 +58,40 @@ def test_the_frames_come_back_on_request(shown, monkeypatch):
 def test_an_error_of_someone_else_keeps_its_frames(shown):
     lines = shown(ValueError("not ours"))
     assert len(lines) > 20 and "KeyError" in "\n".join(lines)
+
+
+def raised_with_a_sentence(source: str) -> list[str]:
+    """The classes of the errors that a source raises with a sentence for the user, which is `tr`.
+
+    >>> raised_with_a_sentence("raise DataError(tr('No rows: add some.'))\\nraise KeyError(name)")
+    ['DataError']
+    """
+    calls = [n.exc for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Raise)]
+    return [
+        ast.unparse(call.func)
+        for call in calls
+        if isinstance(call, ast.Call) and call.args and ast.unparse(call.args[0])[:3] == "tr("
+    ]
+
+
+def family(sources: list[str]) -> set[str]:
+    """CourseError and the classes that are derived from it."""
+    trees = [node for source in sources for node in ast.walk(ast.parse(source))]
+    bases = {n.name: set(map(ast.unparse, n.bases)) for n in trees if isinstance(n, ast.ClassDef)}
+    found = {"CourseError"}
+    while more := {name for name, of in bases.items() if of & found} - found:
+        found |= more
+    return found
+
+
+def test_an_error_with_a_sentence_for_the_user_is_one_of_the_courses():
+    paths = sorted((ROOT / "utils").rglob("*.py"))
+    sources = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in paths}
+    raised = {(p, name) for p, source in sources.items() for name in raised_with_a_sentence(source)}
+    assert len(raised) > 20 and (Path("utils/ppo/trainer.py"), "SettingError") in raised
+    known = family(list(sources.values()))
+    known.add("ImportError")  # of utils/exercises/equality.py, which catches it and prints it
+    assert {(path, name) for path, name in raised if name.split(".")[-1] not in known} == set()
 
 
 def test_a_notebook_shows_the_sentence_and_stops():

@@ -1,5 +1,7 @@
+import ast
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +103,33 @@ def test_a_quick_profile_has_fewer_rows_and_a_name_of_its_own(name):
 def test_an_experiment_on_the_side_reads_no_more_rows_than_the_main_run(profile):
     """The notebooks read these rows once, whatever the accumulation."""
     assert profile.sft.side_rows <= profile.sft.rows * profile.sft.epochs
+
+
+def rows_of_the_source() -> dict[str, tuple[dict[str, object], set[str]]]:
+    """The rows of the table: variable -> its fields, and those of them with a reason beside."""
+    source = Path(profiles.__file__).read_text(encoding="utf-8")
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            fields = {field.arg: field for field in node.value.keywords if field.arg}
+            reasons = {name for name, f in fields.items() if "  # " in lines[f.end_lineno - 1]}
+            found[node.targets[0].id] = (fields, reasons)
+    return found
+
+
+GPU_ROWS = [row for row in rows_of_the_source() if row.startswith(("_GPU_", "_T4_"))]
+
+
+@pytest.mark.parametrize("name", GPU_ROWS)
+def test_a_gpus_row_sets_each_field_and_says_why_where_it_has_the_labs_value(name):
+    row = getattr(profiles, name)
+    lab = next(
+        getattr(profiles.TABLE["lab"], field.name)
+        for field in dataclasses.fields(profiles.Profile)
+        if type(getattr(profiles.TABLE["lab"], field.name)) is type(row)
+    )
+    fields, reasons = rows_of_the_source()[name]
+    same = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) == getattr(lab, f.name)}
+    assert same - reasons == set(), "these have the lab's value: write the reason beside each"
+    required = {f.name for f in dataclasses.fields(row) if f.default is dataclasses.MISSING}
+    assert required <= set(fields)

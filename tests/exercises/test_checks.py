@@ -5,7 +5,7 @@ import pytest
 from utils.course.notebooks import LESSONS
 from utils.course.paths import ROOT
 from utils.exercises import checks
-from utils.exercises.checks import check
+from utils.exercises.checks import ExerciseError, check
 
 # tests/exercises/notebook_NN.py holds RIGHT (name -> solution) and WRONG (name, attempt, message)
 MODULES = [
@@ -47,9 +47,9 @@ def test_every_notebook_has_judged_exercises():
 
 
 def test_an_unknown_exercise():
-    with pytest.raises(KeyError, match=r"01\.1"):
+    with pytest.raises(ExerciseError, match=r"01\.1"):
         check("01.9", 1)
-    with pytest.raises(KeyError, match="none"):
+    with pytest.raises(ExerciseError, match="none"):
         check("99.9", 1)
 
 

@@ -148,9 +148,11 @@ def test_a_chat_stage_on_two_processes_equals_one(tmp_path, kind):
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) == 6
-    # the order of sums differs; on four-bit weights TRL also rounds trained weights to bf16
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
-    assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
+    # The order of sums differs. DPO's losses differ by up to 1.2e-4 here;
+    # tests/stages/test_launch.py holds its launched stage to 1e-4.
+    near = {"sft": 1e-4, "dpo": 1e-3}[kind]
+    assert two["losses"] == pytest.approx(one["losses"], rel=near)
+    assert two["weights"] == pytest.approx(one["weights"], rel=near)
 
 
 def test_ppo_on_two_machines_equals_one(tmp_path):

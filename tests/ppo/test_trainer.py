@@ -8,6 +8,7 @@ import sys
 import warnings
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from torch.testing import assert_close
@@ -493,7 +494,6 @@ def test_a_separate_value_model_leaves_the_policy_to_the_policy_loss():
 
 
 def test_under_peft_only_the_adapter_learns_and_the_reference_is_the_adapter_off():
-    peft = pytest.importorskip("peft")
     base = tiny_ppo.policy("llama")
     frozen = copy.deepcopy(base.state_dict())
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.3)

@@ -24,6 +24,11 @@ def map_of(text: str) -> dict[str, str]:
 ROOMS = list(map_of(utils.__doc__))
 
 
+def arrows_of(text: str) -> dict[str, str]:
+    """Room -> the rooms that it imports, from lines with an arrow."""
+    return dict(re.findall(r"(?m)^([a-z]+) → (.+)$", text))
+
+
 def room_of(path: Path) -> str:
     inside = path.relative_to(HOUSE)
     return inside.parts[0] if len(inside.parts) > 1 else inside.stem
@@ -58,6 +63,19 @@ def test_a_room_imports_from_rooms_below_it(path):
 def test_the_readme_has_the_same_map():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert map_of(readme) == map_of(utils.__doc__)
+
+
+@pytest.mark.parametrize("file", ["README.md", "README.vi.md", "utils/__init__.py"])
+def test_the_arrows_are_drawn_from_the_imports(file):
+    drawn = {room: set() for room in ROOMS}
+    for path in [*MODULES, HOUSE / "losses.py"]:
+        drawn[room_of(path)] |= imported(path) - {room_of(path)} - FOUNDATION
+    wanted = {
+        room: ", ".join(below for below in ROOMS if below in rooms)
+        for room, rooms in drawn.items()
+        if rooms
+    }
+    assert arrows_of((ROOT / file).read_text(encoding="utf-8")) == wanted
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if (HOUSE / room).is_dir()])

@@ -17,7 +17,7 @@ from utils.course import artifacts, folders
 from utils.course.artifacts import ArtifactError, Shelf
 from utils.course.notebooks import files
 from utils.course.paths import ROOT
-from utils.show import plots
+from utils.show import demo, plots
 from utils.votes import panel as widgets
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -460,7 +460,6 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
 
 def test_the_demo_shows_models_and_visitors_as_text():
-    demo = pytest.importorskip("utils.show.demo")
     assert_harmless(demo._status(ATTACK, ATTACK))
     entry = demo.MODELS[0]
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED

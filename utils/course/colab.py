@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from utils.course.errors import CourseError
 from utils.course.language import tr
 from utils.course.paths import ROOT
 
@@ -26,6 +27,10 @@ TORCHAO_FLOOR = Version("0.16")  # PEFT raises ImportError for an older version
 MOUNT = "/content/drive"
 DRIVE = Path(MOUNT, "MyDrive", "preference-tuning-artifacts")  # exists only if Drive is mounted
 RESTARTED = Path(tempfile.gettempdir()) / "preference-tuning-restarted"
+
+
+class InstallError(CourseError, RuntimeError):
+    """The packages of the course could not be installed or loaded."""
 
 
 def hosted() -> bool:
@@ -106,7 +111,7 @@ def _pip(*arguments: str) -> None:
     )
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-        raise RuntimeError(
+        raise InstallError(
             tr(
                 "The course's packages could not be installed ({reason}): run this cell again; "
                 "if it fails again, choose Runtime > Disconnect and delete runtime, and start "
@@ -139,7 +144,7 @@ def prepare() -> None:
     if not loaded:
         return
     if RESTARTED.exists():
-        raise RuntimeError(
+        raise InstallError(
             tr(
                 "{packages} was loaded before it was replaced, and the runtime has already "
                 "restarted once: choose Runtime > Restart session, then run all cells.",

@@ -17,3 +17,7 @@ class CourseError(Exception):
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             return "".join(traceback.format_exception(self)).rstrip().split("\n")
         return [f"{type(self).__name__}: {self}"]
+
+
+class SettingError(CourseError, ValueError):
+    """A setting or an argument that cannot work."""

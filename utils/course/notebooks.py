@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.course.errors import CourseError
 from utils.course.language import LANGUAGE_VARIABLE, tr
 from utils.course.paths import BENCHMARKS, NOTEBOOKS
 from utils.course.progress import PROGRESS_VARIABLE
@@ -35,6 +36,10 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name not in RANKS and not name.startswith(LAUNCHERS)
     }
+
+
+class NotebookError(CourseError, FileNotFoundError):
+    """A name that belongs to no notebook, or to several."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def path_of(name: str) -> Path:
     """
     found = [path for path in files() if path.name.startswith(name)]
     if len(found) != 1:
-        raise FileNotFoundError(
+        raise NotebookError(
             tr(
                 "notebooks/ has no notebook, or more than one, whose name begins with "
                 "{name!r}: use one of {known}.",

@@ -98,7 +98,7 @@ class ChatModels:
     lora_alpha: int
     labelled_lora_alpha: int  # lora_alpha in notebook 07
     max_new_tokens: int
-    standin_tokens: int = 520_000  # tokens of a stand-in's pre-training
+    standin_tokens: int  # tokens of a stand-in's pre-training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ class Profile:
     small_dpo: SmallDPO  # 08
 
 
-# --- The rows. A GPU's row sets every field itself, so that it copies no value of the lab. --------
+# --- The rows. A GPU's row sets each field itself; beside a value that is also the lab's is why. --
 
 # 01
 _LAB_REWARD = RewardModel(
@@ -243,7 +243,7 @@ _LAB_REWARD = RewardModel(
 )
 _GPU_REWARD = RewardModel(
     model_id="vinai/phobert-base",
-    batch_size=32,
+    batch_size=32,  # as in the lab; usual for BERT
     epochs=4,
     learning_rate=2e-5,  # usual for BERT
     max_length=256,  # PhoBERT's maximum
@@ -268,14 +268,14 @@ _LAB_POLICY = Policy(
 _GPU_POLICY = Policy(
     model_id="NlpHUST/gpt2-vietnamese",
     adapt_epochs=3,
-    adapt_batch_size=32,
+    adapt_batch_size=32,  # as in the lab; it fits a T4: benchmarks/memory.json
     adapt_eval_batch_size=32,  # small, because each token has 50,257 logits
     adapt_learning_rate=5e-5,  # usual for GPT-2
     prompt_words=2,  # the same task as in the lab
     held_out_prompts=600,  # as many as in the lab, so the intervals have the same width
-    base_samples=16,
+    base_samples=16,  # as in the lab, so p(negative) is estimated as precisely
     reward_kind="capped",  # the same reward as in the lab
-    reward_cap=1.0,
+    reward_cap=1.0,  # the cap of that reward
 )
 _LAB_PPO = PPORun(
     updates=144,  # 24 for the values, 120 for the policy
@@ -299,15 +299,15 @@ _LAB_PPO = PPORun(
 )
 _T4_PPO = PPORun(
     updates=120,  # as many episodes as in the lab, so that the curves can be compared
-    batch_size=256,
-    minibatch_size=64,
+    batch_size=256,  # as in the lab, so the updates can be compared
+    minibatch_size=64,  # as in the lab; it fits a T4: benchmarks/memory.json
     epochs=2,
     learning_rate=1.5e-5,  # TRL's examples for GPT-2 use 1e-5 to 3e-5
-    anneal=True,
+    anneal=True,  # as in the lab: late noise adds less KL
     max_new_tokens=24,  # the same task as in the lab
     kl_coef=0.1,  # as in the lab, because the reward has the same scale
     value_coef=0.1,  # one trunk and the sampled KL: the lab's settings need more memory
-    kl_limit=100.0,
+    kl_limit=100.0,  # as in the lab: it stops only a run that has failed
     precision="fp16",
 )
 _LAB_GROUP = GroupRun(
@@ -320,11 +320,11 @@ _LAB_GROUP = GroupRun(
 )
 _GPU_GROUP = GroupRun(
     steps=120,  # as many episodes as PPO
-    batch_size=256,
-    generations=8,
+    batch_size=256,  # as for PPO
+    generations=8,  # as in the lab, so the groups' means are as precise
     learning_rate=1.5e-5,  # as for PPO
-    rloo_kl_coef=0.15,  # as for PPO
-    grpo_kl_coef=0.15,
+    rloo_kl_coef=0.15,  # as in the lab; not measured on a GPU
+    grpo_kl_coef=0.15,  # as in the lab; not measured on a GPU
 )
 
 # 03 to 05 and 07
@@ -353,6 +353,7 @@ _LAB_CHAT = ChatModels(
     lora_alpha=16,
     labelled_lora_alpha=16,
     max_new_tokens=48,
+    standin_tokens=520_000,
 )
 _GPU_CHAT = ChatModels(
     choices=CHAT_MODELS,
@@ -363,9 +364,10 @@ _GPU_CHAT = ChatModels(
         licence_id="llama3.1",
     ),
     lora_rank=16,  # with alpha = rank: the first version's values
-    lora_alpha=16,
+    lora_alpha=16,  # as above
     labelled_lora_alpha=32,  # the first version's value in notebook 07
     max_new_tokens=256,
+    standin_tokens=520_000,  # as in the lab, whose adapters the demo loads on a GPU too
 )
 
 # 03
@@ -381,7 +383,7 @@ _LAB_SFT = SFTRun(
     side_rows=600,
 )
 _T4_SFT = SFTRun(
-    epochs=1,
+    epochs=1,  # every profile reads each row once
     batch_size=4,
     accumulation=4,
     learning_rate=2e-4,  # learns on real weights: benchmarks/real_weights.json
@@ -409,14 +411,14 @@ _LAB_DPO = DPORun(
     held_out=250,
 )
 _T4_DPO = DPORun(
-    epochs=1,
+    epochs=1,  # every profile reads each row once
     batch_size=4,
     accumulation=4,
     learning_rate=5e-5,  # 2e-5 raises the plain accuracy by 3 points only: real_weights.json
     max_length=768,
     checkpointing=True,
     rows=1_600,
-    save_steps=50,
+    save_steps=50,  # as in 03
     beta=0.1,  # as in the paper
     sft_weight=0.0,  # plain DPO: real pretrained weights do not need the supervised loss
     held_out=240,
@@ -435,17 +437,17 @@ _LAB_ATTRIBUTES = AttributeRun(
     beta=1.0,
 )
 _GPU_ATTRIBUTES = AttributeRun(
-    questions=16,
-    reference_pairs=700,
+    questions=16,  # as in the lab: the same experiment on another model
+    reference_pairs=700,  # as in the lab, for the same reason
     pairs=1_000,
-    chosen_rate=0.6,
-    rejected_rate=0.3,
+    chosen_rate=0.6,  # as in the lab: the rates and beta determine where DPO ends
+    rejected_rate=0.3,  # as in the lab, for the same reason
     sft_batch_size=4,
-    batch_size=8,
+    batch_size=8,  # as in the lab; the pairs are short
     sft_learning_rate=2e-4,  # as in 03; not measured for these pairs
     learning_rate=5e-5,  # as in 04; not measured for these pairs
-    max_length=256,
-    beta=1.0,
+    max_length=256,  # as in the lab: the same texts
+    beta=1.0,  # as in the lab: the end of DPO depends on it
 )
 _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out=500)
 
@@ -467,7 +469,7 @@ _T4_ORPO = ORPORun(
     learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
     max_length=768,
     checkpointing=True,
-    save_steps=50,
+    save_steps=50,  # as in 03
     weight=1.0,
 )
 _A100_ORPO = replace(_T4_ORPO, batch_size=16, accumulation=1)
@@ -483,9 +485,9 @@ _LAB_PAIRS = PairMining(
 )
 _GPU_PAIRS = PairMining(
     model_id="bkai-foundation-models/vietnamese-bi-encoder",
-    batch_size=128,
+    batch_size=128,  # it fits a T4: benchmarks/memory.json; the lab's TF-IDF does not use it
     rows=70_000,  # all of Vi-Alpaca
-    candidates=60,
+    candidates=60,  # as in the lab; not measured on a GPU
     answer_ceiling=0.75,  # higher than for TF-IDF, as an encoder's similarities are higher;
     question_ceiling=0.8,  # both ceilings were chosen without a measurement
 )
@@ -498,7 +500,7 @@ _LAB_LABELLING = Labelling(
     learning_rate=1e-3,
     max_length=256,
     checkpointing=False,
-    # of all systematic families, those to which a stand-in of notebook 04 most often said the right
+    # of all systematic families, those to which a stand-in of notebook 04 most often gave the right
     # value (a model of the former sample of 3,581 pairs: 27 of the 55 questions of test, greedy)
     families=("phân loại", "đếm chữ cái", "chẵn lẻ", "màu sắc", "châu lục"),
     questions=175,
@@ -511,7 +513,7 @@ _LAB_LABELLING = Labelling(
 _GPU_LABELLING = Labelling(
     epochs=3,  # the first version's values: epochs, batch, learning rate and beta
     batch_size=4,
-    accumulation=1,
+    accumulation=1,  # a step is one batch, as in the first version
     learning_rate=5e-5,
     max_length=512,
     checkpointing=True,
@@ -520,7 +522,7 @@ _GPU_LABELLING = Labelling(
     held_out=40,
     draws=1,
     temperatures=(0.7, 1.0),
-    beta=0.1,
+    beta=0.1,  # the first version's value
     sft_weight=0.0,
 )
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from utils.course import hub, progress
-from utils.course.errors import CourseError
+from utils.course.errors import CourseError, SettingError
 from utils.course.language import tr
 from utils.course.profiles import PairMining
 from utils.data.text import duplicate_key, say_longer, segment_all
@@ -183,7 +183,7 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     count = len(documents)
     if not 1 <= k <= count:
-        raise ValueError(
+        raise SettingError(
             tr(
                 "k={k} is not possible: choose 1 to {count}, the number of documents.",
                 k=k,

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 
+from utils.course.errors import CourseError
 from utils.course.language import tr
 
 # None when the attempt is right, else a sentence on what is wrong; `check` translates a sentence
@@ -17,6 +18,10 @@ from utils.course.language import tr
 Verdict = str | None
 _EXERCISES: dict[str, Callable[..., Verdict]] = {}
 _SOLUTIONS: dict[str, Callable] = {}
+
+
+class ExerciseError(CourseError, LookupError):
+    """An exercise that the notebook does not have."""
 
 
 def exercise(name: str, solution: Callable | None = None) -> Callable:
@@ -49,7 +54,7 @@ def judge_of(name: str) -> Callable[..., Verdict]:
     names_of(name[:2])
     if name not in _EXERCISES:
         known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or tr("none")
-        raise KeyError(
+        raise ExerciseError(
             tr("No exercise is called {name!r}: this notebook has {known}.", name=name, known=known)
         )
     return _EXERCISES[name]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from utils.course import progress
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.finetune.packing import need_full_attention
 from utils.models.precision import unrounded
@@ -39,7 +40,7 @@ def joined(
     chosen, rejected = (part[:, None] for part in answer.sum(1).chunk(2))
     first, other = input_ids.chunk(2)
     if ((first != other) & (torch.arange(width, device=first.device) < prompt)).any():
-        raise ValueError(tr("The two answers of a pair must follow one prompt: check the data."))
+        raise SettingError(tr("The two answers of a pair must follow one prompt: check the data."))
     ends = prompt + chosen + 1 + rejected
     column = torch.arange(int(ends.max()), device=input_ids.device)[None]  # (1, joined)
     second = column >= prompt + chosen
@@ -68,7 +69,7 @@ class PromptOnce:
     def __init__(self, model: torch.nn.Module) -> None:
         kind = getattr(model, "module", model).config._attn_implementation  # it may be wrapped
         if kind != "sdpa":  # others accept no custom mask, or add it to the attention scores
-            raise ValueError(
+            raise SettingError(
                 tr("The shared prompt needs attn_implementation='sdpa', not '{kind}'.", kind=kind)
             )
         self.model = model

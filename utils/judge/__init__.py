@@ -22,7 +22,6 @@ __getattr__, __all__ = door(
         "metrics": [
             "accuracy",
             "best_objective",
-            "best_of_n_kl",
             "bootstrap",
             "distinct",
             "f1_per_class",
@@ -30,7 +29,6 @@ __getattr__, __all__ = door(
             "independent_judge",
             "macro_f1",
             "minimal_kl",
-            "objective",
             "perplexity",
             "reliability",
             "tied_best_of_n_kl",

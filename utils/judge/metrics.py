@@ -150,17 +150,12 @@ def minimal_kl(base_rates: Sequence[float], share: float) -> float:
     return float(bernoulli_kl(tilted, rates).mean())
 
 
-def best_of_n_kl(n: int) -> float:
-    """The KL of best-of-n to the base policy if no two texts tie; an upper bound with ties."""
-    return float(np.log(n) - (n - 1) / n)
-
-
 def tied_best_of_n_kl(rewards: Sequence[float], n: int) -> float:
     """The KL of best-of-n for one prompt, from the rewards of base samples (samples,).
 
     F is the share of samples with at most a given reward. Samples with the same reward are a choice
     that best-of-n makes with probability F(r)^n - F(below r)^n. A reward that was drawn once counts
-    as one point of a continuous distribution, so without ties this is `best_of_n_kl(n)`.
+    as one point of a continuous distribution, so without ties this is ln n - (n - 1) / n.
 
     >>> round(tied_best_of_n_kl([0.0, 0.0, 1.0, 1.0], 2), 4)  # from 1/2 to 3/4
     0.1308
@@ -179,15 +174,6 @@ def tied_best_of_n_kl(rewards: Sequence[float], n: int) -> float:
 
 
 # --- The objective J = E[r] - β KL ---------------------------------------------------------------
-
-
-def objective(rewards: Sequence[float], kl: Sequence[float], beta: float) -> float:
-    """J, the mean reward minus β times the mean KL to the base policy.
-
-    >>> objective([1.0, 0.0], [0.5, 0.3], beta=0.5)
-    0.3
-    """
-    return float(np.mean(rewards) - beta * np.mean(kl))
 
 
 def best_objective(base_rewards: Sequence[Sequence[float]], beta: float) -> np.ndarray:

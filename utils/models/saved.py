@@ -337,7 +337,7 @@ def answer_tokens(loaded: Loaded, written: Written) -> list[int]:
 
 
 def _before_the_end(tokens: list[int], ends: set[int]) -> list[int]:
-    first = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    first = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:first]
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PhobertTokenizer, PreTrainedModel
 
 from utils.course import hub
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.course.profiles import RewardModel
 from utils.data.feedback import NEGATIVE, SENTIMENTS
@@ -69,7 +70,7 @@ def negative_reward(
     tensor([2., 0.])
     """
     if kind not in KINDS:
-        raise ValueError(
+        raise SettingError(
             tr(
                 "Reward kind {kind!r} does not exist: choose {known}.",
                 kind=kind,
@@ -84,7 +85,7 @@ def negative_reward(
     z = logits[:, NEGATIVE]
     if kind == "capped":
         if cap is None:
-            raise ValueError(tr("Reward kind 'capped' needs a cap, for instance cap=4.0."))
+            raise SettingError(tr("Reward kind 'capped' needs a cap, for instance cap=4.0."))
         z = z.clamp(max=cap)
     return torch.where(logits.argmax(-1) == NEGATIVE, z, torch.zeros_like(z))
 

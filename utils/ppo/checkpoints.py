@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from utils.course import folders
+from utils.course.errors import SettingError
 from utils.course.language import tr
 
 Parameters = dict[str, nn.Parameter]
@@ -72,7 +73,7 @@ def load(
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if (saved := state["settings"].get(name)) != value:
-                raise ValueError(
+                raise SettingError(
                     tr(
                         "The checkpoints in {folder} were made with {name} = {saved!r} and this "
                         "run has {value!r}: restore that value, or give another checkpoint_dir.",

@@ -16,7 +16,7 @@ from transformers import StaticCache
 
 from utils import losses
 from utils.course import progress
-from utils.course.errors import CourseError
+from utils.course.errors import CourseError, SettingError
 from utils.course.language import tr
 from utils.models.draws import HELD_OUT, generator
 from utils.models.logprobs import padded, positions, trunk_and_head
@@ -50,7 +50,9 @@ class ActorCritic:
         self.device = next(policy.parameters()).device
         self.end = tokenizer.eos_token_id
         if self.end is None:
-            raise ValueError(tr("The tokenizer has no eos_token, which ends a response: set one."))
+            raise SettingError(
+                tr("The tokenizer has no eos_token, which ends a response: set one.")
+            )
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
         sampling.fuse_gelu(policy)
@@ -58,7 +60,7 @@ class ActorCritic:
         # a new adapter has random weights: every process takes those of the first
         processes.broadcast(parameter.data for parameter in policy.parameters())
         if reference is policy:
-            raise ValueError(tr("The reference is the policy itself: omit it, or give a copy."))
+            raise SettingError(tr("The reference is the policy itself: omit it, or give a copy."))
         self.reference = reference
         if reference is None and not hasattr(policy, "disable_adapter"):
             self.reference = copy.deepcopy(policy)
@@ -99,7 +101,7 @@ class ActorCritic:
         The KL falls faster than the reward, so one training gives policies for every KL (WARP).
         """
         if self.reference is None:
-            raise ValueError(tr("An adapter has no second set of weights: give a reference."))
+            raise SettingError(tr("An adapter has no second set of weights: give a reference."))
         start = dict(self.reference.named_parameters())
         own = {name: weight.detach().clone() for name, weight in self.policy.named_parameters()}
         try:

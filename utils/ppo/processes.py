@@ -12,6 +12,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from utils.course.errors import SettingError
 from utils.course.language import tr
 
 
@@ -19,7 +20,7 @@ def join(device: torch.device, minibatch_size: int) -> int:
     """Connect the processes and return this process's rank, which is 0 for a single process."""
     state = PartialState(cpu=device.type == "cpu")
     if minibatch_size % state.num_processes:
-        raise ValueError(
+        raise SettingError(
             tr(
                 "PPOConfig.minibatch_size {size} cannot be shared among {processes} processes: "
                 "make it a multiple of their number.",

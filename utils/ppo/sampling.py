@@ -14,6 +14,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from utils import losses
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.models.draws import PROMPTS, generator
 from utils.models.logprobs import trunk_and_head
@@ -60,7 +61,7 @@ def check_head(model: nn.Module, prompt: list[int]) -> None:
         logits = head(trunk(input_ids=tokens).last_hidden_state)
         difference = (logits - model(input_ids=tokens).logits).abs().max().item()
     if difference > 1e-2:
-        raise ValueError(
+        raise SettingError(
             tr(
                 "{model} changes its logits after the output layer, by up to {difference:.2g}, "
                 "and this sampler does not compute that: use another model.",

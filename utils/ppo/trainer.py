@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import losses
-from utils.course.errors import CourseError
+from utils.course.errors import CourseError, SettingError
 from utils.course.language import tr
 from utils.course.progress import bar as progress_bar
 from utils.models.draws import DRAWS, SHUFFLES, generator
@@ -89,7 +89,7 @@ class PPOConfig:
         whole = ("updates", "batch_size", "minibatch_size", "epochs", "max_new_tokens")
         for name in (*whole, "checkpoint_every", "temperature", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise ValueError(
+                raise SettingError(
                     tr(
                         "PPOConfig.{name} is {value}: make it positive.",
                         name=name,
@@ -97,7 +97,7 @@ class PPOConfig:
                     )
                 )
         if self.batch_size % self.minibatch_size:
-            raise ValueError(
+            raise SettingError(
                 tr(
                     "PPOConfig.batch_size {batch} is not a multiple of minibatch_size "
                     "{minibatch}: change one of the two.",
@@ -107,7 +107,7 @@ class PPOConfig:
             )
         for name, known in (("precision", DTYPES), ("kl_estimator", ("k1", "k3", "exact"))):
             if getattr(self, name) not in known:
-                raise ValueError(
+                raise SettingError(
                     tr(
                         "PPOConfig.{name} is {value!r}: use one of {known}.",
                         name=name,
@@ -116,7 +116,7 @@ class PPOConfig:
                     )
                 )
         if self.kl_estimator == "exact" and (self.whiten_advantages or self.whiten_rewards):
-            raise ValueError(
+            raise SettingError(
                 tr(
                     "PPOConfig.kl_estimator='exact' puts the KL into the loss, and whitening "
                     "scales the rewards but not this KL: set whiten_advantages=False and "
@@ -124,7 +124,7 @@ class PPOConfig:
                 )
             )
         if self.value_updates and self.shared_value_head:
-            raise ValueError(
+            raise SettingError(
                 tr(
                     "PPOConfig.value_updates trains the values alone, but with a shared trunk "
                     "this changes the policy: set shared_value_head=False."
@@ -198,7 +198,7 @@ class PPOTrainer:
         }
         dtypes = {parameter.dtype for parameter in self.parameters.values()}
         if config.precision == "fp16" and dtypes != {torch.float32}:
-            raise ValueError(
+            raise SettingError(
                 tr(
                     "precision='fp16' found trainable parameters of {dtypes}, which the gradient "
                     "scaler cannot handle: cast them with `.float()` first.",

@@ -367,8 +367,8 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
                 continue
             for point in path[:: max(1, len(path) // 6)]:
                 text = f"n={point.step}" if method == "best-of-n" else f"{point.step}"
-                place = {"textcoords": "offset points", "size": 7, "color": colour}
-                axes.annotate(text, (point.kl, point.share), (4, -9), **place)
+                note = {"textcoords": "offset points", "size": 7, "color": colour}
+                axes.annotate(text, (point.kl, point.share), (4, -9), **note)
     axes.set_xlim(0, right)
     lowest = min([shares[0], *(point.intervals["share"][0] for point in points)])
     axes.set_ylim(lowest - 0.02, 1.0)

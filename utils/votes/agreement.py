@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.votes.store import Vote
 
@@ -70,7 +71,7 @@ def preference(vote: Vote) -> str:
 def _codes(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, int]:
     """Both ratings as class numbers, (2, items), and the number of classes."""
     if len(first) != len(second):
-        raise ValueError(
+        raise SettingError(
             tr(
                 "Kappa compares two ratings of the same items and found {first} and {second}: "
                 "give one rating per item, both lists in the same order.",
@@ -167,7 +168,7 @@ class Kappa:
 def _ratings(votes: Sequence[Vote]) -> np.ndarray:
     """Latest opinions as class numbers: (annotators, items), -1 without one."""
     table = {
-        annotator: {item: PREFERENCES.index(said[-1]) for item, said in items.items()}
+        annotator: {item: PREFERENCES.index(voted[-1]) for item, voted in items.items()}
         for annotator, items in _decided(votes).items()
     }
     items = list(dict.fromkeys(item for opinions in table.values() for item in opinions))

@@ -13,6 +13,7 @@ from html import escape
 import ipywidgets
 from IPython.display import HTML
 
+from utils.course.errors import SettingError
 from utils.course.language import tr
 from utils.votes.agreement import fleiss_kappa, repeated_items
 from utils.votes.pairs import MAX_NAME, Pair, Shown, queue
@@ -40,7 +41,7 @@ def simulate(
     """
     annotator = annotator or f"{SIMULATED} {rule.__name__}"
     if not annotator.startswith(SIMULATED):
-        raise ValueError(
+        raise SettingError(
             tr(
                 "The annotator {annotator!r} is a rule, not a person: begin its name with "
                 "{simulated!r}.",

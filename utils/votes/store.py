@@ -286,8 +286,8 @@ class VoteStore:
         withdraw = sql.update(TABLE).where(former).values(withdrawn_at=_now())
         insert = self._insert(TABLE, "key").values(row)
 
-        place = " ".join([row["campaign"], row["annotator"], row["item"]])
-        lock = sql.func.pg_advisory_xact_lock(sql.func.hashtextextended(place, 0))
+        name = " ".join([row["campaign"], row["annotator"], row["item"]])
+        lock = sql.func.pg_advisory_xact_lock(sql.func.hashtextextended(name, 0))
 
         def work(connection: sql.Connection) -> None:
             if self.engine.dialect.name == "postgresql":
