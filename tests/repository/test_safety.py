@@ -449,7 +449,7 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
     pair = {"question": ATTACK, "first": ATTACK, "second": ATTACK}
     store = open_store(f"sqlite:///{tmp_path / 'votes.sqlite'}")
-    panel = widgets.LabelPanel([pair], store, annotator=ATTACK, rubric=[ATTACK])
+    panel = widgets.LabelPanel([pair], store, annotator=ATTACK[:80], rubric=[ATTACK])
     assert_harmless(panel.view.value)
     assert panel.counter.value.count("<") == 2
     panel.command_field.value = ATTACK
