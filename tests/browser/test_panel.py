@@ -58,6 +58,7 @@ def lab(tmp_path):
     (home / "pairs.json").write_text(json.dumps(PAIRS), encoding="utf-8")
     votes = f"sqlite:///{tmp_path}/votes.sqlite"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COURSE_VOTES": votes}
+    environment["COURSE_LANG"] = "vi"
     with jupyterlab(home, "panel.ipynb", environment) as address:
         yield address
 

@@ -193,12 +193,12 @@ def test_the_panel_votes_undoes_and_counts(store, at_leisure):
         shown.append(panel.session.current)
     assert [vote.choice for vote in store.votes("An")] == ["a", "b", "tie", "skip"]
     assert panel.bar.value == 4 and panel.bar.max == 5 and "4 / 5" in panel.counter.value
-    assert "Bỏ qua" in panel.note.value
+    assert "Skip" in panel.note.value
     panel.buttons["undo"].click()
     assert panel.session.current == shown[3] and panel.bar.value == 3
     for _ in range(2):
         panel.buttons["a"].click()
-    assert "Đã chấm xong" in panel.view.value
+    assert "You have judged all" in panel.view.value
     disabled = {command for command, button in panel.buttons.items() if button.disabled}
     assert disabled == {"a", "b", "tie", "skip"}
     panel.buttons["a"].click()  # as a delayed click does
@@ -207,10 +207,21 @@ def test_the_panel_votes_undoes_and_counts(store, at_leisure):
     assert not panel.buttons["a"].disabled and len(store.votes()) == 4
 
 
+def test_the_panel_speaks_the_language_of_the_edition(store, monkeypatch):
+    labels = {}
+    for language in ("vi", "en"):
+        monkeypatch.setenv("COURSE_LANG", language)
+        panel = LabelPanel(PAIRS, store, "", campaign="trời")
+        labels[language] = [button.description for button in panel.buttons.values()]
+        assert ("Ghi tên" in panel.view.value) == (language == "vi")
+    assert labels["vi"] == ["A tốt hơn", "B tốt hơn", "Ngang nhau", "Bỏ qua", "Hoàn tác"]
+    assert labels["en"] == ["A is better", "B is better", "Tie", "Skip", "Undo"]
+
+
 def test_a_name_that_is_too_long_begins_no_session(store):
     panel = LabelPanel(PAIRS, store, "An")
     panel.name_field.value = "A" * 81
-    assert panel.session is None and "Tên dài nhất 80 ký tự" in panel.note.value
+    assert panel.session is None and "at most 80 characters" in panel.note.value
     panel.name_field.value = "A" * 80
     assert panel.session is not None and panel.session.annotator == "A" * 80
 
@@ -223,7 +234,7 @@ def test_letters_do_what_the_buttons_do(store):
     assert [vote.choice for vote in store.votes()] == ["a", "b", "skip", "skip"]
     panel.command_field.value = "u"
     panel.command_field.value = "<b>yes"
-    assert "&lt;b&gt;yes” không phải là lệnh" in panel.note.value
+    assert "&lt;b&gt;yes” is not a command" in panel.note.value
     assert len(store.votes()) == 3
 
 
@@ -241,16 +252,16 @@ def test_without_a_name_nobody_votes_and_each_name_continues_at_its_own_pair(sto
     panel = LabelPanel(PAIRS[:4], store, repeat_share=0)
     assert all(button.disabled for button in panel.buttons.values())
     panel.command_field.value = "a"
-    assert store.votes() == [] and "Ghi tên" in panel.view.value
+    assert store.votes() == [] and "Write your name" in panel.view.value
     panel.name_field.value = " An "
     panel.buttons["a"].click()
     panel.name_field.value = "Bình"
     assert panel.bar.value == 0
     panel.name_field.value = "An"
-    assert panel.bar.value == 1 and "Tiếp tục" in panel.note.value
+    assert panel.bar.value == 1 and "You continue" in panel.note.value
     panel.name_field.value = "simulated: An"
     assert all(button.disabled for button in panel.buttons.values())
-    assert "mô phỏng" in panel.note.value
+    assert "Names of rules" in panel.note.value
     assert {vote.annotator for vote in store.votes()} == {"An"}
 
 
@@ -267,7 +278,7 @@ def test_a_vote_that_was_not_confirmed_keeps_its_pair(store, at_leisure, monkeyp
     assert "The votes at &lt;db&gt; cannot be reached." in panel.note.value
     assert panel.session.current == before and panel.bar.value == 0
     panel.buttons["a"].click()
-    assert len(store.votes()) == 1 and "Đã ghi" in panel.note.value
+    assert len(store.votes()) == 1 and "Saved" in panel.note.value
 
 
 def test_the_panel_changes_to_another_campaign_of_the_store(store, at_leisure):
@@ -290,19 +301,19 @@ def test_the_agreement_follows_each_vote_and_those_of_others(store, at_leisure):
     one, other = (
         LabelPanel(pairs, store, name, repeat_share=0.5, campaign="lớp") for name in ("An", "Bình")
     )
-    assert "0 phiếu của 0 người" in one.agreement.value
+    assert "votes 0, annotators 0" in one.agreement.value
     for panel in (one, other):
         while screen := panel.session.current:  # both prefer the pair's first answer but for one
             first = panel.pairs[0]["question"] != screen.question or panel is one
             panel.buttons["b" if screen.swapped == first else "a"].click()
-    assert "9 phiếu của 1 người" in one.agreement.value
-    assert "chưa tính được" in one.agreement.value
+    assert "votes 9, annotators 1" in one.agreement.value
+    assert "not known yet" in one.agreement.value
     one.refresh_button.click()
     votes = store.votes(campaign="lớp")
-    assert f"18 phiếu của 2 người · bạn nhất quán với mình: {repeated_items(votes)['An']}" in (
+    assert f"votes 18, annotators 2 · you agree with yourself: {repeated_items(votes)['An']}" in (
         one.agreement.value
     )
-    assert f"κ của Fleiss: {fleiss_kappa(votes, draws=200)}" in other.agreement.value
+    assert f"κ of Fleiss: {fleiss_kappa(votes, draws=200)}" in other.agreement.value
     assert 0 < fleiss_kappa(votes).value < 1
 
 
@@ -316,13 +327,7 @@ def test_without_a_campaign_there_is_nothing_to_choose(store):
 def test_buttons_explain_themselves_and_stand_in_order(store):
     panel = LabelPanel(PAIRS, store, "An")
     described = [(b.description, b.tooltip) for b in panel.buttons.values()]
-    assert [name for name, _ in described] == [
-        "A tốt hơn",
-        "B tốt hơn",
-        "Ngang nhau",
-        "Bỏ qua",
-        "Hoàn tác",
-    ]
+    assert [name for name, _ in described] == ["A is better", "B is better", "Tie", "Skip", "Undo"]
     assert all(re.search(r"\(key [abtsu]\)", tooltip) for _, tooltip in described)
     assert repr(panel) == "LabelPanel(0 of 22 done; open the notebook to vote)"
     rubric = next(child for child in panel.children if isinstance(child, ipywidgets.Accordion))
@@ -364,7 +369,7 @@ def test_texts_of_models_and_users_are_shown_never_run(store, at_leisure):
 
 def test_an_empty_answer_is_said_to_be_empty(store):
     pair = {"question": "?", "first": " \n", "second": "x"}
-    assert "câu trả lời trống" in LabelPanel([pair], store, "An", repeat_share=0).view.value
+    assert "empty answer" in LabelPanel([pair], store, "An", repeat_share=0).view.value
 
 
 def test_no_pairs_are_no_error(store):

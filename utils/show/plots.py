@@ -353,7 +353,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     axes.annotate(
         tr("impossible for any method"),
         (0.4 * minimal_kl(base_rates, 0.9), 0.9),
-        (0.2 * right, 0.965),
+        (floor[-1] + 0.03 * right, 0.955),
         color="#555555",
         arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.8},
     )

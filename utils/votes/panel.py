@@ -14,7 +14,7 @@ import ipywidgets
 from IPython.display import HTML
 
 from utils.course.errors import SettingError
-from utils.course.language import tr
+from utils.course.language import later, tr
 from utils.votes.agreement import fleiss_kappa, repeated_items
 from utils.votes.pairs import MAX_NAME, Pair, Shown, queue
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
@@ -60,11 +60,11 @@ def simulate(
 
 BLUE, ORANGE, GREY = "#35618f", "#a8651c", "#5f6b7a"  # white text is readable on each
 LABELS = {  # command -> the button's label, its tooltip and its colour
-    "a": ("A tốt hơn", "Answer A is better (key a)", BLUE),
-    "b": ("B tốt hơn", "Answer B is better (key b)", ORANGE),
-    "tie": ("Ngang nhau", "A tie: both are as good (key t)", GREY),
-    "skip": ("Bỏ qua", "Skip: I cannot judge this pair (key s)", "#e3e8ee"),
-    "undo": ("Hoàn tác", "Undo: take back my latest vote (key u)", "#e3e8ee"),
+    "a": (later("A is better"), later("Answer A is better (key a)"), BLUE),
+    "b": (later("B is better"), later("Answer B is better (key b)"), ORANGE),
+    "tie": (later("Tie"), later("A tie: both are as good (key t)"), GREY),
+    "skip": (later("Skip"), later("I cannot decide (key s)"), "#e3e8ee"),
+    "undo": (later("Undo"), later("Take back my latest vote (key u)"), "#e3e8ee"),
 }
 STYLE = """<style>
 .course-panel { max-width: 1160px; padding: 4px 2px; }
@@ -97,7 +97,7 @@ STYLE = """<style>
 
 
 def _answer_html(letter: str, text: str, colour: str) -> str:
-    body = escape(text) if text.strip() else "<i>(câu trả lời trống)</i>"
+    body = escape(text) if text.strip() else f"<i>{escape(tr('(empty answer)'))}</i>"
     head = f'<b style="background:{colour}">{letter}</b>'
     # with tabindex, a long answer can be scrolled with the arrow keys
     return f'<div class="course-answer">{head}<div tabindex="0">{body}</div></div>'
@@ -123,7 +123,7 @@ def _note_html(text: str, wrong: bool = False) -> str:
 def _rubric(rubric: Sequence[str]) -> ipywidgets.Accordion:
     points = "".join(f"<li>{escape(point)}</li>" for point in rubric)
     folded = ipywidgets.Accordion([ipywidgets.HTML(f'<ul class="course-rubric">{points}</ul>')])
-    folded.set_title(0, "Tiêu chí chấm")
+    folded.set_title(0, tr("Criteria"))
     folded.selected_index = None
     return folded
 
@@ -131,7 +131,7 @@ def _rubric(rubric: Sequence[str]) -> ipywidgets.Accordion:
 def _button(command: str) -> ipywidgets.Button:
     label, tooltip, colour = LABELS[command]
     wide = ipywidgets.Layout(flex="1 1 130px", width="auto", min_width="110px")
-    button = ipywidgets.Button(description=label, tooltip=tooltip, layout=wide)
+    button = ipywidgets.Button(description=tr(label), tooltip=tr(tooltip), layout=wide)
     button.style.button_color = colour
     button.add_class("course-button")
     button.add_class("course-weak" if command in ("skip", "undo") else "course-strong")
@@ -148,13 +148,14 @@ def _row(widgets: Sequence[ipywidgets.Widget]) -> ipywidgets.HBox:
 def agreement_line(votes: Sequence[Vote], annotator: str) -> str:
     """The votes of a campaign in one line: their number, and how far they agree."""
     people = {vote.annotator for vote in votes}
-    parts = [f"Đợt chấm này: {len(votes)} phiếu của {len(people)} người"]
+    counts = {"votes": len(votes), "people": len(people)}
+    parts = [tr("This campaign: votes {votes}, annotators {people}", **counts)]
     mine = repeated_items(votes).get(annotator)
     if mine and mine.count:
-        parts.append(f"bạn nhất quán với mình: {mine}")
+        parts.append(tr("you agree with yourself: {mine}", mine=mine))
     kappa = fleiss_kappa(votes, draws=200)
-    known = not math.isnan(kappa.value)
-    parts.append(f"κ của Fleiss: {kappa if known else 'chưa tính được'}")
+    shown = tr("not known yet") if math.isnan(kappa.value) else kappa
+    parts.append(tr("κ of Fleiss: {kappa}", kappa=shown))
     return " · ".join(parts)
 
 
@@ -184,7 +185,7 @@ class LabelPanel(ipywidgets.VBox):
         self.total = len(queue(pairs, seed, repeat_share))
 
         field = {"continuous_update": False}  # a value arrives with Enter
-        self.name_field = ipywidgets.Text(annotator or "", placeholder="tên của bạn", **field)
+        self.name_field = ipywidgets.Text(annotator or "", placeholder=tr("your name"), **field)
         self.command_field = ipywidgets.Text(placeholder="a / b / t / s / u", **field)
         self.command_field.layout.width = "130px"
         self.bar = ipywidgets.IntProgress(value=0, min=0, max=max(self.total, 1))
@@ -195,20 +196,20 @@ class LabelPanel(ipywidgets.VBox):
         self.agreement = ipywidgets.HTML()
         self.campaign_field = ipywidgets.Dropdown(options=self._campaigns(), value=campaign)
         self.campaign_field.layout.width = "auto"
-        self.refresh_button = ipywidgets.Button(description="Cập nhật", tooltip="Update")
+        self.refresh_button = ipywidgets.Button(description=tr("Update"))
         self.buttons = {command: _button(command) for command in LABELS}
 
         self.name_field.layout.width = "200px"
-        keys = "Bàn phím: a, b, t (ngang nhau), s (bỏ qua), u (hoàn tác) rồi Enter"
+        keys = tr("Keys: a, b, t (tie), s (skip), u (undo), then Enter")
         of_campaign = [
-            _row([ipywidgets.Label("Đợt chấm"), self.campaign_field]),
+            _row([ipywidgets.Label(tr("Campaign")), self.campaign_field]),
             _row([self.agreement, self.refresh_button]),
         ]
         super().__init__(
             [
                 ipywidgets.HTML(STYLE),
                 *of_campaign[: 1 if campaign else 0],
-                _row([ipywidgets.Label("Người chấm"), self.name_field, self.bar, self.counter]),
+                _row([ipywidgets.Label(tr("Annotator")), self.name_field, self.bar, self.counter]),
                 _rubric(rubric),
                 self.view,
                 _row(list(self.buttons.values())),
@@ -255,7 +256,8 @@ class LabelPanel(ipywidgets.VBox):
         if typed in COMMANDS:
             self._act(COMMANDS[typed])
         else:
-            self._say(f"“{typed}” không phải là lệnh: gõ a, b, t, s hoặc u.", wrong=True)
+            text = tr("“{typed}” is not a command: type a, b, t, s or u.", typed=typed)
+            self._say(text, wrong=True)
 
     def _on_click(self, command: str) -> None:
         if time.monotonic() >= self.ready_at:
@@ -269,15 +271,17 @@ class LabelPanel(ipywidgets.VBox):
         self.session, name = None, name[: 4 * MAX_NAME].strip()
         try:
             if len(name) > MAX_NAME:
-                self._say(f"Tên dài nhất {MAX_NAME} ký tự: hãy viết ngắn hơn.", True)
+                most = {"most": MAX_NAME}
+                self._say(tr("A name has at most {most} characters: shorten it.", **most), True)
             elif name.startswith(SIMULATED):
-                self._say(f"Tên bắt đầu bằng “{SIMULATED}” dành cho người chấm mô phỏng.", True)
+                start = {"start": SIMULATED}
+                self._say(tr("Names of rules, not of people, begin with “{start}”.", **start), True)
             elif name:
                 self.session = Session(
                     *(self.pairs, self.store, name, self.seed, self.repeat_share),
                     campaign=self.campaign,
                 )
-                self._say("Tiếp tục từ chỗ đã dừng." if self.session.done else "")
+                self._say(tr("You continue where you stopped.") if self.session.done else "")
             else:
                 self._say("")
         except VoteError as error:
@@ -292,11 +296,11 @@ class LabelPanel(ipywidgets.VBox):
         try:
             if command != "undo":
                 session.vote(command)
-                self._say(f"Đã ghi: {LABELS[command][0]}.")
+                self._say(tr("Saved: {choice}.", choice=tr(LABELS[command][0])))
             elif withdrawn := session.undo():
-                self._say(f"Đã rút lại: {LABELS[withdrawn.choice][0]}.")
+                self._say(tr("Taken back: {choice}.", choice=tr(LABELS[withdrawn.choice][0])))
             else:
-                self._say("Không còn phiếu nào để rút lại.")
+                self._say(tr("There is no vote to take back."))
         except VoteError as error:
             self._say(str(error), wrong=True)
         self._draw()
@@ -310,10 +314,12 @@ class LabelPanel(ipywidgets.VBox):
         if shown:
             self.view.value = pair_html(shown)
         else:
-            text = (
-                "Đã chấm xong tất cả. Cảm ơn bạn!" if session else "Ghi tên rồi Enter để bắt đầu."
+            done, begin = (
+                tr("You have judged all pairs. Thank you!"),
+                tr("Write your name, then Enter."),
             )
-            self.view.value = f'<div class="course-question">{text}</div>'
+            text = done if session else begin
+            self.view.value = f'<div class="course-question">{escape(text)}</div>'
         self._draw_agreement()
         for command, button in self.buttons.items():
             button.disabled = not session or (command != "undo" and shown is None)
