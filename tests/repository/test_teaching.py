@@ -15,6 +15,11 @@ from utils.course.paths import ROOT
 from utils.exercises.checks import names_of
 
 GUIDES = {"en": ROOT / "docs" / "teaching.md", "vi": ROOT / "docs" / "teaching.vi.md"}
+# where the notebooks of a guide's language lie, and their README
+EDITIONS = {
+    "en": ("../notebooks", "../README.md"),
+    "vi": ("../notebooks/vi", "../README.vi.md"),
+}
 TEXTS = {language: path.read_text(encoding="utf-8") for language, path in GUIDES.items()}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXERCISE = re.compile(r"\b0\d\.\d{1,2}\b")
@@ -56,8 +61,10 @@ def test_links_lead_somewhere(language):
         path = (GUIDES[language].parent / target).resolve()
         assert path.is_relative_to(ROOT) and path.exists(), link
         assert not anchor or anchor in anchors(path), link
+    folder, readme = EDITIONS[language]
     for lesson in LESSONS:
-        assert f"](../notebooks/{path_of(lesson).name})" in sections(language)[lesson]
+        assert f"]({folder}/{path_of(lesson).name})" in sections(language)[lesson]
+    assert {link.split("#")[0] for link in LINK.findall(TEXTS[language]) if "#" in link} == {readme}
 
 
 @pytest.mark.parametrize("language", GUIDES)
