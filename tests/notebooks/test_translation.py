@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.notebooks.test_notebooks import dead_links
-from tools import glossary, translate
+from tools import figures, glossary, translate
 from utils.course.language import CATALOGUE, entries
 from utils.course.notebooks import LANGUAGE_LINE, code_hash
 from utils.course.paths import NOTEBOOKS, ROOT
@@ -221,6 +221,13 @@ def test_the_readme_quotes_what_the_code_prints():
             vietnamese in translation and any(part in message for part in parts if part)
             for message, translation in catalogue
         ), shown
+
+
+def test_the_readme_says_which_minutes_are_estimated():
+    for path, words in zip(translate.READMES, ({}, translate.WORDS), strict=True):
+        (header,) = re.findall(r"(?m)^\| notebook \|.*$", path.read_text(encoding="utf-8"))
+        for profile, (word, _) in figures.WORDS.items():
+            assert f"| {profile} ({words.get(word, word)}" in header
 
 
 # --- The builder, on a small course --------------------------------------------------------------
