@@ -5,7 +5,8 @@
 
 A message is a literal in a call of `tr` or `later`, a sentence that a judge in utils/exercises
 returns or names a mistake with, a noun that one of the functions of SHOWN puts into its sentence,
-here or in a notebook, or the text of a box on the map of the course. A sentence that is printed or
+a label that one of DRAWN puts into its figure, here or in a notebook, or the text of a box on the
+map of the course. A sentence that is printed or
 raised without `tr` is a fault, unless UNSEEN has it.
 """
 
@@ -39,6 +40,12 @@ SHOWN: dict[str, tuple[int | str, ...]] = {
     **dict.fromkeys(("need", "say_longer", "cut"), (2,)),
     **dict.fromkeys(("cut_texts", "in_batches"), (3,)),
     **dict.fromkeys(("check_unit_rows", "need_full_attention"), (1,)),
+}
+# the same for labels and titles of figures; one with values in it stays as the cell has it
+DRAWN: dict[str, tuple[int | str, ...]] = {
+    **dict.fromkeys(("histogram", "loss_and_pull"), (2, 3)),
+    **dict.fromkeys(("confusion", "small_multiples"), (2,)),
+    **dict.fromkeys(("calibration", "clip_curves"), (4,)),
 }
 
 
@@ -110,11 +117,14 @@ def _called(node: ast.AST) -> str:
 
 
 def _nouns(call: ast.Call) -> Iterator[ast.Constant | ast.JoinedStr]:
-    """The literals among the arguments that SHOWN names."""
-    wanted = SHOWN.get(_called(call), ())
+    """The literals among the arguments that SHOWN and DRAWN name."""
+    drawn = DRAWN.get(_called(call), ())
+    wanted = SHOWN.get(_called(call), drawn)
     named = [keyword.value for keyword in call.keywords if keyword.arg in wanted]
     for part in [*(call.args[at] for at in wanted if at in range(len(call.args))), *named]:
-        yield from _literals(part)
+        yield from (
+            text for text in _literals(part) if not (drawn and isinstance(text, ast.JoinedStr))
+        )
 
 
 def of_source(source: str, judges: bool = False) -> Iterator[tuple[str, int, bool]]:

@@ -94,6 +94,18 @@ def test_figures_are_labelled_in_vietnamese(vietnamese):
     texts = [text.get_text() for text in plots.pipeline("04").axes[0].texts]
     assert "bạn đang ở đây" in texts
     assert "03  SFT,\n4 bit" in texts
+    axes = plots.histogram({"x": [1.0, 2.0]}, ["b"], "syllables", "Calibration")
+    assert (axes.get_xlabel(), axes.title.get_text()) == ("số âm tiết", "Hiệu chuẩn")
+    lines = {"DPO": ([1.0], [0.0])}
+    figure = plots.loss_and_pull([0.0], lines, "margin, nats", "a title in no catalogue")
+    assert {axes.get_xlabel() for axes in figure.axes} == {"margin, tính bằng nat"}
+
+
+def test_labels_that_a_cell_gives_to_a_figure_are_messages():
+    source = (
+        'plots.histogram(x, c, "syllables", f"{a} of b")\nplots.clip_curves(1, 2, 3, 4, "flat")'
+    )
+    assert sorted(message for message, *_ in messages.of_source(source)) == ["flat", "syllables"]
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,10 @@ def histogram(
     bins = np.histogram_bin_edges(values, bins=30)
     for (name, group), colour in zip(groups.items(), colours, strict=True):
         axes.hist(list(group), bins=bins, density=True, alpha=0.55, color=colour, label=name)
-    axes.set_xlabel(label)
+    axes.set_xlabel(tr(label))
     axes.set_ylabel(tr("density"))
     axes.legend()
-    axes.set_title(title)
+    axes.set_title(tr(title))
     return axes
 
 
@@ -199,7 +199,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Axes:
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel(tr("predicted"))
     axes.set_ylabel(tr("true"))
-    axes.set_title(title)
+    axes.set_title(tr(title))
     return axes
 
 
@@ -214,7 +214,7 @@ def calibration(
     axes.set_ylim(0, 1.05)
     axes.set_xlabel(tr("confidence of the predicted class"))
     axes.set_ylabel(tr("share that was right"))
-    axes.set_title(f"{title} (ECE {error:.3f})")
+    axes.set_title(f"{tr(title)} (ECE {error:.3f})")
     return axes
 
 
@@ -412,10 +412,10 @@ def loss_and_pull(
         right.plot(x, pull, color=colour, label=name)
     for axes, text in ((left, tr("loss")), (right, tr("pull (minus the slope)"))):
         axes.axvline(0, color=QUIET, lw=1, zorder=0)
-        axes.set_xlabel(label, fontsize=9)
+        axes.set_xlabel(tr(label), fontsize=9)
         axes.set_ylabel(text)
     left.legend()
-    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    figure.suptitle(tr(title), fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -442,7 +442,7 @@ def clip_curves(
         axes.set_xlabel(tr("ratio ρ: new / old probability"), fontsize=9)
         axes.set_ylabel(tr("loss"))
         axes.legend()
-    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    figure.suptitle(tr(title), fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -479,7 +479,7 @@ def small_multiples(
     for axes, (name, values) in zip(np.atleast_1d(panels), curves.items(), strict=True):
         axes.plot(steps, values, color=ACCENT, lw=1.4)
         axes.set_title(name, fontsize=9, weight="normal")
-        axes.set_xlabel(label)
+        axes.set_xlabel(tr(label))
         axes.margins(y=0.12)
     figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
