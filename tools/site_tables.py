@@ -11,6 +11,7 @@ from utils.course.notebooks import LESSONS
 from utils.course.paths import BENCHMARKS
 
 Value = str | float | None  # None: not measured
+NONE = "–"  # in a row that has no such value
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,49 @@ def orpo() -> Table:
     return Table("orpo", ("orpo_quality.json",), keys, rows, machine(data))
 
 
+def frontier() -> Table:
+    """The end of each training of PPO, RLOO, GRPO and SFT, and best-of-n, on held-out prompts."""
+    data = read("frontier.json")
+    keys = ("kl", "share", "negative_rate", "objective")
+    rows = []
+    for run in data["runs"]:
+        if not run["arm"]:
+            end = [round(run["points"][-1][key], 3) for key in keys]
+            rows.append([run["method"], run["seed"] or NONE, *end, round(run["gain"], 2)])
+    columns = ("way", "seed", *keys, "gain")
+    return Table("frontier", ("frontier.json",), columns, rows, machine(data))
+
+
+def attributes() -> Table:
+    """The rates of the attributes of form that each training reached, beside the prediction."""
+    data = read("attributes.json")
+    rows = []
+    for run in data["runs"]:
+        rate, predicted = (
+            round(sum(rates) / len(rates), 3) if rates else NONE
+            for rates in (run["rates"], run["predicted_rates"])
+        )
+        facts = [run["way"], run["strength"] or NONE, run["seed"], rate, predicted]
+        rows.append([*facts, round(run["kl"], 2), round(run["content_kept"], 2)])
+    columns = ("way", "beta", "seed", "rate", "predicted", "kl_form", "content_kept")
+    return Table("attributes", ("attributes.json",), columns, rows, machine(data))
+
+
+def on_policy() -> Table:
+    """One round of DPO on the model's own answers, and its controls."""
+    data = read("on_policy.json")
+    rows = [
+        [run["arm"], run["seed"], round(run["score"], 2), round(run["kl_of_answers"], 2)]
+        for run in data["runs"]
+    ]
+    columns = ("way", "seed", "score", "kl")
+    return Table("on_policy", ("on_policy.json",), columns, rows, machine(data))
+
+
 def classroom() -> Table:
     """The class page under load."""
     runs = read("classroom.json")["runs"]
-    keys = ("clients", "votes", "kills", "lost", "double", "p50_ms", "p95_ms")
+    keys = ("clients", "store", "votes", "kills", "lost", "double", "p50_ms", "p95_ms")
     rows = [[run[key] for key in keys] for run in runs]
     return Table("classroom", ("classroom.json",), keys, rows, runs[0]["machine"])
 
@@ -130,6 +170,9 @@ TABLES: tuple[Callable[[], Table], ...] = (
     lambda: training("sft", "tokens_per_second", ("ours", "original", "original_full")),
     lambda: training("dpo", "pairs_per_second", ("ours", "original")),
     mining,
+    frontier,
+    attributes,
+    on_policy,
     orpo,
     classroom,
     determinism,

@@ -106,7 +106,7 @@ def vote_for_the_shorter(page: Page, shown: Shown, by_keyboard: bool) -> str:
         page.keyboard.press("Enter")
     else:
         page.wait_for_timeout(1000 * DOUBLE_CLICK + 50)
-        panel.get_by_role("button", name=f"{choice.upper()} tốt hơn").click()
+        panel.get_by_role("button", name=f"{choice.upper()} is better").click()
     return choice
 
 
@@ -117,7 +117,7 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     after_the_panel.locator(".jp-InputPrompt").click()
     run(page, "Run All Above Selected Cell", notebook)
 
-    name = page.locator(".course-panel").get_by_placeholder("tên của bạn")
+    name = page.locator(".course-panel").get_by_placeholder("your name")
     name.fill("An")
     name.press("Enter")
     store = open_store(machine["COURSE_VOTES"])
@@ -129,7 +129,7 @@ def test_the_votes_of_a_person_become_an_adapter(browser_page, lab, notebook, ma
     panel = page.locator(".course-panel")
     expect(panel.locator(".course-count")).to_have_text(f"{VOTES} / {len(screens)}")
     panel.evaluate("panel => panel.scrollIntoView()")
-    expect(panel.locator(".course-agreement")).to_contain_text(f"{VOTES} phiếu của 1 người")
+    expect(panel.locator(".course-agreement")).to_contain_text(f"votes {VOTES}, annotators 1")
     screenshot(page, "notebook-07-vote")
 
     votes = store.votes(campaign=campaign.name)
