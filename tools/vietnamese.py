@@ -57,7 +57,7 @@ yê: m n ng t u
 """
 _KNOWN = """
 ôxy ôxi ôxít nitơ mêtan vectơ kilômét milimét sôcôla lênin ưcln brasília bogotá asunción
-reykjavík phnôm đắk lắk alô ôsin cacahuètes dzậy zới đc
+reykjavík ramé phnôm đắk lắk alô ôsin cacahuètes dzậy zới đc
 """.split()  # noqa: SIM905 (borrowed words, names and abbreviations with Vietnamese letters)
 _Y = re.compile(r"\b(k[ĩì]|l[í]|mĩ|tỉ|quí)\b(?! (mỉ|lẽ|tê|lô|mẩn))", re.IGNORECASE)
 _NEW_TONE = re.compile(
