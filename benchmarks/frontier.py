@@ -245,11 +245,11 @@ def train_control(task: Task, run: ControlRun, episodes: int, seed: int) -> Fron
         chosen = sampling.prompt_rows(len(prompts), run.batch_size, seed, number)
         draws = torch.rand((run.batch_size, new), generator=generator(seed, DRAWS, number))
         rollout = models.sample([prompts[row] for row in chosen], draws)
-        scores = score_texts(task.reward, models.texts(rollout))
-        drawn.append((rollout, (scores != 0).nonzero().flatten().to(models.device)))
+        negative = score_texts(task.reward, models.texts(rollout)).nonzero().flatten()
+        if len(negative):
+            drawn.append((rollout, negative.to(models.device)))
     weights = models.policy.parameters()
     optimizer = torch.optim.AdamW(weights, lr=run.learning_rate, weight_decay=0.0)
-    drawn = [(rollout, negative) for rollout, negative in drawn if len(negative)]
     rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(1, run.epochs * len(drawn)))
     for epoch in range(run.epochs):
         order = torch.randperm(len(drawn), generator=generator(seed, SHUFFLES, epoch))

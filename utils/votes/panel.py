@@ -314,11 +314,9 @@ class LabelPanel(ipywidgets.VBox):
         if shown:
             self.view.value = pair_html(shown)
         else:
-            done, begin = (
-                tr("You have judged all pairs. Thank you!"),
-                tr("Write your name, then Enter."),
-            )
-            text = done if session else begin
+            text = tr("Write your name, then Enter.")
+            if session:
+                text = tr("You have judged all pairs. Thank you!")
             self.view.value = f'<div class="course-question">{escape(text)}</div>'
         self._draw_agreement()
         for command, button in self.buttons.items():
