@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=600)
     parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")
     arguments = parser.parse_args()
-    session._quiet()
+    session.quiet()
     from utils import models
     from utils.data.pairs import load_preferences, written
     from utils.models import chat

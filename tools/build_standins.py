@@ -13,7 +13,7 @@ def main() -> None:
     from utils.course import profiles, session
     from utils.data.pairs import load_preferences
 
-    session._quiet()
+    session.quiet()
     begin = time.perf_counter()
     pairs = load_preferences(offline=True, quiet=True)
     _, name = models.chat_source(profiles.TABLE["lab"].chat, pairs)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -94,3 +95,55 @@ def test_a_door_loads_nothing_heavy_until_it_is_used():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == ["True", "False"]  # losses is tensors, the other rooms are closed
+
+
+def modules_in(path: Path) -> list[tuple[str, str, int]]:
+    """Each (module of `utils`, attribute, line) that a file reads through the module's name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named: dict[str, set[str]] = {}  # a function may import another module by the same name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "utils":
+            for alias in node.names:
+                deep = f"{node.module}.{alias.name}"
+                if (ROOT / deep.replace(".", "/")).with_suffix(".py").is_file():
+                    named.setdefault(alias.asname or alias.name, set()).add(deep)
+    stored = {
+        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
+    stored |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    return [
+        (next(iter(named[node.value.id])), node.attr, node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and len(named.get(node.value.id, ())) == 1
+        and node.value.id not in stored
+    ]
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tests", "tools", "utils"])
+def test_every_name_that_is_read_from_a_module_is_in_it(folder):
+    """A script that no test runs must not ask a module for a name that has moved."""
+    missing = [
+        f"{path.relative_to(ROOT)}:{line}: {module} has no {attribute}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for module, attribute, line in modules_in(path)
+        if not hasattr(importlib.import_module(module), attribute)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_every_name_that_is_imported_from_a_module_is_in_it(folder):
+    missing = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "utils":
+                for alias in node.names:
+                    module = importlib.import_module(node.module)
+                    found = hasattr(module, alias.name) or importlib.util.find_spec(
+                        f"{node.module}.{alias.name}"
+                    )
+                    if not found:
+                        missing.append(f"{path.relative_to(ROOT)}:{node.lineno}: {alias.name}")
+    assert not missing, "\n".join(missing)
