@@ -14,7 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from utils.course import colab
+from tests.helpers import chains
+from utils.course import colab, notebooks
 from utils.course.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -123,6 +124,19 @@ def test_test_all_is_test_with_one_variable_more():
     assert "--nbmake" in run.NOTEBOOKS.arguments
     for step in run.LINT:
         assert step in run.TARGETS["test-all"].steps
+
+
+def test_a_chain_of_notebooks_has_every_artifact_that_they_require():
+    """So the two chains of `make test-notebooks` can run side by side."""
+    assert not doctest.testmod(chains).failed
+    links = 0
+    for path in notebooks.files():
+        text = path.read_text(encoding="utf-8")
+        for needed in re.findall(r'course\.require\(\\"(\d\d)_', text):
+            assert chains.chain_of(f"notebooks/{needed}_") == chains.chain_of(path.name)
+            assert needed <= path.name[:2], "a chain runs in the order of the numbers"
+            links += 1
+    assert links > 5
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["test", "00"]])
