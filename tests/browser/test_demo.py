@@ -18,6 +18,14 @@ QUESTION = "giảng viên <script>document.title=1</script>"
 PATIENCE = 60_000  # milliseconds for a page or two answers on a busy machine
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _vietnamese():
+    """The page as the Vietnamese edition shows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_LANG", "vi")
+        yield
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return preferences.open_store(f"sqlite:///{tmp_path_factory.mktemp('votes') / 'v.sqlite'}")
@@ -79,11 +87,11 @@ def ask(page, question):
 def test_choose_ask_read_vote(visit, store, monkeypatch):
     plain = saved.Loaded.text
     monkeypatch.setattr(saved.Loaded, "text", lambda *seen: f"{ATTACK} {plain(*seen)}")
-    expect(visit.locator(".missing")).to_contain_text("chạy notebook 04 trước · run 04 first")
+    expect(visit.locator(".missing")).to_contain_text("chạy notebook 04 trước")
     offered = choose(visit, "Mô hình 1", "GPT-2 nhận xét · PPO")
     assert offered == ["GPT-2 nhận xét · gốc", "GPT-2 nhận xét · PPO"]
     choose(visit, "Mô hình 2", "GPT-2 nhận xét · gốc")
-    visit.get_by_label("Tên người chấm").fill("Lan <b>đậm</b>")
+    visit.get_by_label("Tên của bạn").fill("Lan <b>đậm</b>")
     expect(visit.locator("#vote-a")).to_be_disabled()
 
     ask(visit, QUESTION)

@@ -107,7 +107,7 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf
     dropdowns = [c["props"] for c in config["components"] if c["type"] == "dropdown"]
     assert [{key for _, key in dropdown["choices"]} for dropdown in dropdowns] == [made, made]
     pages = [c["props"].get("value", "") for c in config["components"] if c["type"] == "html"]
-    missing = next(page for page in pages if "Chưa có" in page)
+    missing = next(page for page in pages if "Not made yet" in page)
     boxes = re.findall(r"<div>(.*?)</div>", missing)
     assert [re.search(r"run (\d+) first", box).group(1) for box in boxes] == [
         "04",
@@ -117,6 +117,16 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf
     ]
     for entry in MODELS:
         assert (f">{entry.label}<" in missing) == (entry.key not in made)
+
+
+def test_the_page_is_in_the_language_of_the_edition(shelf, store, monkeypatch):
+    monkeypatch.setenv("COURSE_LANG", "vi")
+    page = str(demo.build(shelf, store).get_config_file())
+    for words in ("So sánh hai mô hình", "GPT-2 nhận xét · PPO", "chạy notebook 04 trước", "A hay hơn"):
+        assert words in page
+    for words in ("Compare", "feedback", "Not made yet", "is better"):
+        assert words not in page
+    assert "Hãy chọn hai mô hình." in compared(Library(shelf), keys=(None, None))["status"]
 
 
 def test_every_model_names_a_reference_and_a_beta_that_exist():
@@ -152,7 +162,7 @@ def test_a_folder_that_is_no_model_gives_one_sentence(tmp_path):
         (folder / "reference" / "config.json").write_text("{}")
     with pytest.raises(SavedModelError, match="cannot be loaded") as caught:
         Library(shelf).get("gpt2-base")
-    assert all("\n" not in sentence and len(sentence) < 150 for sentence in caught.value.sentences)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 150
 
 
 def test_only_the_latest_models_stay_in_memory(shelf, monkeypatch):
@@ -326,15 +336,15 @@ def test_out_of_memory_is_one_sentence_and_the_page_lives_on(shelf, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setitem(saved.LOADERS, "causal", no_memory)
         status = compared(library)["status"]
-        assert "Hết bộ nhớ" in status and "choose smaller models" in status
+        assert "Out of memory" in status and "choose smaller models" in status
     with monkeypatch.context() as patch:
         patch.setattr(saved.losses, "inverse_cdf", no_memory)
-        assert "Hết bộ nhớ" in compared(library)["status"]
+        assert "Out of memory" in compared(library)["status"]
     with monkeypatch.context() as patch:  # there is no room for the references: no scores
         patch.setattr(saved.logprobs, "answer_logps", no_memory)
         shown = compared(library)
-        assert "Câu trả lời nào hay hơn?" in shown["status"] and "nat" not in shown["note_a"]
-    assert "Câu trả lời nào hay hơn?" in compared(library)["status"]
+        assert "Which answer is better?" in shown["status"] and "nat" not in shown["note_a"]
+    assert "Which answer is better?" in compared(library)["status"]
 
 
 def test_other_models_make_room_before_the_next_one_loads(shelf, monkeypatch):
@@ -398,11 +408,11 @@ def compared(library, prompt=PROMPT, keys=("gpt2-base", "gpt2-ppo"), blind=False
 @pytest.mark.parametrize(
     "prompt, sentence",
     [
-        ("", "Hãy nhập một câu hỏi."),
-        (None, "Hãy nhập một câu hỏi."),
-        (" \n\t ", "Hãy nhập một câu hỏi."),
-        ("rất " * 200, r"Câu hỏi quá dài \(\d+ token; GPT-2 nhận xét · gốc nhận tối đa 64 token\)"),
-        ("a" * 5000, r"Câu hỏi quá dài \(5000 ký tự"),
+        ("", "Type a question."),
+        (None, "Type a question."),
+        (" \n\t ", "Type a question."),
+        ("rất " * 200, r"too long \(\d+ tokens; GPT-2 feedback · base accepts 64 tokens\)"),
+        ("a" * 5000, r"too long \(5000 characters"),
     ],
 )
 def test_an_empty_or_endless_prompt_gets_a_sentence(library, prompt, sentence):
@@ -414,11 +424,11 @@ def test_an_empty_or_endless_prompt_gets_a_sentence(library, prompt, sentence):
 
 def test_a_book_is_refused_before_it_is_cut_into_tokens(library, monkeypatch):
     monkeypatch.setattr(saved.Loaded, "encode", lambda *_: pytest.fail("tokenised"))
-    assert "5000000 ký tự" in compared(library, "a" * 5_000_000)["status"]
+    assert "5000000 characters" in compared(library, "a" * 5_000_000)["status"]
 
 
 def test_no_model_chosen_gets_a_sentence(library):
-    assert "Hãy chọn hai mô hình." in compared(library, keys=(None, None))["status"]
+    assert "Choose two models." in compared(library, keys=(None, None))["status"]
 
 
 def test_a_prompt_at_the_limit_still_gets_an_answer(library):
@@ -441,7 +451,7 @@ def test_names_and_rewards_are_hidden_until_the_vote(library, store):
     for note, entry in zip(notes, blind["done"].entries, strict=True):
         assert entry.label in note
     assert all(note.count(" nat<") == 1 for note in notes)  # PPO scores both, its reference none
-    assert all("GPT-2 nhận xét · PPO: <b>" in note for note in notes)
+    assert all("GPT-2 feedback · PPO: <b>" in note for note in notes)
 
 
 def test_blind_order_is_drawn_and_the_vote_knows_it(library, monkeypatch):
@@ -462,13 +472,13 @@ def test_blind_order_is_drawn_and_the_vote_knows_it(library, monkeypatch):
 def test_a_round_is_one_vote_however_often_it_is_clicked(library, store):
     done = compared(library)["done"]
     *_, after, _, _, _ = demo._vote(store, "b", done, "  An  ")
-    assert "Hãy gửi một câu hỏi mới." in demo._vote(store, "a", after, "An")[2]
+    assert "Send another question first." in demo._vote(store, "a", after, "An")[2]
     demo._vote(store, "b", done, "An")  # a click that was sent before the page changed
     assert store.votes() == []  # the vote waits, because nobody knows who the visitor is
     (vote,) = store.votes(status="waiting")
     assert vote == replace(done.vote("b", "An"), voted_at=vote.voted_at, status="waiting")
     assert (vote.source, vote.seed, vote.question) == ("demo", 3, PROMPT)
-    assert "Hãy gửi một câu hỏi mới." in demo._vote(store, "a", None, None)[2]
+    assert "Send another question first." in demo._vote(store, "a", None, None)[2]
     assert len(store.votes(campaign="demo", status=None)) == 1
 
 
@@ -675,7 +685,7 @@ def test_make_demo_says_where_it_is_and_ends_on_interrupt(tmp_path):
     try:
         line = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+/", line).group()
-        assert "Chưa có" in httpx.get(address, **TALK).text
+        assert "Not made yet" in httpx.get(address, **TALK).text
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     finally:

@@ -416,7 +416,7 @@ def test_the_terminal_asks_the_same_and_continues_what_the_panel_began(store, mo
     printed = capsys.readouterr().out
     cast = [(v.choice, v.source, v.campaign) for v in store.votes("An")]
     assert cast == [("a", "panel", "lớp"), ("b", "terminal", "lớp")]
-    assert "[2 / 4] Câu hỏi 1?" in printed and "nonsense” không phải là lệnh" in printed
+    assert "[2 / 4] Câu hỏi 1?" in printed and "nonsense” is not a command" in printed
     screen = Session(pairs, store, "An", **settings).queue[1]
     assert printed.index(screen.answer_a) < printed.index(screen.answer_b)
     assert "\x1b" not in printed

@@ -31,7 +31,7 @@ from transformers import (
 from utils import losses
 from utils.course import artifacts, profiles
 from utils.course.errors import CourseError
-from utils.course.language import language
+from utils.course.language import later, tr
 from utils.data.pairs import load_preferences
 from utils.models import adapters, chat, chat_standins, logprobs, memory
 from utils.models.draws import DRAWS, generator
@@ -45,12 +45,17 @@ class Entry:
     """A model that a notebook saves."""
 
     key: str  # the name that a vote records
-    label: str  # the name that the demo shows
+    name: str  # the name that the demo shows, in English
     loader: str  # a key of LOADERS
     artifact: str  # the artifact's name, which is the notebook's file name without .ipynb
     folder: str  # the model's folder inside the artifact
     reference: str = ""  # the key of its reference model; "" if there is none
     beta_field: str = ""  # the profile's field that holds β, the coefficient of the KL term
+
+    @property
+    def label(self) -> str:
+        """The name in the student's language."""
+        return tr(self.name)
 
     @property
     def beta(self) -> float:
@@ -66,34 +71,26 @@ class Entry:
 _PPO, _SFT = "02_gpt2_ppo_negative_feedback", "03_llama_sft_vi_alpaca"
 _DPO, _ORPO, _HUMAN = "04_llama_dpo_vi_alpaca", "05_orpo_vs_dpo", "08_dpo_t5_gpt2_and_demo"
 _VOTES, _VOTED, _SMALL = "07_collect_preferences", "labelling.beta", "small_dpo.beta"
+_BASE, _TUNED = later("GPT-2 feedback · base"), later("GPT-2 feedback · PPO")
+_START, _LEARNED = later("Llama · before the votes"), later("Llama · DPO on the votes")
 MODELS = (
-    Entry("gpt2-base", "GPT-2 nhận xét · gốc", "causal", _PPO, "reference"),
-    Entry("gpt2-ppo", "GPT-2 nhận xét · PPO", "causal", _PPO, "policy", "gpt2-base", "ppo.kl_coef"),
-    Entry("llama-base", "Llama · gốc", "base", _SFT, "adapter"),
-    Entry("llama-sft", "Llama · SFT", "adapter", _SFT, "adapter"),
-    Entry("llama-dpo", "Llama · DPO", "adapter", _DPO, "adapter", "llama-sft", "dpo.beta"),
-    Entry("llama-orpo", "Llama · ORPO", "adapter", _ORPO, "adapter"),
-    Entry("llama-start", "Llama · trước phiếu bầu", "start", _VOTES, "adapter"),
-    Entry(
-        *("llama-votes", "Llama · DPO từ phiếu bầu", "adapter", _VOTES, "adapter"),
-        *("llama-start", _VOTED),
-    ),
-    Entry("t5-sft", "T5 trò chuyện · SFT", "seq2seq", _HUMAN, "t5_sft"),
-    Entry("t5-dpo", "T5 trò chuyện · DPO", "seq2seq", _HUMAN, "t5_dpo", "t5-sft", _SMALL),
-    Entry("gpt2-sft", "GPT-2 trò chuyện · SFT", "causal", _HUMAN, "gpt2_sft"),
-    Entry("gpt2-dpo", "GPT-2 trò chuyện · DPO", "causal", _HUMAN, "gpt2_dpo", "gpt2-sft", _SMALL),
+    Entry("gpt2-base", _BASE, "causal", _PPO, "reference"),
+    Entry("gpt2-ppo", _TUNED, "causal", _PPO, "policy", "gpt2-base", "ppo.kl_coef"),
+    Entry("llama-base", later("Llama · base"), "base", _SFT, "adapter"),
+    Entry("llama-sft", later("Llama · SFT"), "adapter", _SFT, "adapter"),
+    Entry("llama-dpo", later("Llama · DPO"), "adapter", _DPO, "adapter", "llama-sft", "dpo.beta"),
+    Entry("llama-orpo", later("Llama · ORPO"), "adapter", _ORPO, "adapter"),
+    Entry("llama-start", _START, "start", _VOTES, "adapter"),
+    Entry("llama-votes", _LEARNED, "adapter", _VOTES, "adapter", "llama-start", _VOTED),
+    Entry("t5-sft", later("T5 chat · SFT"), "seq2seq", _HUMAN, "t5_sft"),
+    Entry("t5-dpo", later("T5 chat · DPO"), "seq2seq", _HUMAN, "t5_dpo", "t5-sft", _SMALL),
+    Entry("gpt2-sft", later("GPT-2 chat · SFT"), "causal", _HUMAN, "gpt2_sft"),
+    Entry("gpt2-dpo", later("GPT-2 chat · DPO"), "causal", _HUMAN, "gpt2_dpo", "gpt2-sft", _SMALL),
 )
 
 
 class SavedModelError(CourseError, RuntimeError):
-    """An error that the user can correct: a sentence in Vietnamese and in English.
-
-    The demo shows both, a notebook that of its language.
-    """
-
-    def __init__(self, vietnamese: str, english: str) -> None:
-        super().__init__(vietnamese if language() == "vi" else english)
-        self.sentences = vietnamese, english
+    """An error that the user can correct: one sentence in the student's language."""
 
 
 # --- 2. Loading models ---------------------------------------------------------------------------
@@ -192,8 +189,10 @@ def _enough_memory(*labels: str) -> Iterator[None]:
             raise
         names = ", ".join(labels)
         raise SavedModelError(
-            f"Hết bộ nhớ khi dùng {names}: hãy giảm số token, hoặc chọn mô hình nhỏ hơn.",
-            f"Out of memory with {names}: ask for fewer tokens, or choose smaller models.",
+            tr(
+                "Out of memory with {names}: ask for fewer tokens, or choose smaller models.",
+                names=names,
+            )
         ) from None
 
 
@@ -203,8 +202,12 @@ def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
     label, number = entry.label, entry.notebook
     if folder is None:
         raise SavedModelError(
-            f"Chưa có {label}: hãy chạy notebook {number} trước.",
-            f"{label} is not available ({reason}): run notebook {number} first.",
+            tr(
+                "{model} is not available ({reason}): run notebook {number} first.",
+                model=label,
+                reason=reason,
+                number=number,
+            )
         )
     try:
         model, tokenizer = LOADERS[entry.loader](folder / entry.folder)
@@ -213,8 +216,12 @@ def load(entry: Entry, shelf: artifacts.Shelf) -> Loaded:
             raise
         cause = str(error) if isinstance(error, CourseError) else type(error).__name__
         raise SavedModelError(
-            f"Không nạp được {label}: hãy chạy lại notebook {number}.",
-            f"{label} cannot be loaded ({cause}): run notebook {number} again.",
+            tr(
+                "{model} cannot be loaded ({cause}): run notebook {number} again.",
+                model=label,
+                cause=cause,
+                number=number,
+            )
         ) from error
     return Loaded(entry, model.eval(), tokenizer)
 
@@ -239,7 +246,7 @@ class Library:
         If the memory does not suffice, all others but those in `keep` go, and it is tried again.
         """
         if key not in self.available:
-            raise SavedModelError("Hãy chọn hai mô hình.", "Choose two models.")
+            raise SavedModelError(tr("Choose two models."))
         with self._lock:
             if key not in self._loaded:
                 self._make_room(KEPT - 1, keep)
@@ -272,18 +279,22 @@ class Library:
 def prompt_tokens(loaded: Loaded, prompt: str) -> list[int]:
     """The prompt's tokens; an error with a clear message if it is empty or too long."""
     limit, label = min(MAX_PROMPT, loaded.context // 2), loaded.entry.label
-    length = f"{len(prompt)} ký tự", f"{len(prompt)} characters"
+    length = tr("{count} characters", count=len(prompt))
     if len(prompt) <= MAX_CHARACTERS:  # a longer text is neither normalised nor tokenised
         prompt = unicodedata.normalize("NFC", prompt).strip()
         if not prompt:
-            raise SavedModelError("Hãy nhập một câu hỏi.", "Type a question.")
+            raise SavedModelError(tr("Type a question."))
         tokens = loaded.encode(prompt)
         if len(tokens) <= limit:
             return tokens
-        length = f"{len(tokens)} token", f"{len(tokens)} tokens"
+        length = tr("{count} tokens", count=len(tokens))
     raise SavedModelError(
-        f"Câu hỏi quá dài ({length[0]}; {label} nhận tối đa {limit} token): hãy rút ngắn.",
-        f"The prompt is too long ({length[1]}; {label} accepts {limit} tokens): shorten it.",
+        tr(
+            "The question is too long ({length}; {model} accepts {limit} tokens): shorten it.",
+            length=length,
+            model=label,
+            limit=limit,
+        )
     )
 
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from utils.course import artifacts, colab
 from utils.course.errors import CourseError
-from utils.course.language import tr
+from utils.course.language import later, tr
 from utils.models.saved import (
     MAX_CHARACTERS,
     MAX_TOKENS,
@@ -34,11 +34,9 @@ from utils.votes.schema import DEMO
 from utils.votes.store import Vote, VoteError, VoteStore, open_store
 
 MAX_SEED, MAX_NAME = 999, 60
-CHOICES = {
-    "a": "A hay hơn · A is better",
-    "tie": "Ngang nhau · Tie",
-    "b": "B hay hơn · B is better",
-}
+EXAMPLE = "Vì sao lá cây có màu xanh?"
+GUEST = "khách"  # the store's name for a visitor without one, in either language
+CHOICES = {"a": later("A is better"), "tie": later("Tie"), "b": later("B is better")}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 OPEN_PATHS = (  # the paths that the page itself requests; all others are refused
     "/assets/",
@@ -109,7 +107,7 @@ class Round:
         return Vote(
             **vars(shown(pair, swapped=sides != sorted(sides))),
             choice=choice,
-            annotator=annotator[:MAX_NAME].strip() or "khách",
+            annotator=annotator[:MAX_NAME].strip() or GUEST,
             seed=self.seed,
             source=DEMO,
             campaign=DEMO,
@@ -120,10 +118,9 @@ class Round:
 # --- The page's HTML: it contains no text of a model or of a visitor -----------------------------
 
 
-def _status(vietnamese: str = "", english: str = "", mood: str = "") -> str:
-    """A sentence in both languages."""
-    second = f"<small>{html.escape(english)}</small>"
-    return f'<div class="status-line {mood}" role="status">{html.escape(vietnamese)}{second}</div>'
+def _status(sentence: str = "", mood: str = "") -> str:
+    """A sentence under the answers, on a ground that says whether it went well."""
+    return f'<div class="status-line {mood}" role="status">{html.escape(sentence)}</div>'
 
 
 def _note(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer], side: int) -> str:
@@ -134,13 +131,16 @@ def _note(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer], side: in
         if reward is not None:
             reference = next(other.label for other in MODELS if other.key == judge.reference)
             lines.append(f"<br>{html.escape(judge.label)}: <b>{reward:+.2f} nat</b>")
-            small.append(f"{judge.label} against {reference}, β = {judge.beta:g}")
+            score = {"model": judge.label, "reference": reference, "beta": f"{judge.beta:g}"}
+            small.append(tr("{model} against {reference}, β = {beta}", **score))
     if lines:
-        lines.insert(0, "<br>phần thưởng ngầm của câu này theo")
-        small.insert(0, "implicit reward of this answer, not its quality")
+        lines.insert(0, f"<br>{html.escape(tr('implicit reward of this answer by'))}")
+        small.insert(0, tr("An implicit reward is not a measure of quality."))
+    size = html.escape(tr("{count} tokens", count=answer.tokens))
     return (
-        f'<div class="note"><b>{html.escape(entry.label)}</b> · {answer.tokens} token'
-        f"{''.join(lines)}<small>{html.escape('; '.join(small))}</small></div>"
+        f'<div class="note"><b>{html.escape(entry.label)}</b> · {size}'
+        f"{''.join(lines)}<small>{html.escape(' '.join([*small[:1], '; '.join(small[1:])]))}"
+        "</small></div>"
     )
 
 
@@ -150,10 +150,11 @@ def _notes(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer]) -> list
 
 def _hidden(answers: tuple[Answer, Answer]) -> list[str]:
     """The notes before a blind vote."""
-    words = "<small>the models and the implicit rewards are shown after your vote</small>"
+    name = html.escape(tr("A hidden model"))
+    words = html.escape(tr("You see the models and the implicit rewards after your vote."))
+    sizes = [html.escape(tr("{count} tokens", count=answer.tokens)) for answer in answers]
     return [
-        f'<div class="note"><b>Mô hình ẩn danh</b> · {answer.tokens} token{words}</div>'
-        for answer in answers
+        f'<div class="note"><b>{name}</b> · {size}<small>{words}</small></div>' for size in sizes
     ]
 
 
@@ -164,8 +165,8 @@ def _missing(library: Library) -> str:
     for number in sorted({entry.notebook for entry in missing}):
         labels = [html.escape(entry.label) for entry in missing if entry.notebook == number]
         names = " ".join(f'<i aria-disabled="true">{label}</i>' for label in labels)
-        boxes += f"<div>{names}<br>chạy notebook {number} trước · run {number} first</div>"
-    return f'<div class="missing">{"Chưa có · Not made yet" if boxes else ""}{boxes}</div>'
+        boxes += f"<div>{names}<br>{tr('run notebook {number} first', number=number)}</div>"
+    return f'<div class="missing">{html.escape(tr("Not made yet")) if boxes else ""}{boxes}</div>'
 
 
 # --- What the page does --------------------------------------------------------------------------
@@ -189,20 +190,20 @@ def _compare(
     waiting = (None, *_buttons(False))
     keys = (first, second)
     order = (1, 0) if blind and secrets.randbelow(2) else (0, 1)
-    yield "", "", "", "", _status("Đang nạp mô hình …", "Loading the models …"), *waiting
+    yield "", "", "", "", _status(tr("Loading the models …")), *waiting
     settings = {"temperature": temperature, "max_tokens": int(max_tokens), "seed": int(seed)}
     try:
         for pair in answer_both(library, keys, prompt or "", **settings):
             answers = tuple(pair[side] for side in order)
             texts = [answer.text for answer in answers]
-            yield *texts, "", "", _status("Đang viết …", "Writing …"), *waiting
+            yield *texts, "", "", _status(tr("Writing …")), *waiting
     except SavedModelError as error:
-        yield "", "", "", "", _status(*error.sentences, mood="bad"), *waiting
+        yield "", "", "", "", _status(str(error), "bad"), *waiting
         return
     entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
     answers = tuple(replace(a, rewards=tuple(a.rewards[side] for side in order)) for a in answers)
     notes = _hidden(answers) if blind else _notes(entries, answers)
-    invitation = _status("Câu trả lời nào hay hơn?", "Which answer is better?")
+    invitation = _status(tr("Which answer is better?"))
     done = Round(prompt.strip(), entries, answers, int(seed))
     yield *texts, *notes, invitation, done, *_buttons(True)
 
@@ -210,15 +211,17 @@ def _compare(
 def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | None) -> tuple:
     """Store the vote and show the names; a second click changes nothing."""
     if done is None or done.voted:
-        sentence = _status("Hãy gửi một câu hỏi mới.", "Send another prompt first.", "bad")
+        sentence = _status(tr("Send another question first."), "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(False)
     try:
         store.add(done.vote(choice, annotator or ""))
     except VoteError as error:
-        sentence = _status("Chưa lưu được phiếu bầu, hãy thử lại.", str(error), "bad")
+        sentence = _status(tr("Your vote was not saved: {reason}", reason=error), "bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
     notes = _notes(done.entries, done.answers)
-    thanks = _status("Đã lưu phiếu bầu, cảm ơn bạn!", f"Vote saved: {CHOICES[choice]}", "good")
+    thanks = _status(
+        tr("Thank you, your vote is saved: {choice}.", choice=tr(CHOICES[choice])), "good"
+    )
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 
 
@@ -227,47 +230,47 @@ def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
     library, store = Library(shelf), store or open_store()
     choices = [(entry.label, key) for key, entry in library.available.items()]
     keys = [*library.available] or [None]
-    title, slider = "So sánh hai mô hình", partial(gr.Slider, buttons=[], min_width=180)
+    title, slider = tr("Compare two models"), partial(gr.Slider, buttons=[], min_width=180)
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.HTML(
-            f'<div class="heading"><h1>{title}</h1><small>Two models, one prompt, one vote · '
-            f"artifacts/{html.escape(shelf.folder.name)}</small></div>"
+            f'<div class="heading"><h1>{html.escape(title)}</h1>'
+            f"<small>artifacts/{html.escape(shelf.folder.name)}</small></div>"
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=285):
                 models = [
-                    gr.Dropdown(choices, value=keys[0], label="Mô hình 1 · Model 1"),
-                    gr.Dropdown(choices, value=keys[:2][-1], label="Mô hình 2 · Model 2"),
+                    gr.Dropdown(choices, value=keys[0], label=tr("Model 1")),
+                    gr.Dropdown(choices, value=keys[:2][-1], label=tr("Model 2")),
                 ]
-                blind = gr.Checkbox(True, label="Giấu tên đến khi bình chọn · Blind")
+                blind = gr.Checkbox(True, label=tr("Hide the names until I vote"))
                 annotator = gr.Textbox(
-                    "khách",
-                    label="Tên người chấm · Your name",
+                    GUEST,
+                    label=tr("Your name"),
                     max_lines=1,
                     max_length=MAX_NAME,
                 )
                 gr.HTML(_missing(library))
             with gr.Column(scale=3, min_width=480):
                 prompt = gr.Textbox(
-                    label="Câu hỏi · Prompt",
-                    placeholder="Ví dụ: Vì sao lá cây có màu xanh?",
+                    label=tr("Question"),
+                    placeholder=tr("For example: {question}", question=EXAMPLE),
                     max_lines=4,
                     max_length=MAX_CHARACTERS,
-                    submit_btn="Gửi · Send",
+                    submit_btn=tr("Send"),
                     elem_id="prompt",
                 )
                 with gr.Row(elem_classes="settings"):
                     settings = [
-                        slider(0, 1.5, 0.7, step=0.1, label="Nhiệt độ · Temperature"),
-                        slider(8, MAX_TOKENS, 64, step=8, label="Số token tối đa · Tokens"),
-                        slider(0, MAX_SEED, 0, step=1, label="Hạt giống · Seed"),
+                        slider(0, 1.5, 0.7, step=0.1, label=tr("Temperature")),
+                        slider(8, MAX_TOKENS, 64, step=8, label=tr("Most tokens")),
+                        slider(0, MAX_SEED, 0, step=1, label=tr("Seed")),
                     ]
                 boxes, notes = [], []
                 with gr.Row():
                     for side in "AB":
                         with gr.Column(min_width=220):
                             box = gr.Textbox(
-                                label=f"Câu trả lời {side} · Answer {side}",
+                                label=tr("Answer {side}", side=side),
                                 lines=9,
                                 max_lines=9,
                                 max_length=MAX_CHARACTERS,
@@ -279,7 +282,7 @@ def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
                 status = gr.HTML(_status(), elem_id="status")
                 with gr.Row():
                     buttons = [
-                        gr.Button(words, interactive=False, elem_id=f"vote-{choice}")
+                        gr.Button(tr(words), interactive=False, elem_id=f"vote-{choice}")
                         for choice, words in CHOICES.items()
                     ]
         done = gr.State()
@@ -366,7 +369,7 @@ def launch(
         inline=inline,
         share=share,
         auth=auth,
-        auth_message="Mật khẩu ở trong cửa sổ dòng lệnh · The password is in the terminal",
+        auth_message=tr("The password is in the terminal."),
         height=840,
         prevent_thread_lock=True,
         quiet=True,

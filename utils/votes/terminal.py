@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 
+from utils.course.language import later, tr
 from utils.votes.pairs import Pair
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
 from utils.votes.store import CHOICES, VoteError, VoteStore
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an answer must not steer the terminal
-KEYS = "a, b, t = ngang nhau · tie, s = bỏ qua · skip, u = hoàn tác · undo, q = nghỉ · quit: "
+KEYS = later("a, b, t (tie), s (skip), u (undo), q (quit): ")
 
 
 def label_in_terminal(
@@ -27,9 +28,9 @@ def label_in_terminal(
     session = None
     try:
         while not annotator or annotator.startswith(SIMULATED):
-            annotator = input("Người chấm · your name: ").strip()
+            annotator = input(tr("Your name: ")).strip()
         session = Session(pairs, store, annotator, seed, repeat_share, "terminal", campaign)
-        print("Tiêu chí chấm:", *rubric, sep="\n  - ")
+        print(tr("Criteria") + ":", *rubric, sep="\n  - ")
         while session.current and _obey(session, _ask(session)):
             pass
     except (EOFError, KeyboardInterrupt):
@@ -38,7 +39,9 @@ def label_in_terminal(
         print(error)
     if session is None:
         return 0
-    print(f"Đã chấm {session.done} / {len(session.queue)} · done")
+    print(
+        tr("{done} of {count} pairs have your vote.", done=session.done, count=len(session.queue))
+    )
     return session.done
 
 
@@ -49,8 +52,8 @@ def _ask(session: Session) -> str:
     question, *answers = (CONTROL.sub("", text) for text in texts)
     print(f"\n[{session.done + 1} / {len(session.queue)}] {question}")
     for letter, answer in zip("AB", answers, strict=True):
-        print(f"\n--- {letter} ---\n{answer or '(câu trả lời trống · empty answer)'}")
-    return input(f"\n{KEYS}").strip().lower()
+        print(f"\n--- {letter} ---\n{answer or tr('(empty answer)')}")
+    return input(f"\n{tr(KEYS)}").strip().lower()
 
 
 def _obey(session: Session, typed: str) -> bool:
@@ -60,9 +63,10 @@ def _obey(session: Session, typed: str) -> bool:
         if command in CHOICES:
             session.vote(command)
         elif command == "undo" and session.undo() is None:
-            print("Không còn phiếu nào để rút lại · no vote to take back")
+            print(tr("There is no vote to take back."))
         elif command is None and typed != "q":
-            print(f"“{CONTROL.sub('', typed)}” không phải là lệnh · is not a command")
+            text = tr("“{typed}” is not a command: type a, b, t, s, u or q.", typed=typed)
+            print(CONTROL.sub("", text))
     except VoteError as error:
         print(error)
     return typed != "q"
