@@ -330,10 +330,10 @@ class Html:
             return True
         if not function.name.startswith("_"):
             return False  # called from anywhere
-        index, passed = function.args.args.index(own), []
+        index, passed = arguments.index(own), []
         for call in ast.walk(self.tree):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == function.name:
-                passed += call.args[index : index + 1]
+                passed += call.args[index : index + 1] if own in function.args.args else []
                 passed += [k.value for k in call.keywords if k.arg == name]
         return bool(passed) and all(map(self.safe, passed))
 
@@ -460,12 +460,12 @@ def test_the_panel_shows_hostile_pairs_and_rubrics_as_text(tmp_path):
 
 
 def test_the_demo_shows_models_and_visitors_as_text():
-    assert_harmless(demo._status(ATTACK, ATTACK))
+    assert_harmless(demo._status(ATTACK))
     entry = demo.MODELS[0]
     assert all(re.fullmatch(r"\d\d", entry.notebook) for entry in demo.MODELS)  # see TRUSTED
     from dataclasses import replace
 
-    entries, answer = (replace(entry, label=ATTACK), entry), demo.Answer(text=ATTACK, tokens=3)
+    entries, answer = (replace(entry, name=ATTACK), entry), demo.Answer(text=ATTACK, tokens=3)
     assert_harmless(demo._note(entries, (answer, answer), 0))
 
 

@@ -109,7 +109,7 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf
     pages = [c["props"].get("value", "") for c in config["components"] if c["type"] == "html"]
     missing = next(page for page in pages if "Not made yet" in page)
     boxes = re.findall(r"<div>(.*?)</div>", missing)
-    assert [re.search(r"run (\d+) first", box).group(1) for box in boxes] == [
+    assert [re.search(r"run notebook (\d+) first", box).group(1) for box in boxes] == [
         "04",
         "05",
         "07",
@@ -122,7 +122,12 @@ def test_what_was_not_made_is_shown_with_its_notebook_and_cannot_be_chosen(shelf
 def test_the_page_is_in_the_language_of_the_edition(shelf, store, monkeypatch):
     monkeypatch.setenv("COURSE_LANG", "vi")
     page = str(demo.build(shelf, store).get_config_file())
-    for words in ("So sánh hai mô hình", "GPT-2 nhận xét · PPO", "chạy notebook 04 trước", "A hay hơn"):
+    for words in (
+        "So sánh hai mô hình",
+        "GPT-2 nhận xét · PPO",
+        "chạy notebook 04 trước",
+        "A tốt hơn",
+    ):
         assert words in page
     for words in ("Compare", "feedback", "Not made yet", "is better"):
         assert words not in page
@@ -494,17 +499,17 @@ def test_a_vote_that_cannot_be_kept_is_said_and_can_be_repeated(library, store, 
 
     monkeypatch.setattr(store, "add", broken)
     *_, status, _, first, _, _ = demo._vote(store, "a", compared(library)["done"], "An")
-    assert "Chưa lưu được phiếu bầu" in status and "&lt;b&gt;" in status
+    assert "Your vote was not saved" in status and "&lt;b&gt;" in status
     assert first["interactive"]
 
 
 def test_no_word_of_a_model_or_visitor_goes_into_html(library):
     word = "<script>alert(1)</script>"
-    entry = replace(MODELS[1], label=word)
+    entry = replace(MODELS[1], name=word)
     answer = Answer(word, 1, (0.5, None))
     note = demo._note((entry, MODELS[0]), (answer, answer), 0)
     assert "<script" not in note and "alert(1)&lt;/script&gt;" in note
-    assert "<script" not in demo._status(word, word)
+    assert "<script" not in demo._status(word)
     shown = compared(library, f"{PROMPT} {word}", keys=("t5-sft", "t5-sft"))
     assert word in shown["done"].question
     assert "<script" not in shown["note_a"] + shown["note_b"] + shown["status"]
@@ -560,7 +565,7 @@ def test_twenty_visitors_at_once_get_their_own_answers_and_votes(served, library
     for number, (texts, status) in enumerate(visits):
         alone = both(library, prompt=f"{PROMPT} {number}", max_tokens=8, seed=number)
         assert texts == [answer.text for answer in alone]
-        assert "Đã lưu phiếu bầu" in status
+        assert "your vote is saved" in status
         vote = votes[f"visitor {number}"]
         kept = [preferences.storable(text) for text in texts]
         assert [vote.answer_a, vote.answer_b, vote.seed, vote.choice] == [*kept, number, "a"]

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 import subprocess
@@ -413,3 +414,32 @@ def test_the_panel_is_the_same_with_the_ipywidgets_of_colab(old_ipywidgets):
 
 def test_the_version_is_the_one_that_was_asked_for():
     assert ipywidgets.__version__.startswith(os.environ.get("TEST_IPYWIDGETS", ""))
+
+
+def test_the_votes_of_others_appear_by_themselves(store, monkeypatch):
+    monkeypatch.setattr(widgets, "PAUSE", 0.01)
+    pairs = store.add_pairs("lớp", PAIRS)
+
+    async def class_hour():
+        first = LabelPanel(pairs, store, "An", campaign="lớp")
+        panel = LabelPanel(pairs, store, "An", campaign="lớp")
+        simulate(pairs, store, shorter, campaign="lớp")  # of a rule
+        Session(pairs, store, "Bình", source="terminal", campaign="lớp").vote("a")
+        await asyncio.sleep(0.5)
+        assert "votes 1, annotators 1" in panel.agreement.value
+        assert "votes 0" in first.agreement.value  # only the panel that was shown last looks
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "votes", unreachable)
+            await asyncio.sleep(0.1)
+        Session(pairs, store, "Chi", source="terminal", campaign="lớp").vote("b")
+        await asyncio.sleep(0.5)
+        assert "votes 2, annotators 2" in panel.agreement.value
+        watcher = LabelPanel._watcher
+        panel.close()
+        await asyncio.sleep(0.1)
+        assert watcher.done() and watcher.exception() is None
+
+    def unreachable(*_, **__):
+        raise VoteError("The votes cannot be reached.")
+
+    asyncio.run(class_hour())

@@ -118,7 +118,7 @@ class Round:
 # --- The page's HTML: it contains no text of a model or of a visitor -----------------------------
 
 
-def _status(sentence: str = "", mood: str = "") -> str:
+def _status(sentence: str = "", *, mood: str = "") -> str:
     """A sentence under the answers, on a ground that says whether it went well."""
     return f'<div class="status-line {mood}" role="status">{html.escape(sentence)}</div>'
 
@@ -165,7 +165,8 @@ def _missing(library: Library) -> str:
     for number in sorted({entry.notebook for entry in missing}):
         labels = [html.escape(entry.label) for entry in missing if entry.notebook == number]
         names = " ".join(f'<i aria-disabled="true">{label}</i>' for label in labels)
-        boxes += f"<div>{names}<br>{tr('run notebook {number} first', number=number)}</div>"
+        first = html.escape(tr("run notebook {number} first", number=number))
+        boxes += f"<div>{names}<br>{first}</div>"
     return f'<div class="missing">{html.escape(tr("Not made yet")) if boxes else ""}{boxes}</div>'
 
 
@@ -198,7 +199,7 @@ def _compare(
             texts = [answer.text for answer in answers]
             yield *texts, "", "", _status(tr("Writing …")), *waiting
     except SavedModelError as error:
-        yield "", "", "", "", _status(str(error), "bad"), *waiting
+        yield "", "", "", "", _status(str(error), mood="bad"), *waiting
         return
     entries = library.available[keys[order[0]]], library.available[keys[order[1]]]
     answers = tuple(replace(a, rewards=tuple(a.rewards[side] for side in order)) for a in answers)
@@ -211,16 +212,16 @@ def _compare(
 def _vote(store: VoteStore, choice: str, done: Round | None, annotator: str | None) -> tuple:
     """Store the vote and show the names; a second click changes nothing."""
     if done is None or done.voted:
-        sentence = _status(tr("Send another question first."), "bad")
+        sentence = _status(tr("Send another question first."), mood="bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(False)
     try:
         store.add(done.vote(choice, annotator or ""))
     except VoteError as error:
-        sentence = _status(tr("Your vote was not saved: {reason}", reason=error), "bad")
+        sentence = _status(tr("Your vote was not saved: {reason}", reason=error), mood="bad")
         return gr.skip(), gr.skip(), sentence, gr.skip(), *_buttons(True)
     notes = _notes(done.entries, done.answers)
     thanks = _status(
-        tr("Thank you, your vote is saved: {choice}.", choice=tr(CHOICES[choice])), "good"
+        tr("Thank you, your vote is saved: {choice}.", choice=tr(CHOICES[choice])), mood="good"
     )
     return *notes, thanks, replace(done, voted=True), *_buttons(False)
 

@@ -5,9 +5,11 @@ ipywidgets 7 (Colab) and 8 have in common. Texts of models and users are escaped
 shows them as text and does not run them.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 
 import ipywidgets
@@ -21,6 +23,7 @@ from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
 from utils.votes.store import Vote, VoteError, VoteStore
 
 DOUBLE_CLICK = 0.3  # seconds without clicks after a vote: a double click must not vote twice
+PAUSE = 3.0  # seconds between two looks for the votes of others
 PEOPLE = ("panel", "terminal", "class")  # sources of votes on a campaign's pairs
 Rule = Callable[[str, str, str], str]  # question, answer A, answer B -> "a", "b", "tie" or "skip"
 
@@ -168,6 +171,8 @@ class LabelPanel(ipywidgets.VBox):
     >>> LabelPanel(pairs, open_store())  # the last line of a cell shows it
     """
 
+    _watcher: asyncio.Task | None = None  # of the panel that was shown last
+
     def __init__(
         self,
         pairs: Sequence[Pair],
@@ -181,6 +186,7 @@ class LabelPanel(ipywidgets.VBox):
         self.pairs, self.store, self.seed, self.campaign = pairs, store, seed, campaign
         self.repeat_share = repeat_share
         self.session: Session | None = None
+        self.votes: list[Vote] = []  # of all people, when the line of agreement was drawn
         self.ready_at = 0.0  # the time from which a click counts again
         self.total = len(queue(pairs, seed, repeat_share))
 
@@ -225,6 +231,7 @@ class LabelPanel(ipywidgets.VBox):
         for command, button in self.buttons.items():
             button.on_click(lambda _, command=command: self._on_click(command))
         self._begin(annotator or "")
+        self._watch()
 
     def __repr__(self) -> str:
         return f"LabelPanel({self.bar.value} of {self.total} done; open the notebook to vote)"
@@ -327,12 +334,34 @@ class LabelPanel(ipywidgets.VBox):
         if not self.campaign:
             return
         try:
-            votes = self.store.votes(campaign=self.campaign, source=PEOPLE)
+            self._show_agreement(self.store.votes(campaign=self.campaign, source=PEOPLE))
         except VoteError as error:
             self._say(str(error), wrong=True)
-            return
+
+    def _show_agreement(self, votes: list[Vote]) -> None:
+        self.votes = votes
         line = escape(agreement_line(votes, self.name_field.value.strip()))
         self.agreement.value = f'<div class="course-agreement" aria-live="polite">{line}</div>'
+
+    def _watch(self) -> None:
+        """From now on, this panel shows the votes of others as they come; the former one stops.
+
+        Between two cells the notebook's event loop is free for it. A program without an event loop
+        sees the votes of others after each own vote.
+        """
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            if LabelPanel._watcher:
+                LabelPanel._watcher.cancel()
+            LabelPanel._watcher = loop.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while self.comm is not None:  # None after `close`
+            await asyncio.sleep(PAUSE)
+            with suppress(VoteError):  # the next own vote reports a store that cannot be reached
+                votes = self.store.votes(campaign=self.campaign, source=PEOPLE)
+                if self.campaign and votes != self.votes:
+                    self._show_agreement(votes)
 
 
 # --- Before and after ----------------------------------------------------------------------------
