@@ -13,26 +13,25 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from peft import PeftModel, get_peft_model  # noqa: E402
-from trl import DPOConfig, SFTConfig  # noqa: E402
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from trl import DPOConfig, SFTConfig
 
-from benchmarks.ppo import machine  # noqa: E402
-from utils import models  # noqa: E402
-from utils.course.profiles import TABLE, Profile  # noqa: E402
-from utils.course.session import set_seed  # noqa: E402
-from utils.data.pairs import load_preferences  # noqa: E402
-from utils.finetune.packing import PackedSFTTrainer  # noqa: E402
-from utils.finetune.shared_prompt import SharedPromptDPOTrainer  # noqa: E402
-from utils.finetune.training import run  # noqa: E402
-from utils.models.precision import DTYPES, precision_arguments  # noqa: E402
+from benchmarks.ppo import machine
+from utils import models
+from utils.course.profiles import TABLE, Profile
+from utils.course.session import set_seed
+from utils.data.pairs import load_preferences
+from utils.finetune.packing import PackedSFTTrainer
+from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+from utils.finetune.training import run
+from utils.models.precision import DTYPES, precision_arguments
 
 SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, tied
     "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128_256, True),

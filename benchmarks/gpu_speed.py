@@ -21,13 +21,14 @@ import torch
 from benchmarks import common, dpo, ppo, sft
 from benchmarks.common import Run
 from benchmarks.gpu_parity import PROFILES, Item, precisions, quick_loading
+from utils.course.paths import ROOT
 from utils.course.profiles import TABLE, Profile
 from utils.models import logprobs, memory
 from utils.models.precision import DTYPES
 from utils.ppo import sampling
 
 ROWS = {"Llama-3.2-1B": 256, "Llama-3.1-8B": 64, "tiny": 8}  # rows of SFT, pairs of DPO
-TRL_FOLDER = common.ROOT / ".cache" / f"trl-{ppo.TRL}"  # where benchmarks/ppo.py installs it
+TRL_FOLDER = ROOT / ".cache" / f"trl-{ppo.TRL}"  # where benchmarks/ppo.py installs it
 
 
 def items(quick: bool) -> dict[str, Item]:

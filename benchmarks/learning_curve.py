@@ -20,23 +20,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
+import numpy as np
+import torch
+import transformers
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch.nn.functional import cross_entropy
 
-from utils.course.profiles import TABLE, RewardModel  # noqa: E402
-from utils.data import fingerprint, load_feedback  # noqa: E402
-from utils.judge import accuracy, macro_f1  # noqa: E402
-from utils.models import WordDropout, classify, encode, sentiment_classifier  # noqa: E402
+from utils.course.profiles import TABLE, RewardModel
+from utils.data import fingerprint, load_feedback
+from utils.judge import accuracy, macro_f1
+from utils.models import WordDropout, classify, encode, sentiment_classifier
 
 SIZES = (500, 1000, 2000, 4000, None)  # None: all rows of train
 SEEDS = (0, 1, 2)

@@ -22,13 +22,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-from threadpoolctl import threadpool_info  # noqa: E402
+import numpy as np
+from threadpoolctl import threadpool_info
 
-from utils.data.mining import Controls, mine, nearest  # noqa: E402
+from utils.data.mining import Controls, mine, nearest
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.course.paths import ROOT
+
 TRL = "1.12.0"
 METHODS = ("ours", "trl", "naive", "ours_separate_value")
 

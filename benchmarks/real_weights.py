@@ -56,7 +56,8 @@ import numpy as np
 from datasets import Dataset
 
 from benchmarks import common
-from benchmarks.common import ROOT, TABLE, Profile, models, torch
+from benchmarks.common import TABLE, Profile, models, torch
+from utils.course.paths import ROOT
 from utils.judge.comparison import duels, similarity_judge
 from utils.judge.metrics import bootstrap, distinct, independent_judge
 from utils.losses import dpo_loss, orpo_loss, token_logps

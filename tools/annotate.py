@@ -21,7 +21,9 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.course.paths import ROOT
+
 COLUMNS = {"feedback": ("sentiment", "topic"), "pairs": ("better",), "human": ("better",)}
 Row = dict[str, str]
 

@@ -10,7 +10,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.course.paths import ROOT
+
 OPEN, CLOSE = "<!-- badges -->", "<!-- /badges -->"
 BADGES = re.compile(f"{OPEN}.*?{CLOSE}", re.DOTALL)
 ASSIGNMENT = re.compile(r'^REPO, TAG = ".*?", ".*?"', re.MULTILINE)

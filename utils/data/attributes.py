@@ -50,7 +50,10 @@ def worth(chosen_rate: float, rejected_rate: float) -> float:
     return math.log(chosen_rate / (1 - chosen_rate)) - math.log(rejected_rate / (1 - rejected_rate))
 
 
-def plain_answers(pairs: Dataset, count: int, syllables: int = 16) -> Dataset:
+SHORT = 16  # syllables of an answer that is still one short sentence
+
+
+def plain_answers(pairs: Dataset, count: int) -> Dataset:
     """The first `count` questions whose answer is one short sentence without an attribute."""
     kept, asked = [], set()
     for number, (question, answer) in enumerate(
@@ -59,7 +62,7 @@ def plain_answers(pairs: Dataset, count: int, syllables: int = 16) -> Dataset:
         words = answer.split()
         polite = {"dạ", "ạ", "thưa", "nhé", "nha"} & {word.strip(".,!“”").lower() for word in words}
         sentence = answer.endswith(".") and answer[:-1].count(".") == 0 and ":" not in answer
-        if sentence and not polite and len(words) <= syllables and question not in asked:
+        if sentence and not polite and len(words) <= SHORT and question not in asked:
             asked.add(question)
             kept.append(number)
         if len(kept) == count:
@@ -69,7 +72,7 @@ def plain_answers(pairs: Dataset, count: int, syllables: int = 16) -> Dataset:
             tr(
                 "No answer is one sentence of at most {syllables} syllables without “dạ” and “ạ”: "
                 "add short answers that end with a full stop.",
-                syllables=syllables,
+                syllables=SHORT,
             )
         )
     return pairs.select(kept)

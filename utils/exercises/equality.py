@@ -112,14 +112,12 @@ def trl_grpo_loss(
     )
 
 
-def trl_orpo_loss(
-    chosen_logps: Tensor, rejected_logps: Tensor, chosen_nll: Tensor, beta: float = 0.1
-) -> Tensor:
+def trl_orpo_loss(chosen_logps: Tensor, rejected_logps: Tensor, chosen_nll: Tensor) -> Tensor:
     """ORPO with the odds-ratio term of TRL's ORPOTrainer; ImportError if TRL has no ORPO."""
     try:
         from trl.experimental.orpo import ORPOTrainer
     except ImportError:
         raise ImportError(tr("this TRL has no ORPO")) from None
-    attributes = SimpleNamespace(beta=beta, accelerator=SimpleNamespace(device="cpu"))
+    attributes = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device="cpu"))
     term = ORPOTrainer.odds_ratio_loss(attributes, chosen_logps, rejected_logps)[0]
     return chosen_nll - term.mean()

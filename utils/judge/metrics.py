@@ -1,6 +1,7 @@
 """Metrics with intervals, and the statistics of generated texts."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -53,18 +54,21 @@ def bootstrap(
     return float(low), float(high)
 
 
+BINS = 10  # of equal width, for the calibration error
+
+
 def reliability(
-    confidence: np.ndarray, right: np.ndarray, bins: int = 10
+    confidence: np.ndarray, right: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Mean confidence, share right and count of each filled bin, and the calibration error (ECE).
 
     A calibrated model is right in 80 % of the cases with confidence 0.8.
     """
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(index, minlength=BINS)
     filled = counts > 0
-    mean_confidence = np.bincount(index, confidence, bins)[filled] / counts[filled]
-    share_right = np.bincount(index, right, bins)[filled] / counts[filled]
+    mean_confidence = np.bincount(index, confidence, BINS)[filled] / counts[filled]
+    share_right = np.bincount(index, right, BINS)[filled] / counts[filled]
     gaps = np.abs(mean_confidence - share_right)
     error = float(np.sum(counts[filled] * gaps) / len(confidence))
     return mean_confidence, share_right, counts[filled], error
@@ -92,18 +96,17 @@ def independent_judge(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
     return judge.fit(list(texts), list(labels))
 
 
-def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """The share of word n-grams that are distinct; it is low when the texts repeat themselves.
+def distinct(texts: Sequence[str]) -> float:
+    """The share of distinct pairs among all pairs of neighbouring words.
+
+    It is low when the texts repeat themselves.
 
     >>> distinct(["a b c", "a b d"])  # a b, b c, a b, b d
     0.75
     """
-    grams = [
-        tuple(words[start : start + n])
-        for words in map(str.split, texts)
-        for start in range(len(words) - n + 1)
-    ]
-    return len(set(grams)) / max(len(grams), 1)
+    lists = [text.split() for text in texts]
+    pairs = [pair for words in lists for pair in pairwise(words)]
+    return len(set(pairs)) / max(len(pairs), 1)
 
 
 def perplexity(
