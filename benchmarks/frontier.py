@@ -63,7 +63,7 @@ UNCLIPPED = 1e9  # a clip range that no ratio and no value leaves
 class Arm:
     """PPO with some settings changed: one factor, compared with another arm."""
 
-    name: str  # "" for PPO itself
+    name: str
     changes: dict[str, object]
     against: str = ""  # the arm that differs in one factor; "": PPO itself
 
@@ -73,7 +73,6 @@ class Arm:
 SAMPLED = {"kl_estimator": "k1"}
 NOT_INFORMED = {"value_updates": 0}
 ARMS = (
-    Arm("", {}),
     Arm("sampled KL", SAMPLED),
     Arm("no value updates", NOT_INFORMED),
     Arm(
@@ -203,14 +202,14 @@ def base_and_best_of_n(task: Task, samples: int) -> dict:
     }
 
 
-def train_ppo(task: Task, config: PPOConfig, interpolate: bool = False) -> Frontier:
-    """PPO's points on the way, the base point first, and those of interpolated weights."""
+def train_ppo(task: Task, config: PPOConfig, *, whole: bool) -> Frontier:
+    """PPO's base point and its last one; `whole`: also those between, and interpolated weights."""
     frontier = task.frontier(config.seed)
     policy = copy.deepcopy(task.base)
     trainer = PPOTrainer(policy, task.tokenizer, task.reward, task.prompts, config, progress=False)
     first = config.value_updates
-    marks = {first + done for done in (1, 2, 4, 8, *range(16, config.updates, 16))}
-    marks |= {config.updates}
+    on_the_way = {first + done for done in (1, 2, 4, 8, *range(16, config.updates, 16))}
+    marks = {config.updates} | (on_the_way if whole else set())
     frontier.add("PPO", trainer.models)
 
     def look(metrics: dict) -> None:
@@ -219,7 +218,7 @@ def train_ppo(task: Task, config: PPOConfig, interpolate: bool = False) -> Front
 
     trainer.on_update = look
     trainer.train()
-    if interpolate:  # the point of the trained policy stays the last one
+    if whole:  # the point of the trained policy stays the last one
         end = frontier.points.pop()
         add_interpolated(frontier, trainer.models)
         frontier.points.append(end)
@@ -276,20 +275,20 @@ def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
     """What is to be run: method, arm, seed and settings, the methods before the ablations."""
     run, group = asdict(profile.ppo), group_run(profile)
     episodes = profile.ppo.updates * profile.ppo.batch_size
-    for arm in ARMS:
-        settings = run | arm.changes
-        if arm.name and asdict(PPOConfig(**settings)) == asdict(PPOConfig(**run)):
-            continue  # this profile has the arm's settings already
+    ours = {"episodes": episodes, "settings": run}
+    control = {"episodes": episodes, "settings": asdict(ControlRun(profile.ppo.batch_size))}
+    grouped = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
+    found = {"PPO": ours, "RLOO": grouped, "GRPO": grouped, CONTROL: control}
+    for method, row in found.items():
         for seed in seeds:
+            yield {"method": method, "arm": "", "against": "", "seed": seed} | row
+    for seed in seeds:  # a program that is stopped has made whole rounds of the ablations
+        for arm in ARMS:
+            settings = run | arm.changes
+            if asdict(PPOConfig(**settings)) == asdict(PPOConfig(**run)):
+                continue  # this profile has the arm's settings already
             row = {"method": "PPO", "arm": arm.name, "against": arm.against, "seed": seed}
             yield row | {"episodes": episodes, "settings": settings}
-        if arm.name:
-            continue
-        control = {"episodes": episodes, "settings": asdict(ControlRun(profile.ppo.batch_size))}
-        grouped = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
-        for method, found in (("RLOO", grouped), ("GRPO", grouped), (CONTROL, control)):
-            for seed in seeds:
-                yield {"method": method, "arm": "", "against": "", "seed": seed} | found
 
 
 def run_all(
@@ -319,7 +318,7 @@ def run_all(
             began = time.perf_counter()
             if planned["method"] == "PPO":
                 config = PPOConfig(seed=planned["seed"], **planned["settings"])
-                frontier = train_ppo(task, config, interpolate=not planned["arm"])
+                frontier = train_ppo(task, config, whole=not planned["arm"])
             elif planned["method"] == CONTROL:
                 run = ControlRun(**planned["settings"])
                 frontier = train_control(task, run, planned["episodes"], planned["seed"])

@@ -66,7 +66,7 @@ def test_every_method_has_the_same_episodes_and_three_seeds():
         "RLOO",
         "GRPO",
         program.CONTROL,
-        *(arm.name for arm in program.ARMS if arm.name),
+        *(arm.name for arm in program.ARMS),
     ):
         assert sum((run["arm"] or run["method"]) == name for run in runs) == 3
 
@@ -75,8 +75,8 @@ def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():
     """The values' own learning rate goes with their trunk, and their clip with the policy's."""
     run = asdict(profile().ppo)
     together = ({"shared_value_head", "value_learning_rate"}, {"clip_range", "value_clip_range"})
-    changes = {arm.name: arm.changes for arm in program.ARMS}
-    for arm in program.ARMS[1:]:
+    changes = {"": {}} | {arm.name: arm.changes for arm in program.ARMS}
+    for arm in program.ARMS:
         one = asdict(PPOConfig(**run | arm.changes))
         other = asdict(PPOConfig(**run | changes[arm.against]))
         differs = {name for name in one if one[name] != other[name]}
@@ -121,6 +121,8 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
         assert np.isfinite([run["gain"], run["least_kl"]]).all()
         assert run["points"][-1]["method"] == run["method"]
     assert [point["step"] for point in found["runs"][2]["points"]] == [0, 1, 2, 3, 4]
+    first_step, last_step = (point["step"] for point in found["runs"][-1]["points"])
+    assert first_step == 0 < last_step  # an ablation is measured before and after
 
     monkeypatch.setattr(frontier_module, "BENCHMARKS", tmp_path)
     shown = recorded("lab", "abc")["points"]
@@ -130,3 +132,8 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
     task.facts["beta"] = 0.2  # J has another meaning: everything is made again
     program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO",))
     assert len(trained) == 1
+
+
+def test_the_ablations_are_made_round_by_round():
+    order = [run["seed"] for run in program.plan(profile(), (1, 2)) if run["arm"]]
+    assert order == sorted(order) and order.count(1) == order.count(2) > 1

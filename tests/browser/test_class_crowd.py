@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.helpers.classes import machine_is_free
 from utils.course.paths import ROOT
 from utils.votes.pairs import write_pairs
 from utils.votes.store import open_store
@@ -94,5 +95,5 @@ def test_thirty_telephones_lose_no_vote_when_the_server_is_killed(browser, tmp_p
     assert {(vote.annotator, vote.item): vote.choice for vote in votes} == cast
     p95 = times[int(0.95 * len(times))]
     print(f"p50 {times[len(times) // 2]:.0f} ms, p95 {p95:.0f} ms, load {os.getloadavg()[0]:.1f}")
-    if os.getloadavg()[0] < os.cpu_count():  # else other programs take the time
+    if machine_is_free():
         assert p95 < 300

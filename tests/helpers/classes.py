@@ -1,5 +1,6 @@
 """A class page for the tests: its campaign, its desk and visitors who ask it by HTTP."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,11 @@ metrics = dict(pairs=len(votes), steps=3, kl=1.5)
 answers = [dict(question="Vì sao trời xanh?", before="Do biển <b>xanh</b>.", after="Do tán xạ.")]
 say(stage="done", result=dict(metrics=metrics, answers=answers))
 """
+
+
+def machine_is_free() -> bool:
+    """Whether other programs leave a core: only then is a time in milliseconds claimed."""
+    return os.getloadavg()[0] < (os.cpu_count() or 1)
 
 
 def pairs(count=20):
