@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +26,7 @@ from trl import DPOConfig, SFTConfig
 
 from benchmarks.ppo import machine
 from utils import models
-from utils.course.profiles import TABLE, Profile
+from utils.course.profiles import TABLE, AdapterTraining, Profile
 from utils.course.session import set_seed
 from utils.data.pairs import load_preferences
 from utils.finetune.packing import PackedSFTTrainer
@@ -86,6 +87,17 @@ class LabBench:
             **sizes,
         }
 
+    def settings_of(self, run: AdapterTraining, seed: int) -> dict[str, object]:
+        """The profile's settings of a stage."""
+        return self.training_arguments(
+            seed,
+            per_device_train_batch_size=run.batch_size,
+            gradient_accumulation_steps=run.accumulation,
+            gradient_checkpointing=run.checkpointing,
+            learning_rate=run.learning_rate,
+            max_length=run.max_length,
+        )
+
     def fresh(self, seed: int) -> PeftModel:
         """The base with a new adapter."""
         set_seed(seed)
@@ -125,6 +137,16 @@ class LabBench:
         out.mkdir(exist_ok=True)
         models.save_adapter(policy, self.tokenizer, out, self.name)
         return out
+
+
+def smaller(profile: Profile) -> Profile:
+    """The least training, to check that the program runs."""
+    return replace(
+        profile,
+        sft=replace(profile.sft, rows=16),
+        dpo=replace(profile.dpo, batch_size=4),
+        chat=replace(profile.chat, max_new_tokens=8),
+    )
 
 
 def options(description: str, program: str) -> argparse.Namespace:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,10 +22,11 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig, SFTConfig
 
-from benchmarks.common import LabBench, options, quiet, seed_by_seed
+from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
 from utils import models
 from utils.course import session
-from utils.course.profiles import TABLE, AdapterTraining, Profile
+from utils.course.profiles import TABLE, Profile
+from utils.data import fingerprint
 from utils.data.instructions import one_per_question
 from utils.data.mining import mine, nearest, text_vectors
 from utils.data.pairs import written
@@ -116,23 +117,12 @@ class Bench(LabBench):
         self.train = written(self.pairs["train"])
         self.tests = held_out(written(self.pairs["test"]))
 
-    def settings(self, run: AdapterTraining, seed: int) -> dict[str, object]:
-        """The profile's settings of a stage."""
-        return self.training_arguments(
-            seed,
-            per_device_train_batch_size=run.batch_size,
-            gradient_accumulation_steps=run.accumulation,
-            gradient_checkpointing=run.checkpointing,
-            learning_rate=run.learning_rate,
-            max_length=run.max_length,
-        )
-
     def sft(self, seed: int) -> Path:
         """The folder of this seed's SFT adapter, trained as in notebook 03."""
         policy = self.fresh(seed)
         rows = one_per_question(self.pairs["train"]).shuffle(seed=seed)
         rows = rows.select(range(min(self.profile.sft.rows, len(rows))))
-        config = SFTConfig(packing=True, **self.settings(self.profile.sft, seed))
+        config = SFTConfig(packing=True, **self.settings_of(self.profile.sft, seed))
         self.train_sft(policy, rows, config)
         return self.saved(policy, f"sft-{seed}")
 
@@ -143,7 +133,7 @@ class Bench(LabBench):
             train_sampling_strategy="sequential",
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=32,
-            **self.settings(self.profile.dpo, seed),
+            **self.settings_of(self.profile.dpo, seed),
         )
         self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
 
@@ -234,16 +224,6 @@ def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[
     return found
 
 
-def smaller(profile: Profile) -> Profile:
-    """The least training, to check that the program runs."""
-    return replace(
-        profile,
-        sft=replace(profile.sft, rows=16),
-        dpo=replace(profile.dpo, batch_size=4),
-        chat=replace(profile.chat, max_new_tokens=8),
-    )
-
-
 def main() -> None:
     """Train every seed that the JSON does not have yet, and write the JSON after each."""
     asked = options(__doc__.splitlines()[0], __file__)
@@ -267,7 +247,7 @@ def main() -> None:
                     figures = f"plain {row['plain']:.3f}, reward {row['reward'] or 0:.3f}"
                     print(f"{row['negatives']}, {row['tier']}: {figures}", flush=True)
 
-        facts |= {"model": bench.name}
+        facts |= {"model": bench.name, "data": fingerprint(bench.pairs)}
         seed_by_seed(asked.out, facts, seeds, lambda seed: bench.runs(seed, count), conclude)
 
 

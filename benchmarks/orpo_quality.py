@@ -1,148 +1,156 @@
-"""Notebook 05's comparison with three seeds: SFT + DPO in two stages against ORPO in one stage.
+"""ORPO in one stage against SFT and DPO in two, with equal rows and equal tokens, three seeds.
 
-Both methods start from the same base and read the same pairs. They read each chosen answer twice:
-once in SFT and once in DPO, or in two passes of ORPO. A seed changes the order of the rows and the
-initial weights of the adapter. Writes orpo_quality.json next to this file.
+Both methods start from the base model and read the same pairs. SFT reads the chosen answers, then
+DPO reads both answers of every pair; ORPO reads pairs until it has read as many tokens. A seed
+draws the pairs, their order and the initial weights of the adapter. Rows of the base model and of
+SFT alone stand beside them. Writes orpo_quality.json next to this file; a program that was
+interrupted continues with the next seed.
+
+    python benchmarks/orpo_quality.py [--quick --out FILE]
 """
 
-import argparse
-import json
-import platform
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from utils.course import profiles, session  # noqa: E402
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel
+from trl import DPOConfig, SFTConfig
+
+from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
+from utils import models
+from utils.course import session
+from utils.course.profiles import TABLE, Profile
+from utils.data import fingerprint
+from utils.data.pairs import written
+from utils.finetune.orpo import ORPOTrainer
+from utils.finetune.shared_prompt import SharedPromptDPOTrainer
+from utils.judge import chrf
+from utils.models import chat
 
 SEEDS = (1, 2, 3)
+PAIRS = 1000
+SPOKEN = 100  # held-out questions that each model answers
+METHODS = ("base", "SFT", "SFT + DPO", "ORPO")
 
 
-def train_way(way: str, rows, seed: int, folder: str, profile, tokenizer):  # noqa: ANN201
-    """A policy trained with one method on the rows; the base is loaded again from its folder."""
-    from peft import get_peft_model
-    from trl import DPOConfig, SFTConfig
+class Bench(LabBench):
+    """The written pairs, and the two methods on them."""
 
-    from utils import models
-    from utils.finetune.orpo import ORPOTrainer
-    from utils.finetune.packing import PackedSFTTrainer
-    from utils.finetune.shared_prompt import SharedPromptDPOTrainer
-    from utils.finetune.training import run as run_training
-    from utils.models import chat
-    from utils.models.precision import precision_arguments
+    def __init__(self, profile: Profile, scratch: Path) -> None:
+        super().__init__(profile, scratch)
+        self.train = written(self.pairs["train"], dialogues=True)
+        test = written(self.pairs["test"], dialogues=True)
+        self.test = test.select(range(min(profile.dpo.held_out, len(test))))
 
-    session.set_seed(seed)
-    policy = get_peft_model(models.chat_model(folder, profile)[0], models.lora(profile.chat))
-    shared = {
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "seed": seed,
-        **precision_arguments(profile),
-    }
-    stages = ["orpo"] if way == "ORPO" else ["sft", "dpo"]
-    with tempfile.TemporaryDirectory() as scratch:
-        for stage in stages:
-            run = {"sft": profile.sft, "dpo": profile.dpo, "orpo": profile.orpo}[stage]
-            sizes = {"per_device_train_batch_size": run.batch_size, "output_dir": scratch}
-            passes = 2 if stage == "orpo" else 1
-            sizes |= {"num_train_epochs": passes, "learning_rate": run.learning_rate}
-            sizes |= {"max_length": run.max_length, **shared}
-            if stage == "sft":
-                arguments = SFTConfig(packing=True, **sizes)
-                trainer = PackedSFTTrainer(
-                    policy,
-                    arguments,
-                    processing_class=tokenizer,
-                    train_dataset=chat.sft_rows(rows),
-                )
-            else:
-                sizes |= {"train_sampling_strategy": "sequential"}
-                data = chat.preference_rows(rows)
-                if stage == "dpo":
-                    arguments = DPOConfig(beta=run.beta, precompute_ref_log_probs=True, **sizes)
-                else:
-                    arguments = DPOConfig(beta=run.weight, **sizes)
-                kind = SharedPromptDPOTrainer if stage == "dpo" else ORPOTrainer
-                trainer = kind(
-                    policy, args=arguments, train_dataset=data, processing_class=tokenizer
-                )
-            policy = run_training(trainer).model
-    return policy
+    def tokens(self, pairs: Dataset) -> tuple[int, int]:
+        """The tokens that one pass of SFT reads, and one pass over both answers."""
+        prompts = [
+            len(chat.prompt_ids(self.tokenizer, question)) for question in chat.conversations(pairs)
+        ]
+        chosen, rejected = (
+            sum(len(chat.answer_ids(self.tokenizer, text)) for text in pairs[side])
+            for side in ("chosen", "rejected")
+        )
+        return sum(prompts) + chosen, sum(prompts) + chosen + rejected
 
+    def logps(self, policy: PeftModel) -> np.ndarray:
+        """ln π of the chosen and the rejected held-out answers, (2, pairs)."""
+        questions = chat.conversations(self.test)
+        sides = [self.test[side] for side in ("chosen", "rejected")]
+        return np.stack(
+            [chat.answer_logps(policy, self.tokenizer, questions, side)[0] for side in sides]
+        )
 
-def judge(policy, tokenizer, test, limit: int) -> dict[str, float]:
-    """Preference accuracy, similarity of the answers to the chosen ones, and KL to the base."""
-    import torch
+    def measured(self, policy: PeftModel, base: np.ndarray) -> dict[str, float | None]:
+        """Preferences, similarity of the answers to the chosen ones, and KL to the base."""
+        now = self.logps(policy)
+        asked = chat.conversations(self.test)[:SPOKEN]
+        limit = {"max_new_tokens": self.profile.chat.max_new_tokens}
+        replies = chat.reply(policy, self.tokenizer, asked, **limit)
+        drawn = [
+            each.ids for each in chat.reply(policy, self.tokenizer, asked, temperature=1.0, **limit)
+        ]
+        ours, _ = chat.answer_logps(policy, self.tokenizer, asked, drawn)
+        with policy.disable_adapter():
+            theirs, _ = chat.answer_logps(policy, self.tokenizer, asked, drawn)
+        wanted = self.test["chosen"][:SPOKEN]
+        moved = now - base
+        towards = float(np.mean(moved[0] > moved[1])) if moved.any() else None  # None: the base
+        return {
+            "preference_accuracy": float(np.mean(now[0] > now[1])),
+            "moved_towards_chosen": towards,
+            "chrf": float(np.mean([chrf(r.text, w) for r, w in zip(replies, wanted, strict=True)])),
+            "ended": float(np.mean([each.ended for each in replies])),
+            "kl": float((ours - theirs).mean()),
+        }
 
-    from utils.judge.comparison import chrf
-    from utils.models import chat
+    def runs(self, seed: int, count: int) -> list[dict[str, object]]:
+        """The base, SFT, SFT + DPO and ORPO of a seed, on the same `count` pairs."""
+        sft, dpo, orpo = self.profile.sft, self.profile.dpo, self.profile.orpo
+        pairs = self.train.shuffle(seed=seed).select(range(min(count, len(self.train))))
+        pairs = chat.fitting(pairs, self.tokenizer, orpo.max_length, orpo.batch_size, seed)
+        once, both = self.tokens(pairs)
+        policy = self.fresh(seed)
+        base = self.logps(policy)
+        found = [("base", self.measured(policy, base), 0, 0.0)]
 
-    questions = chat.conversations(test)
-    asked = questions[:100]
-    logps = [chat.answer_logps(policy, tokenizer, questions, test[side])[0].numpy()
-             for side in ("chosen", "rejected")]  # fmt: skip
-    replies = chat.reply(policy, tokenizer, asked, max_new_tokens=limit)
-    drawn = chat.reply(policy, tokenizer, asked, max_new_tokens=limit, temperature=1.0)
-    texts = [r.ids for r in drawn]
-    ours, _ = chat.answer_logps(policy, tokenizer, asked, texts)
-    with torch.no_grad(), policy.disable_adapter():
-        base, _ = chat.answer_logps(policy, tokenizer, asked, texts)
-    similarity = [
-        chrf(r.text, wanted) for r, wanted in zip(replies, test["chosen"][:100], strict=True)
-    ]
-    return {
-        "preference_accuracy": float(np.mean(logps[0] > logps[1])),
-        "chrf": float(np.mean(similarity)),
-        "kl": float((ours - base).mean()),
-    }
+        began = time.perf_counter()
+        self.train_sft(policy, pairs, SFTConfig(packing=True, **self.settings_of(sft, seed)))
+        seconds = time.perf_counter() - began
+        found.append(("SFT", self.measured(policy, base), once, seconds))
+
+        policy = models.labelled_model(self.saved(policy, "sft"), self.folder, self.profile)
+        began = time.perf_counter()
+        shared = {"train_sampling_strategy": "sequential"}
+        config = DPOConfig(
+            beta=dpo.beta, precompute_ref_log_probs=True, **shared, **self.settings_of(dpo, seed)
+        )
+        self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
+        seconds += time.perf_counter() - began
+        found.append(("SFT + DPO", self.measured(policy, base), once + both, seconds))
+
+        policy = self.fresh(seed)
+        began = time.perf_counter()
+        steps = -(-len(pairs) // (orpo.batch_size * orpo.accumulation))
+        budget = {"max_steps": max(1, round(steps * (once + both) / both))}  # equal tokens
+        config = DPOConfig(beta=orpo.weight, **shared, **budget, **self.settings_of(orpo, seed))
+        self.train_pairs(ORPOTrainer, policy, pairs, config)
+        seconds = time.perf_counter() - began
+        read = round(both * budget["max_steps"] / steps)
+        found.append(("ORPO", self.measured(policy, base), read, seconds))
+        return [
+            {"method": name, "seed": seed, **figures, "tokens": read, "train_seconds": seconds}
+            for name, figures, read, seconds in found
+        ]
 
 
 def main() -> None:
-    """Train with three seeds per method; the methods alternate."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=600)
-    parser.add_argument("--out", type=Path, default=HERE / "orpo_quality.json")
-    arguments = parser.parse_args()
-    session.quiet()
-    from utils import models
-    from utils.data.pairs import load_preferences, written
-    from utils.models import chat
+    """Train every seed that the JSON does not have yet, and write the JSON after each."""
+    asked = options(__doc__.splitlines()[0], __file__)
+    quiet()
+    profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
+    if asked.quick:
+        profile, count, seeds = smaller(profile), 8, SEEDS[:1]
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(profile, Path(scratch))
+        if asked.quick:
+            bench.test = bench.test.select(range(4))
+        facts = {"profile": profile.name, "model": bench.name, "data": fingerprint(bench.pairs)}
+        stages = {name: asdict(getattr(profile, name)) for name in ("sft", "dpo", "orpo")}
+        facts |= {"pairs": count, "held_out": len(bench.test), **stages}
 
-    profile = profiles.TABLE["lab"]
-    pairs = load_preferences(offline=True, quiet=True)
-    folder, name = models.chat_source(profile.chat, pairs)
-    tokenizer = models.chat_tokenizer(folder)
-    test = written(pairs["test"], dialogues=True)
-    test = test.select(range(min(profile.dpo.held_out, len(test))))
-    runs = []
-    for seed in SEEDS:
-        drawn = pairs["train"].shuffle(seed=seed).select(range(arguments.pairs))
-        rows = chat.fitting(
-            drawn, tokenizer, profile.orpo.max_length, profile.orpo.batch_size, seed
-        )
-        for way in ("SFT + DPO", "ORPO"):
-            begin = time.perf_counter()
-            policy = train_way(way, rows, seed, folder, profile, tokenizer)
-            seconds = time.perf_counter() - begin
-            figures = judge(policy, tokenizer, test, profile.chat.max_new_tokens)
-            runs.append({"way": way, "seed": seed, **figures, "train_seconds": seconds})
-            print(runs[-1], flush=True)
-    result = {
-        "profile": "lab",
-        "model": name,
-        "pairs": arguments.pairs,
-        "machine": f"{platform.machine()}, CPU, 2 cores",
-        "peak_memory_mb": round(session.peak_memory_mb()),
-        "runs": runs,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        def conclude(result: dict) -> None:
+            result["peak_memory_mb"] = round(session.peak_memory_mb())
+            for run in result["runs"][-len(METHODS) :]:
+                print({name: run[name] for name in ("method", "seed", "chrf", "kl")}, flush=True)
+
+        seed_by_seed(asked.out, facts, seeds, lambda seed: bench.runs(seed, count), conclude)
 
 
 if __name__ == "__main__":

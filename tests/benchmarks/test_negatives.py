@@ -102,7 +102,7 @@ def test_a_seed_that_the_json_has_is_not_trained_again(tmp_path, monkeypatch, pa
         name = "a stand-in"
 
         def __init__(self, profile, scratch):
-            self.tests = program.held_out(pairs["test"])
+            self.pairs, self.tests = pairs, program.held_out(pairs["test"])
 
         def runs(self, seed, count):
             trained.append((seed, count))
