@@ -35,6 +35,17 @@ def test_nearest_is_the_sorted_whole_whatever_the_block(block):
     assert np.allclose(similarities, -np.sort(-whole, axis=1)[:, :9], atol=1e-6)
 
 
+def test_nearest_is_that_of_sentence_transformers():
+    from sentence_transformers.util import semantic_search
+
+    queries, documents = unit_rows(70, 24, 3), unit_rows(300, 24, 4)
+    indices, similarities = nearest(queries, documents, 6)
+    found = semantic_search(queries, documents, top_k=6)
+    assert indices.tolist() == [[hit["corpus_id"] for hit in hits] for hits in found]
+    theirs = [[hit["score"] for hit in hits] for hits in found]
+    assert np.allclose(similarities, theirs, atol=1e-6)
+
+
 def test_of_equal_documents_the_first_wins():
     documents = np.repeat(unit_rows(3, 8, 2), 40, axis=0)  # three rows, forty copies each
     indices, _ = nearest(documents[[0, 40, 80]], documents, 5)

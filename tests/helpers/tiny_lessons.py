@@ -31,6 +31,7 @@ def tiny(profile: profiles.Profile) -> profiles.Profile:
         attributes=replace(
             profile.attributes, questions=4, reference_pairs=24, pairs=24, batch_size=4
         ),
+        pair_mining=replace(profile.pair_mining, rows=min(2_000, profile.pair_mining.rows)),
         labelling=labelling,
         small_dpo=replace(small, sft_epochs=1, dpo_epochs=1, held_out=32, max_new_tokens=12),
     )

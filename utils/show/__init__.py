@@ -25,7 +25,7 @@ __getattr__, __all__ = door(
             "small_multiples",
             "preference_curves",
             "predicted_rates",
-            "way_scatter",
+            "method_scatter",
         ],
     },
 )

@@ -561,13 +561,14 @@ def predicted_rates(
     return axes
 
 
-def way_scatter(runs: pd.DataFrame, title: str) -> Axes:
+def method_scatter(runs: pd.DataFrame, title: str) -> Axes:
     """Preference accuracy over chrF to the reference answers, one point per seed and method."""
     _, axes = plt.subplots(figsize=(5.4, 3.2))
-    styles = (("o", ACCENT), ("s", "#b5762a"), ("^", NEUTRAL))
-    for (way, group), (mark, colour) in zip(runs.groupby("way"), styles, strict=False):
+    styles = (("v", NEUTRAL), ("^", POSITIVE), ("o", ACCENT), ("s", "#b5762a"))
+    kinds = runs.groupby("method", sort=False)
+    for (method, group), (mark, colour) in zip(kinds, styles, strict=False):
         axes.scatter(
-            group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=way
+            group["chrf"], group["preference_accuracy"], marker=mark, color=colour, label=method
         )
     axes.set_xlabel(tr("chrF of the answers to the reference answers"))
     axes.set_ylabel(tr("prefers the chosen answer"))
