@@ -253,6 +253,7 @@ def faults(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterat
     yield from _same("the code", CODE.findall(english), CODE.findall(translation))
     yield from _same("the formula", _formulas(english), _formulas(translation))
     links = [LINK.findall(_without(text, CODE, FORMULA)) for text in (english, translation)]
+    links[1] = [link.replace("_vi.png", ".png") for link in links[1]]  # a page in Vietnamese
     yield from _same("the link", *links)
     tags = [TAG.findall(_without(text, CODE, FORMULA)) for text in (english, translation)]
     yield from _same("the tag", *tags)

@@ -263,7 +263,7 @@ def build(shelf: artifacts.Shelf, store: VoteStore | None = None) -> gr.Blocks:
                 with gr.Row(elem_classes="settings"):
                     settings = [
                         slider(0, 1.5, 0.7, step=0.1, label=tr("Temperature")),
-                        slider(8, MAX_TOKENS, 64, step=8, label=tr("Most tokens")),
+                        slider(8, MAX_TOKENS, 64, step=8, label=tr("Tokens, at most")),
                         slider(0, MAX_SEED, 0, step=1, label=tr("Seed")),
                     ]
                 boxes, notes = [], []
