@@ -36,7 +36,7 @@ from utils.data.reading import fingerprint
 from utils.judge.frontier import (
     Frontier,
     add_best_of_n,
-    add_interpolated,
+    add_scaled,
     judged_rows,
     train_group_method,
     unseen,
@@ -203,7 +203,7 @@ def base_and_best_of_n(task: Task, samples: int) -> dict:
 
 
 def train_ppo(task: Task, config: PPOConfig, *, whole: bool) -> Frontier:
-    """PPO's base point and its last one; `whole`: also those between, and interpolated weights."""
+    """PPO's base point and its last one; `whole`: also those between, and the scaled policies."""
     frontier = task.frontier(config.seed)
     policy = copy.deepcopy(task.base)
     trainer = PPOTrainer(policy, task.tokenizer, task.reward, task.prompts, config, progress=False)
@@ -218,20 +218,26 @@ def train_ppo(task: Task, config: PPOConfig, *, whole: bool) -> Frontier:
 
     trainer.on_update = look
     trainer.train()
-    if whole:  # the point of the trained policy stays the last one
-        end = frontier.points.pop()
-        add_interpolated(frontier, trainer.models)
-        frontier.points.append(end)
+    if whole:
+        add_scaled_before_the_end(frontier, trainer.models, "PPO")
     return frontier
 
 
+def add_scaled_before_the_end(frontier: Frontier, models: ActorCritic, method: str) -> None:
+    """Add the scaled policies; the point of the trained policy itself stays the last one."""
+    end = frontier.points.pop()
+    add_scaled(frontier, models, method)
+    frontier.points.append(end)
+
+
 def train_group(task: Task, method: str, run: GroupRun, seed: int) -> Frontier:
-    """The points of TRL's RLOO or GRPO, the base point first."""
+    """The points of TRL's RLOO or GRPO, the base point first, and of its scaled policies."""
     frontier, models = task.frontier(seed), task.models
     frontier.add(method, models)
     set_seed(seed)
     given = (method, models, task.reward, task.prompts, run, task.profile)
     train_group_method(*given, task.folder, frontier, seed)
+    add_scaled_before_the_end(frontier, models, method)
     return frontier
 
 

@@ -13,7 +13,7 @@ from utils.judge.frontier import (
     Frontier,
     Point,
     add_best_of_n,
-    add_interpolated,
+    add_scaled,
     judged_rows,
     recorded,
     share_at,
@@ -106,17 +106,19 @@ def test_a_portrait_counts_texts_whose_class_is_negative(monkeypatch):
     assert found["unique"] == 1
 
 
-def test_weights_between_the_base_and_the_policy_have_less_kl_and_are_put_back():
+def test_a_scaled_change_of_the_weights_has_its_own_kl_and_the_weights_are_put_back():
     policy = tiny_ppo.policy()
     models = ActorCritic(policy, tiny_ppo.tokenizer(), max_new_tokens=6)
     with torch.no_grad():
         policy.get_output_embeddings().weight.mul_(1.5)
     own = {name: weight.clone() for name, weight in policy.named_parameters()}
     measured = frontier(list(tiny_ppo.PROMPTS), draws=4)
-    points = add_interpolated(measured, models, (0.0, 0.5, 1.0))
-    assert [point.step for point in points] == [0, 50, 100]
-    assert points[0].kl == pytest.approx(0, abs=1e-6) and 0 < points[1].kl < points[2].kl
+    points = add_scaled(measured, models, factors=(0.0, 0.5, 1.0, 1.5))
+    assert [point.step for point in points] == [0, 50, 100, 150]
+    assert {point.method for point in points} == {"PPO, scaled"}
+    assert points[0].kl == pytest.approx(0, abs=1e-6)
+    assert 0 < points[1].kl < points[2].kl < points[3].kl
     assert points[2].kl == pytest.approx(measured.add("PPO", models).kl)
-    with pytest.raises(RuntimeError), models.interpolated(0.5):
+    with pytest.raises(RuntimeError), models.scaled(0.5):
         raise RuntimeError
     assert all(torch.equal(own[name], weight) for name, weight in policy.named_parameters())

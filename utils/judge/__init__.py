@@ -11,7 +11,7 @@ __getattr__, __all__ = door(
             "Frontier",
             "Point",
             "add_best_of_n",
-            "add_interpolated",
+            "add_scaled",
             "judged_rows",
             "portrait",
             "recorded",

@@ -23,7 +23,7 @@ from utils.models.sentiment import SentimentReward
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward, score_texts
 
-INTERPOLATED = "PPO, interpolated"  # weights between those of the base policy and of PPO
+FACTORS = (0.3, 0.5, 0.7, 0.85, 1.15, 1.3, 1.5, 1.75)  # of what a training changed in the weights
 SEED = 11  # the seed of the judged texts: the same random draws for every method
 
 
@@ -146,14 +146,22 @@ def add_best_of_n(
     return frontier.measure("best-of-n", n, found)
 
 
-def add_interpolated(
-    frontier: Frontier, models: ActorCritic, shares: Sequence[float] = (0.3, 0.5, 0.7, 0.85)
+def scaled(method: str) -> str:
+    """The name of a method's policies whose change of the weights is multiplied by a factor."""
+    return f"{method}, scaled"
+
+
+def add_scaled(
+    frontier: Frontier,
+    models: ActorCritic,
+    method: str = "PPO",
+    factors: Sequence[float] = FACTORS,
 ) -> list[Point]:
-    """Add the points of policies between the base and the trained one; the step is the per cent."""
+    """Add the points of a trained policy with scaled changes; the step is 100 times the factor."""
     found = []
-    for share in shares:
-        with models.interpolated(share):
-            found.append(frontier.add(INTERPOLATED, models, round(100 * share)))
+    for factor in factors:
+        with models.scaled(factor):
+            found.append(frontier.add(scaled(method), models, round(100 * factor)))
     return found
 
 

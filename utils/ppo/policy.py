@@ -95,10 +95,11 @@ class ActorCritic:
                 yield self.trunk, self.head
 
     @contextmanager
-    def interpolated(self, share: float) -> Iterator[None]:
-        """Within it, the weights lie between the reference's (share 0) and the policy's (share 1).
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Within it, the weights are the reference's plus `factor` times what training changed.
 
-        The KL falls faster than the reward, so one training gives policies for every KL (WARP).
+        0 gives the reference and 1 the policy. A factor between them interpolates (WARP), a larger
+        one extrapolates (ExPO): one training gives policies for every KL.
         """
         if self.reference is None:
             raise SettingError(tr("An adapter has no second set of weights: give a reference."))
@@ -107,7 +108,7 @@ class ActorCritic:
         try:
             with torch.no_grad():
                 for name, weight in self.policy.named_parameters():
-                    weight.copy_(torch.lerp(start[name], own[name], share))
+                    weight.copy_(torch.lerp(start[name], own[name], factor))
             yield
         finally:
             with torch.no_grad():

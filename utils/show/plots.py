@@ -308,9 +308,11 @@ class Live:
 METHOD_STYLES = {
     "PPO": (ACCENT, "o-"),
     later("PPO, this run"): ("#111111", "o-"),
-    later("PPO, interpolated"): (ACCENT, "o:"),
+    later("PPO, scaled"): (ACCENT, "o:"),
     "RLOO": ("#b5762a", "s-"),
+    later("RLOO, scaled"): ("#b5762a", "s:"),
     "GRPO": ("#7a5195", "^-"),
+    later("GRPO, scaled"): ("#7a5195", "^:"),
     later("SFT on negatives"): ("#7f7f7f", "v-"),
     "best-of-n": (POSITIVE, "D--"),
 }
@@ -386,7 +388,7 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
     axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label=tr("optimum of the objective"))
     axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label=tr("base policy"))
     for method, (colour, style) in METHOD_STYLES.items():
-        if method in ("best-of-n", "PPO, interpolated"):  # they have no updates
+        if method == "best-of-n" or method.endswith(", scaled"):  # they have no updates
             continue
         for number, path in enumerate(_paths(points, method)):
             look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
