@@ -11,7 +11,6 @@ interrupted continues with the next seed.
 
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,35 +97,29 @@ class Bench(LabBench):
         once, both = self.tokens(pairs)
         policy = self.fresh(seed)
         base = self.logps(policy)
-        found = [("base", self.measured(policy, base), 0, 0.0)]
+        found = [("base", self.measured(policy, base), 0)]
 
-        began = time.perf_counter()
         self.train_sft(policy, pairs, SFTConfig(packing=True, **self.settings_of(sft, seed)))
-        seconds = time.perf_counter() - began
-        found.append(("SFT", self.measured(policy, base), once, seconds))
+        found.append(("SFT", self.measured(policy, base), once))
 
         policy = models.labelled_model(self.saved(policy, "sft"), self.folder, self.profile)
-        began = time.perf_counter()
         shared = {"train_sampling_strategy": "sequential"}
         config = DPOConfig(
             beta=dpo.beta, precompute_ref_log_probs=True, **shared, **self.settings_of(dpo, seed)
         )
         self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
-        seconds += time.perf_counter() - began
-        found.append(("SFT + DPO", self.measured(policy, base), once + both, seconds))
+        found.append(("SFT + DPO", self.measured(policy, base), once + both))
 
         policy = self.fresh(seed)
-        began = time.perf_counter()
         steps = -(-len(pairs) // (orpo.batch_size * orpo.accumulation))
         budget = {"max_steps": max(1, round(steps * (once + both) / both))}  # equal tokens
         config = DPOConfig(beta=orpo.weight, **shared, **budget, **self.settings_of(orpo, seed))
         self.train_pairs(ORPOTrainer, policy, pairs, config)
-        seconds = time.perf_counter() - began
         read = round(both * budget["max_steps"] / steps)
-        found.append(("ORPO", self.measured(policy, base), read, seconds))
+        found.append(("ORPO", self.measured(policy, base), read))
         return [
-            {"method": name, "seed": seed, **figures, "tokens": read, "train_seconds": seconds}
-            for name, figures, read, seconds in found
+            {"method": name, "seed": seed, **figures, "tokens": read}
+            for name, figures, read in found
         ]
 
 

@@ -101,7 +101,16 @@ def mining() -> Table:
 def orpo() -> Table:
     """ORPO beside SFT and DPO, over seeds."""
     data = read("orpo_quality.json")
-    keys = ("method", "seed", "preference_accuracy", "chrf", "kl", "tokens", "train_seconds")
+    keys = (
+        "method",
+        "seed",
+        "preference_accuracy",
+        "moved_towards_chosen",
+        "chrf",
+        "ended",
+        "kl",
+        "tokens",
+    )
     rows = [
         [round(run[key], 3) if isinstance(run[key], float) else run[key] for key in keys]
         for run in data["runs"]
