@@ -95,7 +95,7 @@ def test_choose_ask_read_vote(visit, store, monkeypatch):
     expect(visit.locator("#vote-a")).to_be_disabled()
 
     ask(visit, QUESTION)
-    expect(visit.locator("#status")).to_contain_text("Câu trả lời nào hay hơn?")
+    expect(visit.locator("#status")).to_contain_text("Câu nào hay hơn?")
     shown = [visit.locator(f"#answer-{side} textarea").input_value() for side in "ab"]
     assert all(text.startswith(ATTACK) and len(text) > len(ATTACK) for text in shown)
     assert "ẩn" in visit.locator("#note-a").inner_text()

@@ -71,10 +71,14 @@ def test_best_of_n_keeps_the_highest_reward_of_each_group():
     assert two.objective == pytest.approx(0.75 - 0.5 * two.kl)
 
 
-def test_the_share_at_a_kl_is_the_best_of_the_points_up_to_it():
+def test_the_share_at_a_kl_is_read_between_the_points_and_averaged_over_the_seeds():
     points = [Point("PPO", 0, kl, share, 0, 0, {}) for kl, share in ((0, 0.5), (2, 0.9), (1, 0.8))]
-    assert [share_at(points, "PPO", kl) for kl in (0.0, 1.5, 3.0)] == [0.5, 0.8, 0.9]
-    assert np.isnan(share_at(points, "GRPO", 1.0))
+    found = [share_at(points, "PPO", kl) for kl in (0.0, 1.5, 2.0)]
+    assert found == pytest.approx([0.5, 0.85, 0.9])
+    assert np.isnan(share_at(points, "PPO", 2.1)) and np.isnan(share_at(points, "GRPO", 1.0))
+    second = [Point("PPO", 0, kl, share, 0, 0, {}, seed=1) for kl, share in ((1, 0.6), (3, 0.7))]
+    both = [share_at(points + second, "PPO", kl) for kl in (0.5, 1.0, 2.5)]
+    assert both == pytest.approx([0.65, 0.7, 0.675])
 
 
 def test_what_was_recorded_with_other_data_is_not_shown(tmp_path, monkeypatch):

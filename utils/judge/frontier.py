@@ -166,9 +166,17 @@ def add_scaled(
 
 
 def share_at(points: Sequence[Point], method: str, kl: float) -> float:
-    """The largest share of negatives of a method's points with at most this KL; nan without one."""
-    shares = [point.share for point in points if point.method == method and point.kl <= kl]
-    return max(shares, default=float("nan"))
+    """A method's share of negatives at this KL, read between its points; the mean over its seeds.
+
+    A seed counts only where it has points on both sides; nan where no seed has them.
+    """
+    shares = []
+    for seed in {point.seed for point in points if point.method == method}:
+        own = (point for point in points if (point.method, point.seed) == (method, seed))
+        path = sorted((point.kl, point.share) for point in own)
+        if path[0][0] <= kl <= path[-1][0]:
+            shares.append(np.interp(kl, *zip(*path, strict=True)))
+    return float(np.mean(shares)) if shares else float("nan")
 
 
 def recorded(profile: str, data: str) -> dict:
