@@ -87,7 +87,7 @@ class LabBench:
             **sizes,
         }
 
-    def settings_of(self, run: AdapterTraining, seed: int) -> dict[str, object]:
+    def stage_arguments(self, run: AdapterTraining, seed: int) -> dict[str, object]:
         """The profile's settings of a stage."""
         return self.training_arguments(
             seed,

@@ -122,7 +122,7 @@ class Bench(LabBench):
         policy = self.fresh(seed)
         rows = one_per_question(self.pairs["train"]).shuffle(seed=seed)
         rows = rows.select(range(min(self.profile.sft.rows, len(rows))))
-        config = SFTConfig(packing=True, **self.settings_of(self.profile.sft, seed))
+        config = SFTConfig(packing=True, **self.stage_arguments(self.profile.sft, seed))
         self.train_sft(policy, rows, config)
         return self.saved(policy, f"sft-{seed}")
 
@@ -133,7 +133,7 @@ class Bench(LabBench):
             train_sampling_strategy="sequential",
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=32,
-            **self.settings_of(self.profile.dpo, seed),
+            **self.stage_arguments(self.profile.dpo, seed),
         )
         self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
 

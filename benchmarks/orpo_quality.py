@@ -99,13 +99,16 @@ class Bench(LabBench):
         base = self.logps(policy)
         found = [("base", self.measured(policy, base), 0)]
 
-        self.train_sft(policy, pairs, SFTConfig(packing=True, **self.settings_of(sft, seed)))
+        self.train_sft(policy, pairs, SFTConfig(packing=True, **self.stage_arguments(sft, seed)))
         found.append(("SFT", self.measured(policy, base), once))
 
         policy = models.labelled_model(self.saved(policy, "sft"), self.folder, self.profile)
         shared = {"train_sampling_strategy": "sequential"}
         config = DPOConfig(
-            beta=dpo.beta, precompute_ref_log_probs=True, **shared, **self.settings_of(dpo, seed)
+            beta=dpo.beta,
+            precompute_ref_log_probs=True,
+            **shared,
+            **self.stage_arguments(dpo, seed),
         )
         self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
         found.append(("SFT + DPO", self.measured(policy, base), once + both))
@@ -113,7 +116,7 @@ class Bench(LabBench):
         policy = self.fresh(seed)
         steps = -(-len(pairs) // (orpo.batch_size * orpo.accumulation))
         budget = {"max_steps": max(1, round(steps * (once + both) / both))}  # equal tokens
-        config = DPOConfig(beta=orpo.weight, **shared, **budget, **self.settings_of(orpo, seed))
+        config = DPOConfig(beta=orpo.weight, **shared, **budget, **self.stage_arguments(orpo, seed))
         self.train_pairs(ORPOTrainer, policy, pairs, config)
         read = round(both * budget["max_steps"] / steps)
         found.append(("ORPO", self.measured(policy, base), read))

@@ -29,7 +29,7 @@ def bench(monkeypatch):
     found = object.__new__(program.Bench)
     found.profile, found.train, found.tokenizer, found.read = LAB, PAIRS, None, []
     found.folder = "base"
-    found.settings_of = lambda run, seed: {"output_dir": "out", "use_cpu": True, "bf16": False}
+    found.stage_arguments = lambda run, seed: {"output_dir": "out", "use_cpu": True, "bf16": False}
     found.fresh = lambda seed: "fresh"
     found.saved = lambda policy, name: name
     found.logps = lambda policy: np.zeros((2, 3))

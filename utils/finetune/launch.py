@@ -107,7 +107,7 @@ STAGES = {
     "04": Stage(
         {
             "04-03": "",
-            "04-05": "load_preferences counted pairs test folder source sft",
+            "04-05": "load_preferences pairs train_pairs test folder source sft",
             "04-07": "",
             "04-15": "",
             "04-16": "unrounded trainer_for",
