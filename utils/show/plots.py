@@ -344,12 +344,16 @@ def _errorbar(axes: Axes, path: Sequence, x: str, y: str, **look: object) -> Non
 def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     """The share of negatives over KL, with 95 % intervals; the impossible region in grey.
 
-    A curve begins at the base policy. Small numbers at PPO's points are updates.
+    A curve begins at the base policy. Small numbers at the points of one PPO are updates. Scaled
+    policies of other methods may go on beyond the right edge.
     """
     _, axes = plt.subplots(figsize=(7.6, 4.6))
     shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
     floor = [minimal_kl(base_rates, share) for share in shares]
-    right = 1.08 * max([point.kl for point in points] + [floor[-1]])
+    shown = (p.kl for p in points if p.method == "PPO, scaled" or "scaled" not in p.method)
+    right = 1.08 * max([*shown, floor[-1]])
+    methods = {point.method for point in points}
+    numbered = "PPO, this run" if "PPO, this run" in methods else "PPO"
     axes.plot(floor, shares, color="#555555", lw=1.5)
     axes.fill_between([0, *floor, right], [shares[0], *shares, 1.0], 1.0, color="#e6e6e6", lw=0)
     axes.annotate(
@@ -363,9 +367,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
         for number, path in enumerate(_paths(points, method)):
             look = {"fmt": style, "color": colour, "label": None if number else tr(method)}
             _errorbar(axes, path, "kl", "share", xerr=_bars(path, "kl"), **look)
-            if method == "PPO" and number:  # the numbers of one seed are enough
-                continue
-            if method not in ("PPO", "PPO, this run", "best-of-n"):
+            if number or method not in (numbered, "best-of-n"):  # one seed is enough
                 continue
             for point in path[:: max(1, len(path) // 6)]:
                 text = f"n={point.step}" if method == "best-of-n" else f"{point.step}"
