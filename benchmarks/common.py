@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
@@ -130,6 +131,25 @@ class LabBench:
             processing_class=self.tokenizer,
         )
         run(trainer)
+
+    def dpo(self, policy: PeftModel, pairs: Dataset, seed: int) -> None:
+        """DPO as in notebook 04."""
+        config = DPOConfig(
+            beta=self.profile.dpo.beta,
+            train_sampling_strategy="sequential",
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=32,
+            **self.stage_arguments(self.profile.dpo, seed),
+        )
+        self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
+
+    def logps(self, policy: PeftModel, rows: Dataset) -> np.ndarray:
+        """ln π of the chosen and of the rejected answers of the rows, (2, rows)."""
+        questions = models.conversations(rows)
+        sides = [rows[side] for side in ("chosen", "rejected")]
+        return np.stack(
+            [models.answer_logps(policy, self.tokenizer, questions, side)[0] for side in sides]
+        )
 
     def saved(self, policy: PeftModel, name: str) -> Path:
         """The folder in which the adapter of a policy is saved."""

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
-from trl import DPOConfig, SFTConfig
+from trl import SFTConfig
 
 from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
 from utils import models
@@ -30,7 +30,6 @@ from utils.data import fingerprint
 from utils.data.instructions import one_per_question
 from utils.data.mining import mine, nearest, text_vectors
 from utils.data.pairs import written
-from utils.finetune.shared_prompt import SharedPromptDPOTrainer
 from utils.models import chat
 
 SEEDS = (1, 2, 3)
@@ -126,33 +125,14 @@ class Bench(LabBench):
         self.train_sft(policy, rows, config)
         return self.saved(policy, f"sft-{seed}")
 
-    def dpo(self, policy: PeftModel, pairs: Dataset, seed: int) -> None:
-        """DPO as in notebook 04."""
-        config = DPOConfig(
-            beta=self.profile.dpo.beta,
-            train_sampling_strategy="sequential",
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=32,
-            **self.stage_arguments(self.profile.dpo, seed),
-        )
-        self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
-
-    def logps(self, policy: PeftModel) -> dict[str, np.ndarray]:
+    def by_tier(self, policy: PeftModel) -> dict[str, np.ndarray]:
         """ln π of the chosen and rejected answers of each tier, (2, pairs)."""
-        return {
-            tier: np.stack(
-                [
-                    chat.answer_logps(policy, self.tokenizer, test["question"], test[side])[0]
-                    for side in ("chosen", "rejected")
-                ]
-            )
-            for tier, test in self.tests.items()
-        }
+        return {tier: self.logps(policy, test) for tier, test in self.tests.items()}
 
     def runs(self, seed: int, count: int) -> list[dict[str, object]]:
         """The four trainings of a seed on `count` pairs, and their start; verdicts by tier."""
         start = self.sft(seed)
-        before = self.logps(models.load_adapter(start, self.folder, self.profile))
+        before = self.by_tier(models.load_adapter(start, self.folder, self.profile))
         runs = [{"negatives": SFT, "seed": seed, "plain": _verdicts(before)}]
         for kind, pairs in negatives_of(self.train, count, seed).items():
             session.set_seed(seed)
@@ -160,7 +140,7 @@ class Bench(LabBench):
             began = time.perf_counter()
             self.dpo(policy, pairs, seed)
             seconds = round(time.perf_counter() - began, 1)
-            now = self.logps(policy)
+            now = self.by_tier(policy)
             ratios = {tier: now[tier] - before[tier] for tier in now}
             asked = self.tests["off_topic"]["question"][:64]
             length = self.profile.chat.max_new_tokens

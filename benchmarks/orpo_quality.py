@@ -28,7 +28,6 @@ from utils.course.profiles import TABLE, Profile
 from utils.data import fingerprint
 from utils.data.pairs import written
 from utils.finetune.orpo import ORPOTrainer
-from utils.finetune.shared_prompt import SharedPromptDPOTrainer
 from utils.judge import chrf
 from utils.models import chat
 
@@ -58,17 +57,9 @@ class Bench(LabBench):
         )
         return sum(prompts) + chosen, sum(prompts) + chosen + rejected
 
-    def logps(self, policy: PeftModel) -> np.ndarray:
-        """ln π of the chosen and the rejected held-out answers, (2, pairs)."""
-        questions = chat.conversations(self.test)
-        sides = [self.test[side] for side in ("chosen", "rejected")]
-        return np.stack(
-            [chat.answer_logps(policy, self.tokenizer, questions, side)[0] for side in sides]
-        )
-
     def measured(self, policy: PeftModel, base: np.ndarray) -> dict[str, float | None]:
         """Preferences, similarity of the answers to the chosen ones, and KL to the base."""
-        now = self.logps(policy)
+        now = self.logps(policy, self.test)
         asked = chat.conversations(self.test)[:SPOKEN]
         limit = {"max_new_tokens": self.profile.chat.max_new_tokens}
         replies = chat.reply(policy, self.tokenizer, asked, **limit)
@@ -91,32 +82,30 @@ class Bench(LabBench):
 
     def runs(self, seed: int, count: int) -> list[dict[str, object]]:
         """The base, SFT, SFT + DPO and ORPO of a seed, on the same `count` pairs."""
-        sft, dpo, orpo = self.profile.sft, self.profile.dpo, self.profile.orpo
+        sft, orpo = self.profile.sft, self.profile.orpo
         pairs = self.train.shuffle(seed=seed).select(range(min(count, len(self.train))))
         pairs = chat.fitting(pairs, self.tokenizer, orpo.max_length, orpo.batch_size, seed)
         once, both = self.tokens(pairs)
         policy = self.fresh(seed)
-        base = self.logps(policy)
+        base = self.logps(policy, self.test)
         found = [("base", self.measured(policy, base), 0)]
 
         self.train_sft(policy, pairs, SFTConfig(packing=True, **self.stage_arguments(sft, seed)))
         found.append(("SFT", self.measured(policy, base), once))
 
         policy = models.labelled_model(self.saved(policy, "sft"), self.folder, self.profile)
-        shared = {"train_sampling_strategy": "sequential"}
-        config = DPOConfig(
-            beta=dpo.beta,
-            precompute_ref_log_probs=True,
-            **shared,
-            **self.stage_arguments(dpo, seed),
-        )
-        self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)
+        self.dpo(policy, pairs, seed)
         found.append(("SFT + DPO", self.measured(policy, base), once + both))
 
         policy = self.fresh(seed)
         steps = -(-len(pairs) // (orpo.batch_size * orpo.accumulation))
         budget = {"max_steps": max(1, round(steps * (once + both) / both))}  # equal tokens
-        config = DPOConfig(beta=orpo.weight, **shared, **budget, **self.stage_arguments(orpo, seed))
+        config = DPOConfig(
+            beta=orpo.weight,
+            train_sampling_strategy="sequential",
+            **budget,
+            **self.stage_arguments(orpo, seed),
+        )
         self.train_pairs(ORPOTrainer, policy, pairs, config)
         read = round(both * budget["max_steps"] / steps)
         found.append(("ORPO", self.measured(policy, base), read))

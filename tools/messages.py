@@ -6,8 +6,8 @@
 A message is a literal in a call of `tr` or `later`, a sentence that a judge in utils/exercises
 returns or names a mistake with, a noun that one of the functions of SHOWN puts into its sentence,
 a label that one of DRAWN puts into its figure, here or in a notebook, or the text of a box on the
-map of the course. A sentence that is printed or
-raised without `tr` is a fault, unless UNSEEN has it.
+map of the course. A sentence that is printed or raised without `tr` is a fault, unless UNSEEN has
+it.
 """
 
 import argparse

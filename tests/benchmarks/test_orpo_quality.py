@@ -28,11 +28,12 @@ def bench(monkeypatch):
     monkeypatch.setattr(program.models, "labelled_model", lambda *_: "SFT")
     found = object.__new__(program.Bench)
     found.profile, found.train, found.tokenizer, found.read = LAB, PAIRS, None, []
+    found.test = PAIRS
     found.folder = "base"
     found.stage_arguments = lambda run, seed: {"output_dir": "out", "use_cpu": True, "bf16": False}
     found.fresh = lambda seed: "fresh"
     found.saved = lambda policy, name: name
-    found.logps = lambda policy: np.zeros((2, 3))
+    found.logps = lambda policy, rows: np.zeros((2, 3))
     found.measured = lambda policy, base: {"policy": policy}
     found.train_sft = lambda policy, rows, config: found.read.append(("SFT", rows, config))
     found.train_pairs = lambda kind, policy, rows, config: found.read.append(

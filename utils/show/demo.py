@@ -126,21 +126,21 @@ def _status(sentence: str = "", *, mood: str = "") -> str:
 def _note(entries: tuple[Entry, Entry], answers: tuple[Answer, Answer], side: int) -> str:
     """The note under an answer: its model, and how each model with a reference scores it."""
     entry, answer = entries[side], answers[side]
-    lines, small = [], []
+    lines, against = [], []
     for judge, reward in dict(zip(entries, answer.rewards, strict=True)).items():
         if reward is not None:
             reference = next(other.label for other in MODELS if other.key == judge.reference)
             lines.append(f"<br>{html.escape(judge.label)}: <b>{reward:+.2f} nat</b>")
             score = {"model": judge.label, "reference": reference, "beta": f"{judge.beta:g}"}
-            small.append(tr("{model} against {reference}, β = {beta}", **score))
+            against.append(tr("{model} against {reference}, β = {beta}", **score))
+    small = ""
     if lines:
         lines.insert(0, f"<br>{html.escape(tr('implicit reward of this answer by'))}")
-        small.insert(0, tr("An implicit reward is not a measure of quality."))
+        small = f"{tr('An implicit reward is not a measure of quality.')} {'; '.join(against)}"
     size = html.escape(tr("{count} tokens", count=answer.tokens))
     return (
         f'<div class="note"><b>{html.escape(entry.label)}</b> · {size}'
-        f"{''.join(lines)}<small>{html.escape(' '.join([*small[:1], '; '.join(small[1:])]))}"
-        "</small></div>"
+        f"{''.join(lines)}<small>{html.escape(small)}</small></div>"
     )
 
 

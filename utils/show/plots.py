@@ -318,6 +318,11 @@ METHOD_STYLES = {
 }
 
 
+def _scaled(method: str) -> bool:
+    """Whether a name of METHOD_STYLES is that of policies with a scaled change of the weights."""
+    return method.endswith(", scaled")
+
+
 def _paths(points: Sequence, method: str) -> list[list]:
     """The points of a method, one list per seed, in the order of the steps."""
     own = [point for point in points if point.method == method]
@@ -350,7 +355,7 @@ def frontier(points: Sequence, base_rates: Sequence[float], title: str) -> Axes:
     _, axes = plt.subplots(figsize=(7.6, 4.6))
     shares = np.linspace(float(np.mean(base_rates)), 0.995, 60)
     floor = [minimal_kl(base_rates, share) for share in shares]
-    shown = (p.kl for p in points if p.method == "PPO, scaled" or "scaled" not in p.method)
+    shown = (p.kl for p in points if p.method == "PPO, scaled" or not _scaled(p.method))
     right = 1.08 * max([*shown, floor[-1]])
     methods = {point.method for point in points}
     numbered = "PPO, this run" if "PPO, this run" in methods else "PPO"
@@ -390,7 +395,7 @@ def objective(points: Sequence, base: float, best: float, title: str) -> Axes:
     axes.axhline(best, color=POSITIVE, ls="--", lw=1.2, label=tr("optimum of the objective"))
     axes.axhline(base, color=NEUTRAL, ls=":", lw=1.2, label=tr("base policy"))
     for method, (colour, style) in METHOD_STYLES.items():
-        if method == "best-of-n" or method.endswith(", scaled"):  # they have no updates
+        if method == "best-of-n" or _scaled(method):  # they have no updates
             continue
         for number, path in enumerate(_paths(points, method)):
             look = {"fmt": style, "color": colour, "label": None if number else tr(method)}

@@ -358,9 +358,11 @@ class LabelPanel(ipywidgets.VBox):
     async def _follow(self) -> None:
         while self.comm is not None:  # None after `close`
             await asyncio.sleep(PAUSE)
+            if not self.campaign:
+                continue
             with suppress(VoteError):  # the next own vote reports a store that cannot be reached
                 votes = self.store.votes(campaign=self.campaign, source=PEOPLE)
-                if self.campaign and votes != self.votes:
+                if votes != self.votes:
                     self._show_agreement(votes)
 
 
