@@ -3,7 +3,8 @@
 `build` writes a model as the Hub would hold it: the configuration of `gpu_stages.CONFIGS`, the
 tokenizer of a stand-in, whose vocabulary is smaller than that of the configuration, and random
 weights. The weights are written in shards, one tensor at a time, so that 8 billion of them need
-little CPU memory.
+little CPU memory. A Llama's weights are changed so that it writes tokens that its tokenizer knows,
+and ends its sentences: otherwise no rule could prefer one of its answers in notebook 07.
 """
 
 import copy
@@ -23,6 +24,7 @@ from utils.models import chat_standins, standins
 
 SHARD = 2 * 10**9  # bytes
 SPREAD = 0.02  # standard deviation of the weights: logits near zero, a first loss near ln V
+WRITTEN = {".": 0.1, "end": 0.03}  # the chance of a full stop and of the end, at every token
 KINDS = {  # a configuration's name -> the stand-in whose tokenizer it takes
     "PhoBERT-base": "phobert",
     "GPT-2": "gpt2",
@@ -97,7 +99,45 @@ def weights(
             yield name, drawn.mul_(SPREAD).to(dtype).cpu()
 
 
-def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str) -> None:
+def chances(source: Path) -> torch.Tensor:
+    """The wanted probability of each token that the tokenizer in this folder knows."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    wanted = {tokenizer.convert_tokens_to_ids("."): WRITTEN["."]}
+    wanted[tokenizer.eos_token_id] = WRITTEN["end"]
+    found = torch.full((len(tokenizer),), (1 - sum(wanted.values())) / len(tokenizer))
+    for token, chance in wanted.items():
+        found[token] = chance
+    return found
+
+
+def ending(
+    tensors: Iterator[tuple[str, torch.Tensor]], chance: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Change the weights of a Llama so that it draws tokens with these chances, whatever it reads.
+
+    The last dimension of the hidden state is near 1 at every token, because no layer writes to it.
+    The others are small, so it is the only one after the last norm. The output layer is the
+    embedding: its last column decides the logits.
+    """
+    for name, tensor in tensors:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensor *= 0.001
+            tensor[-1] = 0
+        elif name.endswith("embed_tokens.weight"):
+            last = tensor.shape[1] ** 0.5  # that dimension after the last norm
+            tensor *= 0.1
+            tensor[:, -1] = 0  # the tokenizer does not know these tokens
+            tensor[: len(chance), -1] = 1 + (chance / chance.median()).log() / last
+        yield name, tensor
+
+
+def save(
+    config: PreTrainedConfig,
+    folder: Path,
+    dtype: torch.dtype,
+    device: str,
+    chance: torch.Tensor | None,
+) -> None:
     """Write the configuration, and random weights as safetensors in shards."""
     from safetensors.torch import save_file
 
@@ -114,7 +154,8 @@ def save(config: PreTrainedConfig, folder: Path, dtype: torch.dtype, device: str
         file_of.update(dict.fromkeys(shard, files[-1].name))
         shard.clear()
 
-    for name, tensor in weights(config, dtype, device):
+    drawn = weights(config, dtype, device)
+    for name, tensor in drawn if chance is None else ending(drawn, chance):
         if shard and sum(held.nbytes for held in shard.values()) + tensor.nbytes > SHARD:
             write()
         shard[name] = tensor
@@ -133,5 +174,6 @@ def build(name: str, texts: Sequence[str], folder: Path, *, tiny: bool, device: 
     shutil.rmtree(part, ignore_errors=True)
     others = shutil.ignore_patterns("*.safetensors", "manifest.json", "metrics.json")
     shutil.copytree(source, part, ignore=others)
-    save(config_of(name, source, tiny), part, torch.float16, device)
+    chance = chances(source) if KINDS[name] == "llama" else None
+    save(config_of(name, source, tiny), part, torch.float16, device, chance)
     return part.rename(folder)  # the folder appears only when it is complete

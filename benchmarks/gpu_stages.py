@@ -145,13 +145,10 @@ def session(when: str) -> list[object]:
     """The models that notebook 02's variables hold on the GPU during a run."""
     base, student, noisy = gpt2(), gpt2(), gpt2()
     resident = [phobert(), base, states_of(base), noisy]  # `adapting` holds the states
-    resident += [student, states_of(student), states_of(student)[::2]]  # with its gradients
-    if when != MAIN:
+    resident.append(student)  # its optimizer's states and its gradients are freed
+    if when == HACKED:  # beside the policy and the reference of the main run
         policy = gpt2()
-        resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]  # and reference
-        resident.append(gpt2())  # the last method's policy: TRL's head is a cycle
-    if when == HACKED:
-        resident.append(gpt2())  # the last method's reference is still a variable
+        resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]
     return resident
 
 
@@ -264,6 +261,25 @@ def pair_step(gpu: GPU, profile: Profile, name: str, part: str, lengths: Lengths
 
     train(gpu, model, loss, run.accumulation)
     return shape
+
+
+def few_rows(gpu: GPU, profile: Profile, name: str) -> str:
+    """03, 04: the gradients of eight rows, or of both answers of four pairs, without checkpointing.
+
+    The notebooks take the shortest texts; here they are as long as the mean.
+    """
+    model, shape = chat_model(profile, name, "reference", "ref"), (8, PROMPT + ANSWER)
+    fused_head(model)
+    prepare(model, profile.precision)
+    ids, gpu.learned = tokens(*shape), 8 * ANSWER
+
+    @torch.enable_grad()
+    def step() -> None:
+        found = model(input_ids=ids, attention_mask=ids, labels=ids, fused_lm_head=True)
+        found.log_probs.mean().backward()
+
+    gpu.once(step)
+    return "{} x {}".format(*shape)
 
 
 def reference_pass(

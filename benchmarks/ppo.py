@@ -150,6 +150,8 @@ def ours(size: Size, device: str, shared: bool = True) -> Callable[[int], None]:
 
 
 def trl(size: Size, device: str) -> Callable[[int], None]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "trl"]:
+        del sys.modules[name]  # the course's TRL, which has no PPO trainer
     sys.path.insert(0, str(fetch_trl()))
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import torch

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -230,3 +231,23 @@ def test_every_notebook_of_stage_b_has_its_models():
     chat = profiles.quick(profiles.TABLE["t4"]).chat  # the profile that stage B runs
     (labelled,) = gpu_notebooks.NEEDS["07"]
     assert chat.labelled.hub_id in gpu_notebooks.NAMES[labelled]
+
+
+def test_a_llama_with_random_weights_writes_words_and_ends_its_sentences(tmp_path, monkeypatch):
+    import transformers
+
+    from benchmarks import gpu_models
+
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))  # an untrained stand-in
+    texts = [f"câu số {number} nói về con mèo ." for number in range(200)]
+    folder = tmp_path / "llama"
+    gpu_models.build("Llama-3.2-1B", texts, folder, tiny=True, device="cpu")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    seen = torch.randint(len(tokenizer), (8, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        chance = model(seen).logits.softmax(-1).mean((0, 1))  # per token of the vocabulary
+    assert chance[: len(tokenizer)].sum() > 0.9 and len(chance) > len(tokenizer)
+    for token, wanted in ((".", "."), (tokenizer.eos_token, "end")):
+        found = float(chance[tokenizer.convert_tokens_to_ids(token)])
+        assert gpu_models.WRITTEN[wanted] / 3 < found < 3 * gpu_models.WRITTEN[wanted]
