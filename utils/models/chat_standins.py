@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from utils.course import progress
+from utils.models.muon import Muon
 from utils.models.standins import _cached
 
 VOCABULARY = 3000
@@ -129,7 +130,7 @@ def _pretrain(model: PreTrainedModel, rows: list[list[int]], tokens: int, seed: 
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
     optimizers = (
-        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.05),
+        Muon(matrices, lr=MATRIX_RATE, weight_decay=0.05),
         torch.optim.AdamW(rest, lr=REST_RATE, weight_decay=0.0),
     )
 

@@ -1,0 +1,37 @@
+"""Muon, the optimizer of the chat stand-ins' matrices, with products in fp32."""
+
+import torch
+from torch import Tensor
+
+MOMENTUM, STEPS = 0.95, 5
+A, B, C = 3.4445, -4.7750, 2.0315  # of the quintic polynomial, by Keller Jordan
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix with the same singular vectors and with singular values near 1 (0.6 to 1.3)."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(STEPS):
+        gram = wide @ wide.T
+        wide = A * wide + (B * gram + C * gram @ gram) @ wide
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon`, which multiplies in bf16: most CPUs need 60 times as long for that."""
+
+    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every matrix along its orthogonalised momentum."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                momentum = state.setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+                update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
+                rows, columns = matrix.shape
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
