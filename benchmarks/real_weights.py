@@ -10,7 +10,7 @@ converts the model once, and needs no network after that. The course itself does
 |-----|-------------|-------------|----------------------|
 | base | - | nothing | - |
 | sft | base | chosen answers | sft.learning_rate, chat.lora_* |
-| dpo | sft | the same pairs | dpo.learning_rate, beta, sft_weight, epochs |
+| dpo | sft | the same pairs | dpo.learning_rate, beta, epochs |
 | orpo | base | half of the pairs | orpo.learning_rate, weight |
 | labelling | base | rule votes on its own answers | labelling.*, chat.labelled_lora_alpha |
 | precision | base | nothing: fp32, bf16 and fp16 compared | utils.models.precision |
@@ -199,7 +199,7 @@ def settings_of(arm: str, profile: Profile) -> dict[str, object]:
     if arm == "dpo":
         run = profile.dpo
         kept = {"learning_rate": run.learning_rate, "epochs": run.epochs, "beta": run.beta}
-        return {**kept, "sft_weight": run.sft_weight, **lora, "sft": settings_of("sft", profile)}
+        return {**kept, **lora, "sft": settings_of("sft", profile)}
     if arm == "orpo":
         run = profile.orpo
         # notebook 05 reads the rows of SFT and DPO once; here DPO's rows are read as many times
@@ -440,11 +440,8 @@ def train(arm: str, policy: object, tokenizer: object, rows: Dataset, shared: di
     given["train_dataset"] = chat.preference_rows(rows)
     if arm == "orpo":
         return run(ORPOTrainer(args=DPOConfig(beta=s["weight"], **shared), **given))
-    both = 1 + bool(s.get("sft_weight"))
     config = DPOConfig(
         beta=s["beta"],
-        loss_type=["sigmoid", "sft"][:both],
-        loss_weights=[1.0, s.get("sft_weight", 0.0)][:both],
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=8,
         **shared,

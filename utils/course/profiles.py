@@ -129,7 +129,6 @@ class DPORun(AdapterTraining):
     rows: int
     save_steps: int
     beta: float
-    sft_weight: float  # weight of the supervised loss on chosen answers; 0: plain DPO
     held_out: int  # pairs of test for every evaluation
 
 
@@ -407,7 +406,6 @@ _LAB_DPO = DPORun(
     rows=400,  # half a minute on 2 cores
     save_steps=50,
     beta=0.1,
-    sft_weight=0.0,  # plain DPO
     held_out=250,
 )
 _T4_DPO = DPORun(
@@ -420,7 +418,6 @@ _T4_DPO = DPORun(
     rows=1_600,
     save_steps=50,  # as in 03
     beta=0.1,  # as in the paper
-    sft_weight=0.0,  # plain DPO: real pretrained weights do not need the supervised loss
     held_out=240,
 )
 _LAB_ATTRIBUTES = AttributeRun(
@@ -508,7 +505,7 @@ _LAB_LABELLING = Labelling(
     draws=4,
     temperatures=(0.6, 0.8),
     beta=0.1,
-    sft_weight=1.0,  # as in notebook 04
+    sft_weight=1.0,  # also called RPO; not compared with plain DPO
 )
 _GPU_LABELLING = Labelling(
     epochs=3,  # the first version's values: epochs, batch, learning rate and beta
