@@ -27,7 +27,7 @@ def test_its_steps_are_those_of_torch_up_to_the_rounding_of_bf16():
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
 def test_an_update_keeps_the_singular_vectors_and_makes_the_values_alike(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     inside = left.T @ orthogonal(matrix) @ right.T
     assert inside.diagonal().min() > 0.6 and inside.diagonal().max() < 1.3
     assert (inside - inside.diagonal().diag()).abs().max() < 1e-9
