@@ -18,7 +18,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon`, which multiplies in bf16: most CPUs need 60 times as long for that."""
+    """`torch.optim.Muon` in fp32. torch's rounds to bf16, for which many CPUs have no instructions.
+
+    On an AMD EPYC without AVX-512 a product (256 x 256 by 256 x 768) took 78 ms instead of 1.2.
+    """
 
     def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
