@@ -25,7 +25,7 @@ NEEDS = {  # the files that a notebook must have requested from the Hub
     "08": {"google-t5/t5-small", "openai-community/gpt2", "HumanLLMs/Human-Like-DPO-Dataset"},
 }
 KEPT_MB = 30  # a tiny model and its optimizer, not one per experiment
-POLICIES = 18  # of notebook 02; with the gradients of all steps a cell left 30
+POLICIES = 18  # of notebook 02; with the gradients of all steps a cell left 45
 
 
 @pytest.fixture(scope="module")
