@@ -102,11 +102,9 @@ def weights(
 def chances(source: Path) -> torch.Tensor:
     """The wanted probability of each token that the tokenizer in this folder knows."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    wanted = {tokenizer.convert_tokens_to_ids("."): WRITTEN["."]}
-    wanted[tokenizer.eos_token_id] = WRITTEN["end"]
-    found = torch.full((len(tokenizer),), (1 - sum(wanted.values())) / len(tokenizer))
-    for token, chance in wanted.items():
-        found[token] = chance
+    found = torch.full((len(tokenizer),), (1 - sum(WRITTEN.values())) / len(tokenizer))
+    found[tokenizer.convert_tokens_to_ids(".")] = WRITTEN["."]
+    found[tokenizer.eos_token_id] = WRITTEN["end"]
     return found
 
 
@@ -132,17 +130,11 @@ def ending(
 
 
 def save(
-    config: PreTrainedConfig,
-    folder: Path,
-    dtype: torch.dtype,
-    device: str,
-    chance: torch.Tensor | None,
+    config: PreTrainedConfig, folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]
 ) -> None:
-    """Write the configuration, and random weights as safetensors in shards."""
+    """Write the configuration, and the weights as safetensors in shards."""
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    config.dtype = dtype
     config.save_pretrained(folder)
     file_of: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -154,8 +146,7 @@ def save(
         file_of.update(dict.fromkeys(shard, files[-1].name))
         shard.clear()
 
-    drawn = weights(config, dtype, device)
-    for name, tensor in drawn if chance is None else ending(drawn, chance):
+    for name, tensor in tensors:
         if shard and sum(held.nbytes for held in shard.values()) + tensor.nbytes > SHARD:
             write()
         shard[name] = tensor
@@ -174,6 +165,9 @@ def build(name: str, texts: Sequence[str], folder: Path, *, tiny: bool, device: 
     shutil.rmtree(part, ignore_errors=True)
     others = shutil.ignore_patterns("*.safetensors", "manifest.json", "metrics.json")
     shutil.copytree(source, part, ignore=others)
-    chance = chances(source) if KINDS[name] == "llama" else None
-    save(config_of(name, source, tiny), part, torch.float16, device, chance)
+    torch.manual_seed(0)
+    config = config_of(name, source, tiny)
+    config.dtype = torch.float16
+    tensors = weights(config, config.dtype, device)
+    save(config, part, ending(tensors, chances(source)) if KINDS[name] == "llama" else tensors)
     return part.rename(folder)  # the folder appears only when it is complete

@@ -144,8 +144,7 @@ MAIN, HACKED = "main run", "run without the KL"
 def session(when: str) -> list[object]:
     """The models that notebook 02's variables hold on the GPU during a run."""
     base, student, noisy = gpt2(), gpt2(), gpt2()
-    resident = [phobert(), base, states_of(base), noisy]  # `adapting` holds the states
-    resident.append(student)  # its optimizer's states and its gradients are freed
+    resident = [phobert(), base, states_of(base), noisy, student]  # `adapting` holds the states
     if when == HACKED:  # beside the policy and the reference of the main run
         policy = gpt2()
         resident += [policy, gpt2(), states_of(policy), states_of(policy)[::2]]

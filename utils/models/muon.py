@@ -9,12 +9,13 @@ A, B, C = 3.4445, -4.7750, 2.0315  # of the quintic polynomial, by Keller Jordan
 
 def orthogonal(matrix: Tensor) -> Tensor:
     """The matrix with the same singular vectors and with singular values near 1 (0.6 to 1.3)."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if tall else matrix
     wide = wide / wide.norm().clamp(min=1e-7)
     for _ in range(STEPS):
         gram = wide @ wide.T
         wide = A * wide + (B * gram + C * gram @ gram) @ wide
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+    return wide.T if tall else wide
 
 
 class Muon(torch.optim.Optimizer):
