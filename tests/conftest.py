@@ -10,6 +10,8 @@ os.environ.pop("COURSE_LANG", None)  # the tests read English
 import pytest
 import torch
 
+from tests.helpers import warm
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
 LONGEST = ("tests/gpu/test_t4", "tests/gpu/test_a100", "tests/stages", "tests/gpu", "tests/browser")
@@ -32,6 +34,13 @@ def texts() -> list[str]:
 def _own_cache(tmp_path_factory):
     """The tests keep their stand-ins in a separate cache folder."""
     os.environ["COURSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_kernels():
+    """Notebooks start as copies of a process that has imported torch."""
+    with warm.kernels():
+        yield
 
 
 def pytest_collection_modifyitems(items):

@@ -1,18 +1,33 @@
 """Record the emulated GPU memory of each notebook cell, from inside the kernel."""
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
 
-def watch(log: str | None) -> None:
-    """Write one line of JSON per cell from now on, if this process is a notebook's kernel."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
+def watch() -> None:
+    """Write one line of JSON per cell to EMULATED_GPU_LOG, if this is a notebook's kernel."""
+    if "ipykernel" not in sys.modules:
         return
-    shell = get_ipython()
-    if shell is None or not log:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if InteractiveShell.initialized():
+        _register(InteractiveShell.instance())
+        return
+    prepare = InteractiveShell.init_events  # of a copied process: the shell is made later
+
+    def then_register(shell: InteractiveShell) -> None:
+        prepare(shell)
+        _register(shell)
+
+    InteractiveShell.init_events = then_register
+
+
+def _register(shell: object) -> None:
+    log = os.environ.get("EMULATED_GPU_LOG")
+    if not log:
         return
     from tests.gpu.emulated_cuda import state
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.machines import CHAT_NAMES, finished, machine
+from tests.helpers.warm import SHARED
 from tests.hub import shelves
 from utils import models
 from utils.course import notebooks
@@ -13,7 +14,7 @@ from utils.course import notebooks
 
 @pytest.fixture(scope="module")
 def t4(hub, tmp_path_factory) -> dict[str, str]:
-    return machine(hub, "t4", tmp_path_factory.mktemp("t4"))
+    return machine(hub, "t4", tmp_path_factory.mktemp("t4")) | SHARED
 
 
 OTHERS = [("qwen", name) for name in CHAT_NAMES]

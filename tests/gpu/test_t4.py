@@ -6,12 +6,15 @@ notebook has a separate machine, and the machines share only Google Drive.
 """
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.gpu.machines import FEEDBACK, NAMES, PAIRS, cells, finished, machine
 from tests.gpu.test_inside import HERE
+from tests.helpers.warm import SHARED
 from tests.hub import shelves
 from utils.course import notebooks
 
@@ -33,9 +36,17 @@ def drive(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("drive")
 
 
+@pytest.fixture
+def empty(tmp_path_factory) -> Iterator[Path]:
+    """The folder of a new machine; its path is the same in every test."""
+    folder = tmp_path_factory.getbasetemp() / "new-machine"
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, tmp_path):
-    own = machine(hub, "t4", tmp_path, SIMULATED_DRIVE=str(drive))
+def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, empty):
+    own = machine(hub, "t4", empty, SIMULATED_DRIVE=str(drive), **SHARED)
     own["PYTHONPATH"] = os.pathsep.join([str(HERE / "colab"), own["PYTHONPATH"]])
     run = notebooks.execute(name, environment=own, form={"KEEP_ON_DRIVE": True}, timeout=900)
     kept = drive / "MyDrive" / "preference-tuning-artifacts"
@@ -43,7 +54,7 @@ def test_a_notebook_on_a_t4_that_keeps_its_artifacts_on_drive(name, hub, drive, 
     made_here = {path.name for path in (kept / "t4").iterdir() if path.name[0].isdigit()}
     earlier = set(NAMES[: NAMES.index(name) + 1])
     assert {made.removesuffix(".former") for made in made_here} <= earlier  # none was made twice
-    assert not (tmp_path / "artifacts").exists()
+    assert not (empty / "artifacts").exists()
     for repository in NEEDS.get(name[:2], ()):
         cache = Path(own["HF_HOME"], "hub")
         assert list(cache.glob(f"*--{repository.replace('/', '--')}/.verified/*.json")), repository

@@ -26,8 +26,8 @@ def tiny(profile: profiles.Profile) -> profiles.Profile:
         ),
         group=replace(profile.group, steps=2, batch_size=32),
         chat=replace(profile.chat, standin_tokens=4_000, max_new_tokens=12),
-        sft=replace(profile.sft, rows=min(240, profile.sft.rows), side_rows=60),
-        dpo=replace(profile.dpo, rows=min(160, profile.dpo.rows), held_out=32),
+        sft=replace(profile.sft, rows=96, side_rows=24),
+        dpo=replace(profile.dpo, rows=64, held_out=16),
         attributes=replace(
             profile.attributes, questions=4, reference_pairs=24, pairs=24, batch_size=4
         ),

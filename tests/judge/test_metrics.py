@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from utils.course.profiles import TABLE
 from utils.judge.metrics import (
@@ -27,6 +28,15 @@ def test_f1_and_accuracy_by_hand():
     assert f1_per_class(truth, predicted) == pytest.approx([4 / 5, 2 / 4, 2 / 3])
     assert macro_f1(truth, predicted) == pytest.approx((4 / 5 + 2 / 4 + 2 / 3) / 3)
     assert accuracy(truth, predicted) == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40, 1000])
+def test_f1_is_that_of_scikit_learn_to_the_last_bit(rows):
+    generator = np.random.default_rng(rows)
+    for classes in (1, 2, 3):
+        truth, predicted = generator.integers(classes, size=(2, rows))
+        theirs = f1_score(truth, predicted, labels=range(3), average=None, zero_division=0)
+        assert f1_per_class(truth.tolist(), predicted).tolist() == theirs.tolist()
 
 
 def test_a_class_that_never_occurs_counts_as_zero():

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import odd_data
 from tests.helpers.odd_data import NEGATIVE, NEUTRAL, POSITIVE
+from tests.helpers.warm import SHARED
 from utils.course import notebooks
 from utils.data.feedback import load_feedback
 from utils.data.reading import DataError
@@ -32,6 +33,7 @@ def machine(folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(TINY),
+        **SHARED,
     }
 
 

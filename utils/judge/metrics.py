@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,8 +22,17 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def f1_per_class(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The F1 of each of the three sentiments, (3,)."""
-    return f1_score(truth, predicted, labels=range(3), average=None, zero_division=0)
+    """The F1 of each of the three sentiments, (3,).
+
+    These are scikit-learn's values (a test compares them), counted a hundred times as fast: a
+    bootstrap needs thousands of them.
+    """
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    right, wanted, given = (
+        np.bincount(labels, minlength=3)[:3]
+        for labels in (truth[truth == predicted], truth, predicted)
+    )
+    return 2 * right / np.maximum(wanted + given, 1)
 
 
 def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:

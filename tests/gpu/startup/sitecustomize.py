@@ -21,7 +21,7 @@ def _switch_on(_: object) -> None:
     emulated_cuda.switch_on(
         emulated_cuda.MACHINES[MACHINE], int(float(megabytes) * 2**20) if megabytes else None
     )
-    cells.watch(os.environ.get("EMULATED_GPU_LOG"))
+    cells.watch()
 
 
 def _with_triton(module: object) -> None:
