@@ -1,7 +1,8 @@
-"""Runs one update of TRL 1.12's real PPOTrainer on given responses and writes what it computed.
+"""Runs updates of TRL 1.12's real PPOTrainer on given responses and writes what they computed.
 
-`python tests/helpers/trl_ppo_worker.py CASE.json OUT.safetensors` with TRL 1.12 first on
-PYTHONPATH; a process of its own, because the course's environment holds a newer TRL without PPO.
+`python tests/helpers/trl_ppo_worker.py CASES.json FOLDER` with TRL 1.12 first on PYTHONPATH; a
+process of its own, because the course's environment holds a newer TRL without PPO. The cases are
+named, and FOLDER receives NAME.safetensors of each.
 """
 
 import contextlib
@@ -47,9 +48,11 @@ def value_model(policy) -> GPT2ForSequenceClassification:
     return model
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    case = json.loads(Path(sys.argv[1]).read_text())
+WHITEN = ppo_trainer.masked_whiten
+
+
+def update(case: dict) -> dict[str, torch.Tensor]:
+    """What one update of TRL computes in this case."""
     responses = {tuple(prompt): answer for prompt, answer in case["episodes"]}
     policy, reference = tiny_ppo.drifted(tiny_ppo.policy()), tiny_ppo.policy()
     values = value_model(policy)
@@ -70,10 +73,10 @@ def main() -> None:
         found["old_logps"] = logits.log_softmax(-1).gather(-1, tokens[:, queries.shape[1] :, None])
         return tokens, logits
 
-    whiten, seen = ppo_trainer.masked_whiten, []
+    seen = []
 
     def recorded_whiten(tensor, mask, shift_mean=True):
-        seen.append((tensor.clone(), whiten(tensor, mask, shift_mean)))
+        seen.append((tensor.clone(), WHITEN(tensor, mask, shift_mean)))
         return seen[-1][1]
 
     ppo_trainer.batch_generation, ppo_trainer.masked_whiten = given_responses, recorded_whiten
@@ -127,7 +130,13 @@ def main() -> None:
     if config.whiten_rewards:
         found["rewards"] = seen[0][1]
     found["raw_advantages"], found["advantages"] = seen[-1]
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, sys.argv[2])
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, case in json.loads(Path(sys.argv[1]).read_text()).items():
+        save_file(update(case), Path(sys.argv[2]) / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -42,16 +42,36 @@ def episodes(ends: bool) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-def through_trl(folder: Path, tmp_path: Path, **case) -> dict[str, torch.Tensor]:
-    given, out = tmp_path / "case.json", tmp_path / "out.safetensors"
-    case = {"noise": 0.0, "temperature": 1.0, "ends": False, "settings": {}} | case
-    given.write_text(json.dumps(case | {"episodes": episodes(case["ends"])}))
-    command = [sys.executable, ROOT / "tests/helpers/trl_ppo_worker.py", given, out]
+SETTINGS = {  # of whole updates; the names are the same in TRL and here
+    "lam": {"lam": 0.95},
+    "k3": {"kl_estimator": "k3", "gamma": 0.9, "lam": 0.5, "missing_eos_penalty": 1.0},
+    "whitened": {"whiten_rewards": True, "lam": 1.0},
+}
+CASES = {
+    **{name: {"settings": same, "temperature": 0.8} for name, same in SETTINGS.items()},
+    "moved": {"noise": 1.0, "settings": {"lam": 0.95}},
+    # TRL pays the score one token after the end, we pay it at the end: with λ = γ = 1 the
+    # advantages are the same; its value loss counts that extra token, so it is left out.
+    "ends": {"ends": True, "settings": {"lam": 1.0, "vf_coef": 0.0, "missing_eos_penalty": 0.7}},
+}
+
+
+@pytest.fixture(scope="module")
+def through_trl(trl_folder, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """What TRL computes in each case, all in one process."""
+    out = tmp_path_factory.mktemp("trl")
+    usual = {"noise": 0.0, "temperature": 1.0, "ends": False}
+    cases = {name: usual | case for name, case in CASES.items()}
+    for case in cases.values():
+        case["episodes"] = episodes(case["ends"])
+    (out / "cases.json").write_text(json.dumps(cases))
+    worker = ROOT / "tests/helpers/trl_ppo_worker.py"
+    command = [sys.executable, worker, out / "cases.json", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (folder, ROOT)))
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (trl_folder, ROOT)))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(out)
+    return {name: load_file(out / f"{name}.safetensors") for name in CASES}
 
 
 def our_trainer(
@@ -89,20 +109,10 @@ def same_gradients(trainer: ppo.PPOTrainer, found: dict[str, torch.Tensor], valu
         assert_close(trainer.models.critic["head"].weight.grad, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ({"lam": 0.95}, {"lam": 0.95}),
-        (
-            {"kl_estimator": "k3", "gamma": 0.9, "lam": 0.5, "missing_eos_penalty": 1.0},
-            {"kl_estimator": "k3", "gamma": 0.9, "lam": 0.5, "missing_eos_penalty": 1.0},
-        ),
-        ({"whiten_rewards": True, "lam": 1.0}, {"whiten_rewards": True, "lam": 1.0}),
-    ],
-)
-def test_a_whole_update_equals_trl(trl_folder, tmp_path, theirs, ours):
-    found = through_trl(trl_folder, tmp_path, settings=theirs, temperature=0.8)
-    trainer, rollout = our_trainer(found, temperature=0.8, **ours)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_whole_update_equals_trl(name, through_trl):
+    found = through_trl[name]
+    trainer, rollout = our_trainer(found, temperature=0.8, **SETTINGS[name])
     experience = trainer.experience(rollout)
     assert_close(experience.logps, found["old_logps"].squeeze(-1), atol=1e-5, rtol=1e-5)
     assert_close(experience.advantages, found["advantages"], atol=1e-5, rtol=1e-5)
@@ -114,8 +124,8 @@ def test_a_whole_update_equals_trl(trl_folder, tmp_path, theirs, ours):
     same_gradients(trainer, found, value=True)
 
 
-def test_clipping_equals_trl_when_the_policy_has_moved(trl_folder, tmp_path):
-    found = through_trl(trl_folder, tmp_path, noise=1.0, settings={"lam": 0.95})
+def test_clipping_equals_trl_when_the_policy_has_moved(through_trl):
+    found = through_trl["moved"]
     trainer, rollout = our_trainer(found)
     experience = trainer.experience(rollout)
     old_logps = found["old_logps"].squeeze(-1)
@@ -135,11 +145,8 @@ def test_clipping_equals_trl_when_the_policy_has_moved(trl_folder, tmp_path):
     same_gradients(trainer, found, value=True)
 
 
-def test_responses_that_end_early_equal_trl(trl_folder, tmp_path):
-    # TRL pays the score one token after the end, we pay it at the end: with λ = γ = 1 the
-    # advantages are the same; its value loss counts that extra token, so it is left out.
-    settings = {"lam": 1.0, "vf_coef": 0.0, "missing_eos_penalty": 0.7}
-    found = through_trl(trl_folder, tmp_path, ends=True, settings=settings)
+def test_responses_that_end_early_equal_trl(through_trl):
+    found = through_trl["ends"]
     trainer, rollout = our_trainer(found, lam=1.0, value_coef=0.0, missing_eos_penalty=0.7)
     assert rollout.ended.any() and not rollout.ended.all()
     experience = trainer.experience(rollout)
