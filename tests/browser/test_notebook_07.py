@@ -4,6 +4,7 @@ As on a T4, but on a CPU and with the small models and data of the loopback Hub.
 """
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -21,6 +22,7 @@ from utils.votes.store import open_store, read_votes
 
 NAME = "07_collect_preferences"
 ROWS = 60  # per split on the Hub
+TINY = ROOT / "tests" / "helpers" / "tiny"
 VOTES = 16  # two DPO steps per epoch
 PATIENCE = 240_000  # milliseconds for half of the notebook on a busy machine
 
@@ -44,6 +46,7 @@ def machine(hub, tmp_path) -> dict[str, str]:
         OMP_NUM_THREADS="1",  # enough for one small layer, and fast while other programs run
         HF_HUB_OFFLINE="0",
         HF_TOKEN="",
+        PYTHONPATH=os.pathsep.join([str(TINY), str(ROOT)]),
     )
 
 
