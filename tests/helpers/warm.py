@@ -163,14 +163,15 @@ def kernels() -> Iterator[None]:
 
     usual, latest = local_provisioner.launch_kernel, []  # the process, and its surroundings
 
-    def launch(command: list[str], env: dict[str, str], cwd: str, **more: object) -> object:
+    def launch(command: list[str], **more: object) -> object:
+        env = more.get("env") or {}
         if not env.keys() >= SHARED.keys() or sys.platform != "linux":
-            return usual(command, env=env, cwd=cwd, **more)
+            return usual(command, **more)
         if not latest or latest[1] != _surroundings(env):
             if latest:
                 latest[0].stop()
             latest[:] = Prepared(env), _surroundings(env)
-        return Kernel(latest[0], latest[0].ask(command=command, environment=env, folder=cwd))
+        return Kernel(latest[0], latest[0].ask(command=command, environment=env, folder=more["cwd"]))
 
     local_provisioner.launch_kernel = launch
     try:
