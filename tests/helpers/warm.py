@@ -171,7 +171,9 @@ def kernels() -> Iterator[None]:
             if latest:
                 latest[0].stop()
             latest[:] = Prepared(env), _surroundings(env)
-        return Kernel(latest[0], latest[0].ask(command=command, environment=env, folder=more["cwd"]))
+        return Kernel(
+            latest[0], latest[0].ask(command=command, environment=env, folder=more["cwd"])
+        )
 
     local_provisioner.launch_kernel = launch
     try:
