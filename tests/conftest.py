@@ -38,7 +38,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_kernels():
-    """Notebooks start as copies of a process that has imported torch."""
+    """Kernels that ask for it begin with the libraries imported."""
     with warm.kernels():
         yield
 

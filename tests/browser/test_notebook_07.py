@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser import jupyterlab, screenshot
+from tests.helpers import tiny_lessons
 from tests.hub.conftest import hub_with_matching_vocabularies, surroundings
 from utils.course.notebooks import path_of
 from utils.course.paths import ROOT
@@ -22,7 +23,6 @@ from utils.votes.store import open_store, read_votes
 
 NAME = "07_collect_preferences"
 ROWS = 60  # per split on the Hub
-TINY = ROOT / "tests" / "helpers" / "tiny"
 VOTES = 16  # two DPO steps per epoch
 PATIENCE = 240_000  # milliseconds for half of the notebook on a busy machine
 
@@ -46,7 +46,7 @@ def machine(hub, tmp_path) -> dict[str, str]:
         OMP_NUM_THREADS="1",  # enough for one small layer, and fast while other programs run
         HF_HUB_OFFLINE="0",
         HF_TOKEN="",
-        PYTHONPATH=os.pathsep.join([str(TINY), str(ROOT)]),
+        PYTHONPATH=os.pathsep.join([tiny_lessons.FOLDER, str(ROOT)]),
     )
 
 

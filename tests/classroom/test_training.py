@@ -5,7 +5,6 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,6 @@ from utils.course.paths import ROOT
 from utils.data import load_preferences, science_questions
 from utils.votes.pairs import shown
 from utils.votes.store import Vote, read_votes, write_votes
-
-TINY = Path(tiny_lessons.__file__).resolve().parent / "tiny"
 
 
 def class_votes(voters=3, items=12):
@@ -39,7 +36,7 @@ def trained(folder, votes):
     write_votes(votes, folder / "votes.jsonl")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TINY), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([tiny_lessons.FOLDER, os.environ.get("PYTHONPATH", "")]),
         "COURSE_ARTIFACTS": str(folder / "artifacts"),
         "COURSE_PROFILE": "lab",
         "OMP_NUM_THREADS": "1",

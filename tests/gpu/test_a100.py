@@ -13,13 +13,13 @@ NOBODY = "http://127.0.0.1:9"  # no server answers here
 
 @pytest.fixture(scope="module")
 def a100(hub, tmp_path_factory) -> dict[str, str]:
-    return machine(hub, "a100", tmp_path_factory.mktemp("a100"), COURSE_QUICK="1") | SHARED
+    return machine(hub, "a100", tmp_path_factory.mktemp("a100"), COURSE_QUICK="1")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_on_an_a100_as_a_quick_lesson(name, a100):
     """Its artifacts are in a separate folder, so they do not replace those of a full run."""
-    run = notebooks.execute(name, environment=a100, timeout=900)
+    run = notebooks.execute(name, environment=a100 | SHARED, timeout=900)
     finished(run, Path(a100["COURSE_ARTIFACTS"]), "a100-quick")
     print(f"{name}: {run.seconds:.0f} s")
 

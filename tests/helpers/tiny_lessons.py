@@ -4,8 +4,11 @@ The tests check that the cells run (on a device, with a user's data), not what a
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from utils.course import profiles
+
+FOLDER = str(Path(__file__).resolve().parent / "tiny")  # on PYTHONPATH it makes every profile tiny
 
 
 def tiny(profile: profiles.Profile) -> profiles.Profile:

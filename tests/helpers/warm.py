@@ -24,14 +24,12 @@ SHARED = {"TESTS_SHARE_IMPORTS": "1"}
 # matplotlib is missing: it reads the backend that the kernel has chosen when it is imported
 LIBRARIES = (
     "ipykernel.kernelapp",  # first: the emulated GPU looks for it
-    *("torch", "transformers", "trl", "peft", "datasets", "pandas", "bitsandbytes"),
-    *("torch.distributed.fsdp", "torch._inductor.compile_fx", "scipy.stats", "sklearn.pipeline"),
-    *("sklearn.feature_extraction.text", "sklearn.linear_model", "underthesea", "gradio"),
+    *("torch", "torch.distributed.fsdp", "torch._inductor.compile_fx", "bitsandbytes", "peft"),
+    *("transformers.trainer", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.auto.tokenization_auto", "datasets", "pandas", "underthesea", "gradio"),
+    *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "scipy.stats", "sklearn.pipeline"),
+    *("sklearn.feature_extraction.text", "sklearn.linear_model"),
 )
-CLASSES = {
-    "transformers": ("Trainer", "AutoModelForCausalLM", "AutoTokenizer", "BitsAndBytesConfig"),
-    "trl": ("SFTTrainer", "DPOTrainer"),
-}
 # what the libraries read while they are imported; a copy needs a process with the same values
 READ_AT_IMPORT = ("HF_", "CUDA_", "EMULATED_GPU", "OMP_", "PYTHONPATH", "TINY_")
 READ_LATER = ("EMULATED_GPU_LOG",)
@@ -61,9 +59,6 @@ def serve() -> None:
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it when it is imported
     for name in LIBRARIES:
         importlib.import_module(name)
-    for name, wanted in CLASSES.items():
-        for each in wanted:
-            getattr(sys.modules[name], each)
     assert "matplotlib" not in sys.modules and threading.active_count() == 1
     gc.collect()
     gc.freeze()  # a kernel's collections need not visit what was imported here
@@ -90,11 +85,19 @@ def serve() -> None:
 # --- The tests' side -----------------------------------------------------------------------------
 
 
+def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_IMPORT) and name not in READ_LATER
+    }
+
+
 class Prepared:
     """A process that has imported the libraries."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.lock = threading.Lock()
+        self.lock, self.surroundings = threading.Lock(), _surroundings(environment)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.warm"],
             env=environment,
@@ -148,32 +151,24 @@ class Kernel:
         self.send_signal(signal.SIGTERM)
 
 
-def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(READ_AT_IMPORT) and name not in READ_LATER
-    }
-
-
 @contextlib.contextmanager
 def kernels() -> Iterator[None]:
     """Within the block, kernels with SHARED in their environment are copies, where one can fork."""
     from jupyter_client.provisioning import local_provisioner
 
-    usual, latest = local_provisioner.launch_kernel, []  # the process, and its surroundings
+    usual = local_provisioner.launch_kernel
+    latest: list[Prepared] = []  # at most one
 
     def launch(command: list[str], **more: object) -> object:
         env = more.get("env") or {}
         if not env.keys() >= SHARED.keys() or sys.platform != "linux":
             return usual(command, **more)
-        if not latest or latest[1] != _surroundings(env):
+        if not latest or latest[0].surroundings != _surroundings(env):
             if latest:
-                latest[0].stop()
-            latest[:] = Prepared(env), _surroundings(env)
-        return Kernel(
-            latest[0], latest[0].ask(command=command, environment=env, folder=more["cwd"])
-        )
+                latest.pop().stop()
+            latest.append(Prepared(env))
+        pid = latest[0].ask(command=command, environment=env, folder=more["cwd"])
+        return Kernel(latest[0], pid)
 
     local_provisioner.launch_kernel = launch
     try:
@@ -181,7 +176,7 @@ def kernels() -> Iterator[None]:
     finally:
         local_provisioner.launch_kernel = usual
         if latest:
-            latest[0].stop()
+            latest.pop().stop()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import odd_data
+from tests.helpers import odd_data, tiny_lessons
 from tests.helpers.odd_data import NEGATIVE, NEUTRAL, POSITIVE
 from tests.helpers.warm import SHARED
 from utils.course import notebooks
@@ -14,7 +14,6 @@ from utils.data.reading import DataError
 from utils.judge.metrics import independent_judge
 from utils.models import standins
 
-TINY = Path(odd_data.__file__).resolve().parent / "tiny"
 NAMES = [path.stem for path in notebooks.files()]
 
 
@@ -32,7 +31,7 @@ def machine(folder: Path) -> dict[str, str]:
         "COURSE_HUMAN_LIKE_DATA": str(odd_data.write_human_like(folder / "human_like")),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(TINY),
+        "PYTHONPATH": tiny_lessons.FOLDER,
         **SHARED,
     }
 
