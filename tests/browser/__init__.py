@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page, expect
 
 from utils.course.paths import ROOT
 
@@ -24,6 +24,26 @@ def screenshot(page: Page, name: str) -> Path:
     path = SCREENSHOTS / f"{name}.png"
     page.screenshot(path=path, full_page=True)
     return path
+
+
+def run_cells(page: Page, item: str) -> Locator:
+    """Choose an item of JupyterLab's Run menu; returns the prompts of the cells that wait or run.
+
+    A page that has just loaded ignores the menu for a moment, even when its kernel is idle.
+    The item is chosen again then.
+    """
+    waiting = page.locator(".jp-InputPrompt", has_text="*")
+    for last in (False, False, True):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text(item, exact=True).click()
+        try:
+            expect(waiting.first).to_be_attached(timeout=10_000)
+            break
+        except AssertionError:
+            if last:
+                raise
+            page.keyboard.press("Escape")  # closes a menu that is still open
+    return waiting
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, Response, expect
 
-from tests.browser import jupyterlab, screenshot
+from tests.browser import jupyterlab, run_cells, screenshot
 from tests.helpers import tiny_lessons
 from tests.hub.conftest import hub_with_matching_vocabularies, surroundings
 from utils.course.notebooks import path_of
@@ -75,10 +75,7 @@ def lab(notebook, machine):
 
 def run(page: Page, item: str, notebook: Path) -> nbformat.NotebookNode:
     """Run cells through the menu, check that none fails, and return the saved notebook."""
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text(item, exact=True).click()
-    waiting = page.locator(".jp-InputPrompt", has_text="*")
-    expect(waiting.first).to_be_attached()
+    waiting = run_cells(page, item)
     expect(waiting).to_have_count(0, timeout=PATIENCE)
     with page.expect_response(is_saved):
         page.keyboard.press("Control+s")

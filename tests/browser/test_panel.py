@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import jupyterlab, screenshot
+from tests.browser import jupyterlab, run_cells, screenshot
 from utils.course.paths import ROOT
 from utils.votes.pairs import item_of
 from utils.votes.panel import DOUBLE_CLICK
@@ -69,8 +69,7 @@ def test_a_class_votes_in_jupyterlab(lab, browser_page, tmp_path):
     page.goto(lab)
     page.wait_for_selector(".jp-Notebook .jp-Cell >> nth=1")
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')  # the kernel runs
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    run_cells(page, "Run All Cells")
     panel = page.locator(".course-panel")
     panel.wait_for(timeout=120_000)
     question, answers = panel.locator(".course-question"), panel.locator(".course-answer div")
