@@ -140,7 +140,11 @@ def _copy(tensor: Tensor, dtype: torch.dtype, index: int | None, **how: object) 
 COPIES = {"copy_", "_to_copy", "set_", "_foreach_copy_"}  # may read from another device
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 INDEXING |= {"_unsafe_index_put"}
-PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "convolution"}
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "convolution", "gemm_4bit"}
+PRODUCTS |= {"linear", "matmul", "scaled_dot_product_attention"}  # in one piece in inference mode
+ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+PRODUCTS |= {ATTENTION, f"{ATTENTION}_backward"}
+MIXED = {"gemm_4bit", f"{ATTENTION}_backward"}  # scales and sums of exponentials are in fp32
 HALVES = (torch.float16, torch.bfloat16)
 UNSCALE = "_amp_foreach_non_finite_check_and_unscale_"
 
@@ -177,6 +181,15 @@ def _refuse_two_devices(name: str, given: list[Tensor], gpus: list[int | None]) 
         )
 
 
+def _is_half(func: Callable, name: str, given: list[Tensor]) -> bool:
+    """Whether a product is in half precision; of mixed factors the operation itself complains."""
+    kinds = {tensor.dtype for tensor in given if tensor.is_floating_point()}
+    if kinds.isdisjoint(HALVES):
+        return False
+    # an overload with a dtype, which only CUDA has, adds products to a sum in fp32
+    return len(kinds) == 1 or name in MIXED or func._overloadname.startswith("dtype")
+
+
 def _in_float32(func: Callable, name: str, args: tuple, kwargs: dict) -> object:
     """A product in half precision: summed in fp32, then rounded or returned in `dtype`."""
 
@@ -187,7 +200,14 @@ def _in_float32(func: Callable, name: str, args: tuple, kwargs: dict) -> object:
     asked = [value for value in args if isinstance(value, torch.dtype)]  # only CUDA has these
     rounded = asked[0] if asked else next(_tensors(args)).dtype
     plain = [widened(value) for value in args if not isinstance(value, torch.dtype)]
-    made = getattr(torch.ops.aten, name).default(*plain, **kwargs).to(rounded)
+    kwargs = {key: widened(value) for key, value in kwargs.items()}
+    operation = func if func.namespace == "bitsandbytes" else getattr(torch.ops.aten, name).default
+    made = operation(*plain, **kwargs)
+    if name == ATTENTION:  # the second result is in fp32 on a GPU too
+        return made[0].to(rounded), made[1]
+    if isinstance(made, tuple):
+        return tuple(one.to(rounded) for one in made)
+    made = made.to(rounded)
     return made if target is None else target.copy_(made)
 
 
@@ -232,7 +252,7 @@ class Placement(TorchDispatchMode):
             raise NotImplementedError(
                 "\"_amp_foreach_non_finite_check_and_unscale_cuda\" not implemented for 'BFloat16'"
             )
-        if index is not None and name in PRODUCTS and any(t.dtype in HALVES for t in given):
+        if index is not None and name in PRODUCTS and _is_half(func, name, given):
             made = _in_float32(func, name, args, dict(kwargs))
         else:
             made = func(*args, **kwargs)

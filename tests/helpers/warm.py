@@ -21,14 +21,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SHARED = {"TESTS_SHARE_IMPORTS": "1"}
-# matplotlib is missing: it reads the backend that the kernel has chosen when it is imported
+# matplotlib's backend is missing: it is imported by the first figure of a kernel
 LIBRARIES = (
     "ipykernel.kernelapp",  # first: the emulated GPU looks for it
     *("torch", "torch.distributed.fsdp", "torch._inductor.compile_fx", "bitsandbytes", "peft"),
     *("transformers.trainer", "transformers.models.auto.modeling_auto"),
     *("transformers.models.auto.tokenization_auto", "datasets", "pandas", "underthesea", "gradio"),
     *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "scipy.stats", "sklearn.pipeline"),
-    *("sklearn.feature_extraction.text", "sklearn.linear_model"),
+    *("sklearn.feature_extraction.text", "sklearn.linear_model", "nbformat", "nbclient"),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "IPython.core.pylabtools"),
 )
 # what the libraries read while they are imported; a copy needs a process with the same values
 READ_AT_IMPORT = ("HF_", "CUDA_", "EMULATED_GPU", "OMP_", "PYTHONPATH", "TINY_")
@@ -57,9 +58,10 @@ def serve() -> None:
     A line `{"pid": …}` asks for an exit status, which is null as long as the kernel runs.
     """
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it when it is imported
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # what ipykernel sets
     for name in LIBRARIES:
         importlib.import_module(name)
-    assert "matplotlib" not in sys.modules and threading.active_count() == 1
+    assert "matplotlib_inline.backend_inline" not in sys.modules and threading.active_count() == 1
     gc.collect()
     gc.freeze()  # a kernel's collections need not visit what was imported here
     out = os.fdopen(os.dup(1), "w")
