@@ -37,9 +37,9 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _warm_kernels():
-    """Kernels that ask for it begin with the libraries imported."""
-    with warm.kernels():
+def _shared_imports():
+    """Programs and kernels that ask for it begin with the libraries imported."""
+    with warm.shared():
         yield
 
 

@@ -2,17 +2,20 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.helpers import warm
 
 
 def launched(program: Sequence[str | Path], *options: str, **environment: str) -> subprocess.Popen:
     """Start a program under `accelerate launch` with these options, or directly without options."""
     launcher = ["-m", "accelerate.commands.launch", *options] if options else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    python = warm.python(environment)
     return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, program)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
+        [python, *launcher, *map(str, program)],
+        env=environment | {"PYTHON_EXEC": python},  # what the launcher starts its processes with
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,8 +1,11 @@
-"""Notebook kernels that begin with the libraries imported: copies of one prepared process.
+"""A Python that begins with the libraries imported: its programs are copies of a prepared process.
 
-A kernel of a test spends most of its time on imports, the same ones in every test. With `SHARED`
-in its environment, a kernel is forked from a process that has imported LIBRARIES in the same
-surroundings. The notebook, the course's own code and its settings start in the copy.
+Many tests start a program or a notebook's kernel and wait ten seconds for the same imports. `python`
+returns a file that is started like `sys.executable`. It asks a process that has imported LIBRARIES
+in the same surroundings for a copy, and the copy runs the program. The tests' own code, the course's
+code and their settings are loaded in the copy. Kernels with SHARED in their environment start so.
+
+What a test says about a start (imports, no network, a new machine) needs the real Python.
 """
 
 import contextlib
@@ -12,11 +15,14 @@ import json
 import os
 import random
 import runpy
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,57 +40,8 @@ LIBRARIES = (
 # what the libraries read while they are imported; a copy needs a process with the same values
 READ_AT_IMPORT = ("HF_", "CUDA_", "EMULATED_GPU", "OMP_", "PYTHONPATH", "TINY_")
 READ_LATER = ("EMULATED_GPU_LOG",)
-
-
-# --- The prepared process ------------------------------------------------------------------------
-
-
-def _become_kernel(command: list[str], environment: Mapping[str, str], folder: str) -> None:
-    """Turn this copy into the process that `command` would have started."""
-    os.setsid()
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    random.seed()
-    sys.modules["numpy"].random.seed()
-    module, arguments = command[command.index("-m") + 1], command[command.index("-m") + 2 :]
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def serve() -> None:
-    """Import, then fork one kernel per line of standard input, and answer with its pid.
-
-    A line `{"pid": …}` asks for an exit status, which is null as long as the kernel runs.
-    """
-    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it when it is imported
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # what ipykernel sets
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    assert "matplotlib_inline.backend_inline" not in sys.modules and threading.active_count() == 1
-    gc.collect()
-    gc.freeze()  # a kernel's collections need not visit what was imported here
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    print("ready", file=out, flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if "pid" in asked:
-            found, status = os.waitpid(asked["pid"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if found else None
-        else:
-            answer = os.fork()
-            if answer == 0:
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                out.close()
-                _become_kernel(**asked)
-                return
-            while os.getpgid(answer) != answer:  # jupyter_client sends signals to this group
-                time.sleep(0.001)
-        print(json.dumps(answer), file=out, flush=True)
-
-
-# --- The tests' side -----------------------------------------------------------------------------
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+KEPT = 2  # prepared processes per test worker; one takes about 700 MB
 
 
 def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -95,91 +52,185 @@ def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-class Prepared:
-    """A process that has imported the libraries."""
+# --- The prepared process ------------------------------------------------------------------------
+
+
+def _run(command: list[str], environment: Mapping[str, str], folder: str) -> None:
+    """Turn this copy into the process that Python would have started with these arguments."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    sys.executable = environment.get("PYTHON_EXEC", sys.executable)  # for a program that restarts
+    sys.orig_argv = [sys.executable, *command]
+    if command[0] == "-u":
+        del command[0]
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)
+    if command[0] == "-m":
+        sys.argv, sys.path[0] = command[1:], folder
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    elif command[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *command[2:]], ""
+        exec(compile(command[1], "<string>", "exec"), sys.modules["__main__"].__dict__)
+    else:
+        sys.argv, sys.path[0] = command, str(Path(command[0]).resolve().parent)
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def _serve(address: str) -> None:
+    """Import, then fork a copy per connection, and send the status with which it ended."""
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it when it is imported
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # what ipykernel sets
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    assert "matplotlib_inline.backend_inline" not in sys.modules and threading.active_count() == 1
+    gc.collect()
+    gc.freeze()  # a copy's collections need not visit what was imported here
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(address)
+    listening.listen(64)
+    running: dict[socket.socket, int] = {}
+    own = _surroundings(json.loads(os.environ["PREPARED_FOR"]))
+    while os.getppid() != 1:
+        ready, _, _ = select.select([listening, *running], [], [], 0.02 if running else 1)
+        for source in ready:
+            if source is not listening:  # who asked for this copy was killed, or passes on a signal
+                number = source.recv(1)
+                os.kill(running[source], number[0] if number else signal.SIGKILL)
+                if not number:
+                    os.waitpid(running.pop(source), 0)
+                    source.close()
+                continue
+            asking, _ = listening.accept()
+            asked, streams, _, _ = socket.recv_fds(asking, 2**20, 3)
+            asked = json.loads(asked)
+            if _surroundings(asked["environment"]) != own:
+                asking.sendall(b"other")
+                asking.close()
+            elif pid := os.fork():
+                running[asking] = pid
+            else:
+                listening.close()
+                for one in (asking, *running):
+                    one.close()
+                for number, stream in enumerate(streams):
+                    os.dup2(stream, number)
+                os.closerange(3, max(streams) + 1)
+                _run(**asked)
+                return
+            for stream in streams:
+                os.close(stream)
+        for source, pid in [*running.items()]:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del running[source]
+                with contextlib.suppress(BrokenPipeError):
+                    source.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+                source.close()
+
+
+# --- The program that a test starts --------------------------------------------------------------
+
+
+def _ask(address: str, command: list[str], real: str) -> int:
+    """Have a copy run `command` with the streams of this process, and return its exit status."""
+    asked = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(address)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: server.send(bytes([number])))
+    socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
+    status = server.recv(16)
+    if status == b"other":
+        for number in PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+        os.execv(real, [real, *command])
+    return int(status or -signal.SIGKILL)  # the prepared process has ended
+
+
+def _main(address: str, real: str) -> None:
+    status = _ask(address, sys.argv[1:], real)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+# --- The tests' side -----------------------------------------------------------------------------
+
+
+class _Prepared:
+    """A process that has imported the libraries, and a file that is started like Python."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.lock, self.surroundings = threading.Lock(), _surroundings(environment)
+        self.surroundings = _surroundings(environment)
+        self.folder = Path(tempfile.mkdtemp(prefix="warm"))  # short: an address has 108 characters
+        address, self.python = self.folder / "socket", self.folder / "python"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.warm"],
-            env=environment,
+            [sys.executable, "-m", "tests.helpers.warm", str(address)],
+            env={**environment, "PREPARED_FOR": json.dumps(self.surroundings)},
             cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            stdin=subprocess.DEVNULL,
         )
-        assert self.process.stdout.readline() == "ready\n", "the libraries could not be imported"
-
-    def ask(self, **question: object) -> int | None:
-        """Send a line and return the answer."""
-        with self.lock:
-            print(json.dumps(question), file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline())
+        program = f"#!{sys.executable} -IS\nimport runpy\nasks = runpy.run_path({__file__!r})\n"
+        self.python.write_text(f"{program}asks['_main']({str(address)!r}, {sys.executable!r})\n")
+        self.python.chmod(0o700)
+        while not address.exists():
+            assert self.process.poll() is None, "the libraries could not be imported"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.05)
 
     def stop(self) -> None:
         """End the process."""
-        self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
+        shutil.rmtree(self.folder)
 
 
-class Kernel:
-    """A copy, with what jupyter_client uses of subprocess.Popen."""
+_prepared: list[_Prepared] = []  # the one that was used last comes last
 
-    stdin = stdout = stderr = None
 
-    def __init__(self, prepared: Prepared, pid: int) -> None:
-        self.prepared, self.pid, self.returncode = prepared, pid, None
-
-    def poll(self) -> int | None:
-        """The exit status; None as long as the kernel runs."""
-        if self.returncode is None:
-            self.returncode = self.prepared.ask(pid=self.pid)
-        return self.returncode
-
-    def wait(self) -> int | None:
-        """Called by jupyter_client when `poll` has found the end."""
-        return self.poll()
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal to this process."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.send_signal(signal.SIGTERM)
+def python(environment: Mapping[str, str]) -> str:
+    """A file that is started like `sys.executable`, for programs with this environment."""
+    if sys.platform != "linux":
+        return sys.executable
+    for one in _prepared:
+        if one.surroundings == _surroundings(environment):
+            _prepared.remove(one)
+            break
+    else:
+        one = _Prepared(environment)
+        if len(_prepared) == KEPT:
+            _prepared.pop(0).stop()
+    _prepared.append(one)
+    return str(one.python)
 
 
 @contextlib.contextmanager
-def kernels() -> Iterator[None]:
-    """Within the block, kernels with SHARED in their environment are copies, where one can fork."""
+def shared() -> Iterator[None]:
+    """Within the block, kernels with SHARED in their environment are copies; then all end."""
     from jupyter_client.provisioning import local_provisioner
 
     usual = local_provisioner.launch_kernel
-    latest: list[Prepared] = []  # at most one
 
     def launch(command: list[str], **more: object) -> object:
-        env = more.get("env") or {}
-        if not env.keys() >= SHARED.keys() or sys.platform != "linux":
-            return usual(command, **more)
-        if not latest or latest[0].surroundings != _surroundings(env):
-            if latest:
-                latest.pop().stop()
-            latest.append(Prepared(env))
-        pid = latest[0].ask(command=command, environment=env, folder=more["cwd"])
-        return Kernel(latest[0], pid)
+        environment = more.get("env") or {}
+        if environment.keys() >= SHARED.keys():
+            command = [python(environment), *command[1:]]
+        return usual(command, **more)
 
     local_provisioner.launch_kernel = launch
     try:
         yield
     finally:
         local_provisioner.launch_kernel = usual
-        if latest:
-            latest.pop().stop()
+        while _prepared:
+            _prepared.pop().stop()
 
 
 if __name__ == "__main__":
-    serve()
+    _serve(sys.argv[1])

@@ -1,23 +1,22 @@
 """A killed run continues from its newest whole checkpoint as if nothing had happened."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import tiny_ppo
+from tests.helpers.launching import launched
 
 WORKER = Path(tiny_ppo.__file__)
 
 
-def run(out: Path, *arguments: object) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), str(out), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def run(out: Path, *arguments: object) -> subprocess.Popen:
+    process = launched([WORKER, out, *map(str, arguments)])
+    print(process.communicate(timeout=300)[0])
+    return process
 
 
 def metrics(out: Path) -> dict:
@@ -29,10 +28,10 @@ def metrics(out: Path) -> dict:
 
 def test_killed_three_times_and_run_again_the_metrics_are_those_of_an_uninterrupted_run(tmp_path):
     whole = run(tmp_path / "whole.json")
-    assert whole.returncode == 0, whole.stderr
+    assert whole.returncode == 0
     for kill_at in (1, 3, 4):  # before the first checkpoint, between two, right after one
         killed = run(tmp_path / "killed.json", tmp_path / "checkpoints", kill_at)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.returncode == -signal.SIGKILL
         assert not (tmp_path / "killed.json").exists()
     assert run(tmp_path / "killed.json", tmp_path / "checkpoints").returncode == 0
     assert metrics(tmp_path / "killed.json") == metrics(tmp_path / "whole.json")
