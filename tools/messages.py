@@ -12,6 +12,7 @@ it.
 
 import argparse
 import ast
+import functools
 import json
 import re
 import string
@@ -169,6 +170,7 @@ def untranslated(source: str) -> Iterator[str]:
                 yield shown
 
 
+@functools.cache
 def of_course() -> dict[str, tuple[list[str], bool]]:
     """Message -> the files that use it, and whether it is formatted."""
     found: dict[str, tuple[list[str], bool]] = {}
@@ -209,13 +211,20 @@ def fields(message: str) -> list[str]:
     )
 
 
+@functools.cache
+def _not_in_tr() -> list[str]:
+    """Texts of the code that are no messages and should be."""
+    return [
+        f"needs tr ({name}): {sentence!r}"
+        for path in sorted((ROOT / "utils").rglob("*.py"))
+        if (name := path.relative_to(ROOT).as_posix()) not in UNSEEN
+        for sentence in untranslated(path.read_text(encoding="utf-8"))
+    ]
+
+
 def faults(translations: dict[str, str]) -> Iterator[str]:
     """What is wrong with the catalogue, one sentence per fault."""
-    for path in sorted((ROOT / "utils").rglob("*.py")):
-        name = path.relative_to(ROOT).as_posix()
-        if name not in UNSEEN:
-            for sentence in untranslated(path.read_text(encoding="utf-8")):
-                yield f"needs tr ({name}): {sentence!r}"
+    yield from _not_in_tr()
     used = of_course()
     for message in used:
         if not translations.get(message):

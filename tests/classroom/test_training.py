@@ -4,11 +4,10 @@ import json
 import os
 import random
 import subprocess
-import sys
 
 import pytest
 
-from tests.helpers import tiny_lessons
+from tests.helpers import tiny_lessons, warm
 from utils.classroom.training import ARTIFACT, EVENT, held_out_questions
 from utils.course.paths import ROOT
 from utils.data import load_preferences, science_questions
@@ -42,7 +41,7 @@ def trained(folder, votes):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "utils.classroom.training", str(folder / "votes.jsonl")],
+        [warm.python(environment), "-m", "utils.classroom.training", str(folder / "votes.jsonl")],
         cwd=ROOT,
         env=environment,
         capture_output=True,

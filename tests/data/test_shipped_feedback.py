@@ -32,16 +32,18 @@ def test_no_duplicates_inside_or_across_splits(rows):
 
 def near_duplicates(kept, others, threshold=0.7):
     """Pairs whose sets of syllables overlap by at least the threshold (Jaccard)."""
-    index = defaultdict(list)
+    index, sizes = defaultdict(list), []
     for number, sentence in enumerate(others):
-        for syllable in set(sentence.split()):
+        syllables = set(sentence.split())
+        sizes.append(len(syllables))
+        for syllable in syllables:
             index[syllable].append(number)
     found = []
     for sentence in kept:
         mine = set(sentence.split())
         shared = Counter(number for syllable in mine for number in index[syllable])
         for number, count in shared.items():
-            union = len(mine) + len(set(others[number].split())) - count
+            union = len(mine) + sizes[number] - count
             if count / union >= threshold:
                 found.append((sentence, others[number]))
     return found

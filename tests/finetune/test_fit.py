@@ -78,21 +78,28 @@ def run(kind, folder, data, out, limit, step=0, **changes):
     return losses, tried
 
 
+@pytest.fixture(scope="module")
+def roomy(folder, data, tmp_path_factory):
+    """The losses of each kind with enough memory."""
+    losses = {}
+    for kind in ("sft", "dpo"):
+        out = tmp_path_factory.mktemp(kind)
+        losses[kind], tried = run(kind, folder, data, out, worker.BATCH, max_steps=8)
+        assert tried == [(4, 1)]
+    return losses
+
+
 @pytest.mark.parametrize(  # in the first step, before the first checkpoint, and after it
     ("kind", "step"), [(kind, step) for kind in ("sft", "dpo") for step in (0, 2, 5)]
 )
 def test_out_of_memory_halves_the_batch_and_the_steps_stay_the_same(
-    kind, step, folder, data, tmp_path, capsys
+    kind, step, folder, data, roomy, tmp_path, capsys
 ):
-    changes = {"max_steps": 8}
-    wanted, tried = run(kind, folder, data, tmp_path / "roomy", worker.BATCH, **changes)
-    assert tried == [(4, 1)]
-    capsys.readouterr()
-    found, tried = run(kind, folder, data, tmp_path / "scarce", 2, step, **changes)
+    found, tried = run(kind, folder, data, tmp_path, 2, step, max_steps=8)
     assert tried == [(4, 1), (2, 2)]
     assert "out of memory: batch 2, accumulation 2 from here on" in capsys.readouterr().out
-    assert len(found) == len(wanted) == 8
-    assert found == pytest.approx(wanted, abs=2e-3)
+    assert len(found) == len(roomy[kind]) == 8
+    assert found == pytest.approx(roomy[kind], abs=2e-3)
     if kind == "dpo":
         assert found[0] == pytest.approx(math.log(2), abs=1e-4)  # policy = reference
 

@@ -1,11 +1,11 @@
-"""A Python that begins with the libraries imported: its programs are copies of a prepared process.
+"""A Python that begins with the libraries imported: a copy of a process that has done so.
 
-Many tests start a program or a notebook's kernel and wait ten seconds for the same imports. `python`
-returns a file that is started like `sys.executable`. It asks a process that has imported LIBRARIES
-in the same surroundings for a copy, and the copy runs the program. The tests' own code, the course's
-code and their settings are loaded in the copy. Kernels with SHARED in their environment start so.
+Many tests start a program or a notebook's kernel, which spends ten seconds on the same imports.
+`python` returns a file that is started like `sys.executable`. It asks a process that has imported
+LIBRARIES in the same surroundings for a copy, and the copy runs the program. The course's code and
+its settings are loaded in the copy. Kernels with SHARED in their environment start so too.
 
-What a test says about a start (imports, no network, a new machine) needs the real Python.
+A test of a start (its imports, no network, a new machine) needs the real Python.
 """
 
 import contextlib
@@ -148,14 +148,15 @@ def _ask(address: str, command: list[str], real: str) -> int:
     if status == b"other":
         for number in PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
-        os.execv(real, [real, *command])
+        os.execv(real, [real, *command])  # noqa: S606 - the same program, with the real Python
     return int(status or -signal.SIGKILL)  # the prepared process has ended
 
 
 def _main(address: str, real: str) -> None:
     status = _ask(address, sys.argv[1:], real)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        if -status in PASSED_ON:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

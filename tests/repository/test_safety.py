@@ -351,6 +351,7 @@ class Html:
         return sorted({f"line {node.lineno}: {ast.unparse(node)}" for node in found})
 
 
+@cache
 def numeric_fields() -> set[str]:
     """Attributes that the course's dataclasses declare as numbers, and a widget's."""
     found = {"value"}

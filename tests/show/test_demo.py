@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -24,6 +23,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from tests.helpers import warm
 from utils import models
 from utils.course import artifacts, profiles
 from utils.course.paths import ROOT
@@ -681,7 +681,7 @@ def test_a_request_as_long_as_a_book_is_refused_unread(served):
 def test_make_demo_says_where_it_is_and_ends_on_interrupt(tmp_path):
     environment = {**os.environ, "COURSE_ARTIFACTS": str(tmp_path), "COURSE_PROFILE": "lab"}
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "demo.py"],
+        [warm.python(environment), ROOT / "tools" / "demo.py"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
