@@ -11,7 +11,7 @@ from tests.helpers import warm
 def launched(program: Sequence[str | Path], *options: str, **environment: str) -> subprocess.Popen:
     """Start a program under `accelerate launch` with these options, or directly without options."""
     launcher = ["-m", "accelerate.commands.launch", *options] if options else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    environment = os.environ | warm.PLAIN | environment
     python = warm.python(environment)
     return subprocess.Popen(
         [python, *launcher, *map(str, program)],

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+PLAIN = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # the surroundings of most programs
 SHARED = {"TESTS_SHARE_IMPORTS": "1"}
 # matplotlib's backend is missing: it is imported by the first figure of a kernel
 LIBRARIES = (

@@ -679,7 +679,8 @@ def test_a_request_as_long_as_a_book_is_refused_unread(served):
 
 
 def test_make_demo_says_where_it_is_and_ends_on_interrupt(tmp_path):
-    environment = {**os.environ, "COURSE_ARTIFACTS": str(tmp_path), "COURSE_PROFILE": "lab"}
+    environment = os.environ | warm.PLAIN
+    environment |= {"COURSE_ARTIFACTS": str(tmp_path), "COURSE_PROFILE": "lab"}
     process = subprocess.Popen(
         [warm.python(environment), ROOT / "tools" / "demo.py"],
         env=environment,
