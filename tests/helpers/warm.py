@@ -73,9 +73,6 @@ def _run(command: list[str], environment: Mapping[str, str], folder: str) -> Non
     if command[0] == "-m":
         sys.argv, sys.path[0] = command[1:], folder
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    elif command[0] == "-c":
-        sys.argv, sys.path[0] = ["-c", *command[2:]], ""
-        exec(compile(command[1], "<string>", "exec"), sys.modules["__main__"].__dict__)
     else:
         sys.argv, sys.path[0] = command, str(Path(command[0]).resolve().parent)
         runpy.run_path(command[0], run_name="__main__")
@@ -83,6 +80,7 @@ def _run(command: list[str], environment: Mapping[str, str], folder: str) -> Non
 
 def _serve(address: str) -> None:
     """Import, then fork a copy per connection, and send the status with which it ended."""
+    own = _surroundings(os.environ)
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it when it is imported
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # what ipykernel sets
     for name in LIBRARIES:
@@ -94,7 +92,6 @@ def _serve(address: str) -> None:
     listening.bind(address)
     listening.listen(64)
     running: dict[socket.socket, int] = {}
-    own = _surroundings(json.loads(os.environ["PREPARED_FOR"]))
     while os.getppid() != 1:
         ready, _, _ = select.select([listening, *running], [], [], 0.02 if running else 1)
         for source in ready:
@@ -119,7 +116,7 @@ def _serve(address: str) -> None:
                     one.close()
                 for number, stream in enumerate(streams):
                     os.dup2(stream, number)
-                os.closerange(3, max(streams) + 1)
+                    os.close(stream)
                 _run(**asked)
                 return
             for stream in streams:
@@ -137,20 +134,23 @@ def _serve(address: str) -> None:
 
 
 def _ask(address: str, command: list[str], real: str) -> int:
-    """Have a copy run `command` with the streams of this process, and return its exit status."""
-    asked = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
-    server = socket.socket(socket.AF_UNIX)
-    server.connect(address)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
-    for number in PASSED_ON:
-        signal.signal(number, lambda number, _: server.send(bytes([number])))
-    socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
-    status = server.recv(16)
-    if status == b"other":
+    """Have a copy run `command` with the streams of this process, and return its exit status.
+
+    In other surroundings, and with options other than -u and -m, the real Python takes over.
+    """
+    program = next(word for word in command if word != "-u")
+    if program == "-m" or not program.startswith("-"):
+        asked = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
+        server = socket.socket(socket.AF_UNIX)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        server.connect(address)
+        socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
         for number in PASSED_ON:
-            signal.signal(number, signal.SIG_DFL)
-        os.execv(real, [real, *command])  # noqa: S606 - the same program, with the real Python
-    return int(status or -signal.SIGKILL)  # the prepared process has ended
+            signal.signal(number, lambda number, _: server.send(bytes([number])))
+        status = server.recv(16)
+        if status != b"other":
+            return int(status or -signal.SIGKILL)  # empty: the prepared process has ended
+    return os.execv(real, [real, *command])  # noqa: S606 - a list of arguments and no shell
 
 
 def _main(address: str, real: str) -> None:
@@ -174,7 +174,7 @@ class _Prepared:
         address, self.python = self.folder / "socket", self.folder / "python"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.warm", str(address)],
-            env={**environment, "PREPARED_FOR": json.dumps(self.surroundings)},
+            env=environment,
             cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.DEVNULL,
         )
@@ -205,9 +205,9 @@ def python(environment: Mapping[str, str]) -> str:
             _prepared.remove(one)
             break
     else:
-        one = _Prepared(environment)
         if len(_prepared) == KEPT:
             _prepared.pop(0).stop()
+        one = _Prepared(environment)
     _prepared.append(one)
     return str(one.python)
 
