@@ -17,6 +17,7 @@ from tests.helpers import chat_worker as worker
 from utils import models
 from utils.course.artifacts import Shelf, find
 from utils.course.session import CONTINUE_VARIABLE, Course
+from utils.models.adapters import UnpackedLinear4bit
 from utils.models.chat import answer_logps
 from utils.models.precision import DTYPES, float32_adapters
 
@@ -78,6 +79,33 @@ def test_a_layers_gradients_on_the_cpu_are_those_of_the_weights_it_stands_for(fo
         torch.testing.assert_close(y.double(), x.double() @ weight.T, atol=1e-4, rtol=1e-4)
         y.backward(outward)
         torch.testing.assert_close(x.grad.double(), outward.double() @ weight, atol=1e-4, rtol=1e-4)
+
+
+def test_unpacking_once_gives_what_bitsandbytes_gives(folder):
+    model, _ = models.chat_model(folder, worker.LAB)
+    layer = model.model.layers[0].mlp.down_proj
+    torch.manual_seed(0)
+    for rows in (1, 40):
+        x, outward = torch.randn(rows, layer.in_features), torch.randn(rows, layer.out_features)
+        found = []
+        for kind in (UnpackedLinear4bit, bnb.nn.Linear4bit):
+            layer.__class__, asked = kind, x.clone().requires_grad_()
+            y = layer(asked)
+            y.backward(outward)
+            found.append((y.detach(), asked.grad))
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_new_weights_are_unpacked_again(folder):
+    """Merging an adapter into a four-bit layer replaces its weights."""
+    model, _ = models.chat_model(folder, worker.LAB)
+    layer, other = (model.model.layers[number].mlp.down_proj for number in (0, 1))
+    x = torch.randn(2, layer.in_features)
+    before = layer(x)
+    layer.weight = other.weight
+    assert not torch.equal(layer(x), before)
+    assert torch.equal(layer(x), other(x))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

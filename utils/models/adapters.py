@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from datasets import DatasetDict
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -102,6 +105,36 @@ def keep_gradients(model: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
+class UnpackedLinear4bit(Linear4bit):
+    """A 4-bit layer for a CPU: it unpacks its frozen weights once and keeps the copy.
+
+    bitsandbytes has no 4-bit product for a CPU. Its layer unpacks the weights in each forward and
+    again in each backward pass, which takes most of the time when a batch is small. Outputs and
+    gradients stay the same.
+    """
+
+    _unpacked: tuple[Tensor | None, Tensor | None] = (None, None)  # the 4-bit weights, their copy
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product with the unpacked weights, in the layer's precision."""
+        packed, whole = self._unpacked
+        dtype = self.compute_dtype or x.dtype
+        if packed is not self.weight or whole.dtype != dtype:  # merging an adapter replaces them
+            state = getattr(self.weight, "quant_state", None) or self.quant_state
+            with torch.inference_mode(False):  # training must be able to use the copy, too
+                whole = dequantize_4bit(self.weight.data.view(-1, 1), state).to(dtype)
+            self._unpacked = (self.weight, whole)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return nn.functional.linear(x.to(dtype), whole, bias).to(x.dtype)
+
+
+def unpack_once(model: PreTrainedModel) -> None:
+    """Make the 4-bit layers of a model on a CPU keep their unpacked weights."""
+    for layer in model.modules():
+        if type(layer) is Linear4bit:
+            layer.__class__ = UnpackedLinear4bit
+
+
 def chat_model(
     folder: str, profile: Profile, *, quantised: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -116,6 +149,8 @@ def chat_model(
         attn_implementation="sdpa",
     )
     keep_gradients(model)
+    if profile.device == "cpu":
+        unpack_once(model)
     model.config.use_cache = True
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.temperature = model.generation_config.top_p = None  # greedy by default
