@@ -10,6 +10,7 @@ import torch
 from tests.helpers import chat_worker as worker
 from utils.course.errors import CourseError
 from utils.finetune import training
+from utils.finetune.seq2seq_dpo import DPOSettings
 from utils.finetune.training import fit, last_checkpoint
 
 
@@ -121,6 +122,21 @@ def test_what_is_trained_stays_in_32_bits(folder, data, tmp_path):
 
     fit(build, 2, 1)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_another_loss_or_another_schedule_is_another_run(folder, data, tmp_path):
+    """Otherwise a training with new settings would end at once, with the former weights."""
+    trainer = worker.sft_trainer(worker.adapted(folder), folder, data, tmp_path, 2, 1, max_steps=1)
+    trainer.settings = DPOSettings()  # as a Seq2SeqDPOTrainer has them
+    changes = (
+        lambda: setattr(trainer, "settings", DPOSettings(variant="robust", label_smoothing=0.2)),
+        lambda: setattr(trainer.args, "loss_type", ["ipo"]),
+        lambda: setattr(trainer.args, "lr_scheduler_type", "constant"),
+    )
+    assert not training._same_run(trainer, 2) and training._same_run(trainer, 2)
+    for change in changes:
+        change()
+        assert not training._same_run(trainer, 2) and training._same_run(trainer, 2)
 
 
 def test_the_mark_of_a_run_is_written_whole_or_not_at_all(folder, data, tmp_path, monkeypatch):

@@ -139,6 +139,11 @@ def last_checkpoint(folder: str) -> str | None:
 
 
 RUN_MARK = "run.json"
+DEFINING = (  # the arguments that make another run of a training, where a trainer has them
+    *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps"),
+    *("weight_decay", "seed", "train_sampling_strategy", "max_length"),
+    *("beta", "loss_type", "label_smoothing"),
+)
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -158,8 +163,9 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
     If they are not, the file RUN_MARK is written again.
     """
     arguments, rows = trainer.args, trainer.train_dataset.with_format(None)  # without transforms
-    names = ("num_train_epochs", "max_steps", "learning_rate", "seed", "max_length", "beta")
-    mark = {name: getattr(arguments, name, None) for name in names}
+    mark = {name: getattr(arguments, name, None) for name in DEFINING}
+    own = getattr(trainer, "settings", None)  # those of a trainer of ours
+    mark["settings"] = dataclasses.asdict(own) if dataclasses.is_dataclass(own) else None
     ends = [{k: v for k, v in rows[at].items() if "ids" in k} for at in (0, len(rows) - 1)]
     mark |= {"batch": global_batch, "rows": len(rows), "ends": ends}
     path = Path(arguments.output_dir) / RUN_MARK
