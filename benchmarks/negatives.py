@@ -121,6 +121,7 @@ class Bench(LabBench):
         policy = self.fresh(seed)
         rows = one_per_question(self.pairs["train"]).shuffle(seed=seed)
         rows = rows.select(range(min(self.profile.sft.rows, len(rows))))
+        rows = chat.not_longer(rows, self.tokenizer, self.profile.sft.max_length, ("chosen",))
         config = SFTConfig(packing=True, **self.stage_arguments(self.profile.sft, seed))
         self.train_sft(policy, rows, config)
         return self.saved(policy, f"sft-{seed}")

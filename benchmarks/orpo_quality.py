@@ -11,7 +11,7 @@ interrupted continues with the next seed.
 
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -90,7 +90,8 @@ class Bench(LabBench):
         base = self.logps(policy, self.test)
         found = [("base", self.measured(policy, base), 0)]
 
-        self.train_sft(policy, pairs, SFTConfig(packing=True, **self.stage_arguments(sft, seed)))
+        whole = replace(sft, max_length=orpo.max_length)  # packing cuts longer rows
+        self.train_sft(policy, pairs, SFTConfig(packing=True, **self.stage_arguments(whole, seed)))
         found.append(("SFT", self.measured(policy, base), once))
 
         policy = models.labelled_model(self.saved(policy, "sft"), self.folder, self.profile)

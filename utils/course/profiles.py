@@ -450,7 +450,7 @@ _A100_DPO = replace(_T4_DPO, rows=8_000, batch_size=16, accumulation=1, held_out
 
 # 05
 _LAB_ORPO = ORPORun(
-    epochs=1,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # the rows of SFT and DPO together
     batch_size=8,
     accumulation=1,
     learning_rate=2e-3,
@@ -460,7 +460,7 @@ _LAB_ORPO = ORPORun(
     weight=0.3,
 )
 _T4_ORPO = ORPORun(
-    epochs=1,  # as many chosen answers as in SFT and DPO together
+    epochs=1,  # the rows of SFT and DPO together
     batch_size=4,
     accumulation=4,
     learning_rate=2e-4,  # with weight 1.0; 1e-4 and 0.3 teach answers, no preference: real_weights
