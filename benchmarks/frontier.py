@@ -1,13 +1,13 @@
-"""PPO, RLOO, GRPO and best-of-n on one set of held-out prompts, with three seeds; the ablations.
+"""PPO, RLOO, GRPO and best-of-n on one set of held-out prompts, with three seeds.
 
 Writes frontier.json. Policy, reference and reward are the artifacts of notebooks 01 and 02. Every
 trained method sees the same prompts and the same number of episodes. The control is SFT on the
 base policy's own texts that the reward calls negative: these texts are almost exactly draws from
-the policy that maximises J. Each ablation changes one setting of PPO. The JSON is written after
-each run, so a program that was interrupted continues with the next run; a run whose settings have
-changed is made again.
+the policy that maximises J. The JSON is written after each run, so a program that was interrupted
+continues with the next run; a run whose settings have changed is made again. `ablations.py` changes
+one setting of PPO at a time.
 
-    python benchmarks/frontier.py            # hours: every method and ablation, three seeds
+    python benchmarks/frontier.py            # hours: every method, three seeds
     python benchmarks/frontier.py --only PPO RLOO
     python benchmarks/frontier.py --quick --out /tmp/frontier.json
 """
@@ -56,35 +56,6 @@ SEEDS = (1, 2, 3)
 CONTROL = "SFT on negatives"
 BEST_OF = (2, 4, 8, 16, 64)
 TEXTS = 4  # per prompt at each point
-UNCLIPPED = 1e9  # a clip range that no ratio and no value leaves
-
-
-@dataclass(frozen=True)
-class Arm:
-    """PPO with some settings changed: one factor, compared with another arm."""
-
-    name: str
-    changes: dict[str, object]
-    against: str = ""  # the arm that differs in one factor; "": PPO itself
-
-
-# The exact KL excludes whitening, and a shared trunk excludes value updates: these two arms have
-# two changes, and they are compared with the arm that has the first of them.
-SAMPLED = {"kl_estimator": "k1"}
-NOT_INFORMED = {"value_updates": 0}
-ARMS = (
-    Arm("sampled KL", SAMPLED),
-    Arm("no value updates", NOT_INFORMED),
-    Arm(
-        "shared value head",
-        NOT_INFORMED | {"shared_value_head": True, "value_learning_rate": None},
-        "no value updates",
-    ),
-    Arm("lam 1", {"lam": 1.0}),
-    Arm("no clip", {"clip_range": UNCLIPPED, "value_clip_range": None}),
-    Arm("whitening", SAMPLED | {"whiten_advantages": True}, "sampled KL"),
-    Arm("no anneal", {"anneal": False}),
-)
 
 
 @dataclass(frozen=True)
@@ -278,31 +249,38 @@ def group_run(profile: Profile) -> GroupRun:
 
 
 def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
-    """What is to be run: method, arm, seed and settings, the methods before the ablations."""
-    run, group = asdict(profile.ppo), group_run(profile)
-    episodes = profile.ppo.updates * profile.ppo.batch_size
-    ours = {"episodes": episodes, "settings": run}
-    control = {"episodes": episodes, "settings": asdict(ControlRun(profile.ppo.batch_size))}
+    """What is to be run: method, seed and settings."""
+    group, episodes = group_run(profile), profile.ppo.updates * profile.ppo.batch_size
     grouped = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
-    found = {"PPO": ours, "RLOO": grouped, "GRPO": grouped, CONTROL: control}
+    control = asdict(ControlRun(profile.ppo.batch_size))
+    found = {
+        "PPO": {"episodes": episodes, "settings": asdict(profile.ppo)},
+        "RLOO": grouped,
+        "GRPO": grouped,
+        CONTROL: {"episodes": episodes, "settings": control},
+    }
     for method, row in found.items():
         for seed in seeds:
-            yield {"method": method, "arm": "", "against": "", "seed": seed} | row
-    for seed in seeds:  # a program that is stopped has made whole rounds of the ablations
-        for arm in ARMS:
-            settings = run | arm.changes
-            if asdict(PPOConfig(**settings)) == asdict(PPOConfig(**run)):
-                continue  # this profile has the arm's settings already
-            row = {"method": "PPO", "arm": arm.name, "against": arm.against, "seed": seed}
-            yield row | {"episodes": episodes, "settings": settings}
+            yield {"method": method, "seed": seed} | row
+
+
+def train(task: Task, planned: dict) -> Frontier:
+    """One planned run of a method."""
+    method, settings, seed = planned["method"], planned["settings"], planned["seed"]
+    if method == "PPO":
+        return train_ppo(task, PPOConfig(seed=seed, **settings), whole=True)
+    if method == CONTROL:
+        return train_control(task, ControlRun(**settings), planned["episodes"], seed)
+    return train_group(task, method, GroupRun(**settings), seed)
 
 
 def run_all(
     task: Task,
     out: Path,
     machine: dict,  # machine and versions, for the record
+    order: Sequence[dict],  # the planned runs
+    train: Callable[[Task, dict], Frontier] = train,
     *,
-    seeds: Sequence[int] = SEEDS,
     samples: int = max(BEST_OF),
     only: Sequence[str] = (),
 ) -> dict:
@@ -310,40 +288,35 @@ def run_all(
     former = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if any(former.get(name) != value for name, value in task.facts.items()):
         former = {}
-    result = {**task.facts, **machine, "settings": asdict(task.profile.ppo), "seeds": list(seeds)}
+    result = {**task.facts, **machine, "settings": asdict(task.profile.ppo)}
     result |= base_and_best_of_n(task, samples)
-    done = {identity(run): run for run in former.get("runs", []) if run["method"] != "best-of-n"}
-    row = {"method": "best-of-n", "arm": "", "against": "", "seed": 0, "episodes": 0}
-    row |= {"settings": {}, "points": result.pop("best_of_n")}
-    order = list(plan(task.profile, seeds))
+    row = {"method": "best-of-n", "seed": 0, "episodes": 0, "settings": {}}
+    row["points"] = result.pop("best_of_n")
+    done = {identity(run): run for run in former.get("runs", [])}
     for planned in order:
         run = done.get(identity(planned))
         if run is None:
-            if only and not {planned["arm"] or planned["method"]} & set(only):
+            if only and name_of(planned) not in only:
                 continue
             began = time.perf_counter()
-            if planned["method"] == "PPO":
-                config = PPOConfig(seed=planned["seed"], **planned["settings"])
-                frontier = train_ppo(task, config, whole=not planned["arm"])
-            elif planned["method"] == CONTROL:
-                run = ControlRun(**planned["settings"])
-                frontier = train_control(task, run, planned["episodes"], planned["seed"])
-            else:
-                given = (planned["method"], GroupRun(**planned["settings"]), planned["seed"])
-                frontier = train_group(task, *given)
-            seconds = round(time.perf_counter() - began, 1)
-            run = planned | {"seconds": seconds, "points": frontier.rows()}
+            points = train(task, planned).rows()
+            run = planned | {"seconds": round(time.perf_counter() - began, 1), "points": points}
             done[identity(planned)] = run
         known = [done[identity(each)] for each in order if identity(each) in done]
         result["runs"] = [finished(each, result) for each in (row, *known)]
         write(result, out)
         last = run["points"][-1]
         print(
-            f"{run['arm'] or run['method']}, seed {run['seed']}: {last['share']:.1%} by the judge "
+            f"{name_of(run)}, seed {run['seed']}: {last['share']:.1%} by the judge "
             f"at {last['kl']:.2f} nats, J = {last['objective']:.3f}, gain {run['gain']:.0%}",
             flush=True,
         )
     return result
+
+
+def name_of(run: dict) -> str:
+    """The changed setting of an ablation, or the method."""
+    return run.get("arm") or run["method"]
 
 
 def finished(run: dict, result: dict) -> dict:
@@ -356,8 +329,7 @@ def finished(run: dict, result: dict) -> dict:
 
 def identity(run: dict) -> str:
     """Two runs with the same identity give the same points."""
-    names = ("method", "arm", "seed", "settings")
-    return json.dumps([run[name] for name in names], sort_keys=True)
+    return json.dumps([name_of(run), run["seed"], run["settings"]], sort_keys=True)
 
 
 def write(result: dict, out: Path) -> None:
@@ -379,9 +351,14 @@ def smaller(profile: Profile) -> Profile:
     return replace(profile, ppo=ppo, group=replace(profile.group, batch_size=32))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+def main(
+    plan: Callable[[Profile, Sequence[int]], Iterator[dict]] = plan,
+    train: Callable[[Task, dict], Frontier] = train,
+    program: str = __file__,
+    description: str = __doc__,
+) -> None:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(program).with_suffix(".json"))
     parser.add_argument(
         "--quick", action="store_true", help="least training, to check that it runs"
     )
@@ -389,18 +366,16 @@ def main() -> None:
     asked = parser.parse_args()
     course = start("02")
     with tempfile.TemporaryDirectory() as folder:
-        task = task_of(
-            course, folder, 20 if asked.quick else course.profile.policy.held_out_prompts
-        )
-        sizes: dict[str, object] = {}
+        prompts = 20 if asked.quick else course.profile.policy.held_out_prompts
+        task, seeds, samples = task_of(course, folder, prompts), SEEDS, max(BEST_OF)
         if asked.quick:
-            task.profile = smaller(task.profile)
-            sizes = {"seeds": (1,), "samples": 4}
+            task.profile, seeds, samples = smaller(task.profile), (1,), 4
         facts = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {course.profile.device}",
             **{key: value for key, value in course.facts().items() if key.endswith("_version")},
         }
-        run_all(task, asked.out, facts, only=asked.only, **sizes)
+        order = list(plan(task.profile, seeds))
+        run_all(task, asked.out, facts, order, train, samples=samples, only=asked.only)
 
 
 if __name__ == "__main__":

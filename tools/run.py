@@ -161,9 +161,10 @@ TARGETS = {
         takes="[--output FOLDER]",
     ),
     "bench": Target(
-        "PPO against TRL 1.12; the frontier of PPO, RLOO, GRPO (hours); SFT, DPO and pair search",
+        "PPO against TRL 1.12, its frontier and ablations (hours); SFT, DPO and pair search",
         tuple(
-            python(f"benchmarks/{name}.py") for name in ("ppo", "frontier", "sft", "dpo", "mining")
+            python(f"benchmarks/{name}.py")
+            for name in ("ppo", "frontier", "ablations", "sft", "dpo", "mining")
         ),
         shown=True,
     ),

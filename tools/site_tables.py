@@ -124,9 +124,8 @@ def frontier() -> Table:
     keys = ("kl", "share", "negative_rate", "objective")
     rows = []
     for run in data["runs"]:
-        if not run["arm"]:
-            end = [round(run["points"][-1][key], 3) for key in keys]
-            rows.append([run["method"], run["seed"] or NONE, *end, round(run["gain"], 2)])
+        end = [round(run["points"][-1][key], 3) for key in keys]
+        rows.append([run["method"], run["seed"] or NONE, *end, round(run["gain"], 2)])
     columns = ("way", "seed", *keys, "gain")
     return Table("frontier", ("frontier.json",), columns, rows, machine(data))
 

@@ -9,6 +9,7 @@ from utils.data import fingerprint, load_feedback, load_preferences
 
 LOADERS = {
     "frontier": load_feedback,
+    "ablations": load_feedback,
     "learning_curve": load_feedback,
     "negatives": load_preferences,
     "orpo_quality": load_preferences,

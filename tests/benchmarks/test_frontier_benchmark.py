@@ -1,4 +1,4 @@
-"""benchmarks/frontier.py: what it plans, that it runs at the smallest size, and that it resumes."""
+"""benchmarks/frontier.py and ablations.py: what they plan, that they run and that they resume."""
 
 import json
 from dataclasses import asdict, replace
@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from benchmarks import ablations
 from benchmarks import frontier as program
 from tests.helpers import tiny_ppo
 from utils.course.profiles import TABLE
@@ -61,22 +62,16 @@ def test_every_method_has_the_same_episodes_and_three_seeds():
     small = profile()
     runs = list(program.plan(small, program.SEEDS))
     assert {run["episodes"] for run in runs} == {small.ppo.updates * small.ppo.batch_size}
-    for name in (
-        "PPO",
-        "RLOO",
-        "GRPO",
-        program.CONTROL,
-        *(arm.name for arm in program.ARMS),
-    ):
-        assert sum((run["arm"] or run["method"]) == name for run in runs) == 3
+    for name in ("PPO", "RLOO", "GRPO", program.CONTROL):
+        assert sum(run["method"] == name for run in runs) == 3
 
 
 def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():
     """The values' own learning rate goes with their trunk, and their clip with the policy's."""
     run = asdict(profile().ppo)
     together = ({"shared_value_head", "value_learning_rate"}, {"clip_range", "value_clip_range"})
-    changes = {"": {}} | {arm.name: arm.changes for arm in program.ARMS}
-    for arm in program.ARMS:
+    changes = {"": {}} | {arm.name: arm.changes for arm in ablations.ARMS}
+    for arm in ablations.ARMS:
         one = asdict(PPOConfig(**run | arm.changes))
         other = asdict(PPOConfig(**run | changes[arm.against]))
         differs = {name for name in one if one[name] != other[name]}
@@ -85,7 +80,7 @@ def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():
 
 def test_an_arm_that_changes_nothing_is_left_out():
     plain = replace(LAB, ppo=replace(LAB.ppo, **NEW | {"lam": 1.0}))
-    assert "lam 1" not in {run["arm"] for run in program.plan(plain, (1,))}
+    assert "lam 1" not in {run["arm"] for run in ablations.plan(plain, (1,))}
 
 
 def test_the_control_learns_the_negative_texts_and_no_others(task):
@@ -99,22 +94,19 @@ def test_the_control_learns_the_negative_texts_and_no_others(task):
 
 
 def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatch):
-    out = tmp_path / "frontier.json"
-    program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO", "no clip"))
+    out, order = tmp_path / "frontier.json", list(program.plan(task.profile, (1,)))
+    program.run_all(task, out, {}, order, samples=4, only=("PPO",))
     first = json.loads(out.read_text(encoding="utf-8"))
-    assert [run["arm"] or run["method"] for run in first["runs"]] == ["best-of-n", "PPO", "no clip"]
+    assert [run["method"] for run in first["runs"]] == ["best-of-n", "PPO"]
     trained = []
 
-    def watched(task, config, **given):
-        trained.append(config)
-        return frontier_of(task, config, **given)
+    def watched(task, planned):
+        trained.append(planned["method"])
+        return program.train(task, planned)
 
-    frontier_of = program.train_ppo
-    monkeypatch.setattr(program, "train_ppo", watched)
-    found = program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO", "no anneal", "GRPO"))
-    assert [config.anneal for config in trained] == [False]
-    names = [run["arm"] or run["method"] for run in found["runs"]]
-    assert names == ["best-of-n", "PPO", "GRPO", "no clip", "no anneal"]
+    found = program.run_all(task, out, {}, order, watched, samples=4, only=("PPO", "GRPO"))
+    assert trained == ["GRPO"]
+    assert [run["method"] for run in found["runs"]] == ["best-of-n", "PPO", "GRPO"]
     assert json.loads(out.read_text(encoding="utf-8")) == json.loads(json.dumps(found))
     for run in found["runs"]:
         assert {"kl", "share", "objective", "intervals"} <= set(run["points"][-1])
@@ -122,20 +114,30 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
         assert run["points"][-1]["method"] == run["method"]
     grouped = [point for point in found["runs"][2]["points"] if point["method"] == "GRPO"]
     assert [point["step"] for point in grouped] == [0, 1, 2, 3, 4]
-    first_step, last_step = (point["step"] for point in found["runs"][-1]["points"])
-    assert first_step == 0 < last_step  # an ablation is measured before and after
 
     monkeypatch.setattr(frontier_module, "BENCHMARKS", tmp_path)
     shown = recorded("lab", "abc")["points"]
     wanted = {"best-of-n", "PPO", "PPO, scaled", "GRPO", "GRPO, scaled"}
     assert {point.method for point in shown} == wanted
+    assert recorded("lab", "abc", "ablations") == recorded("lab", "other data") == {}
 
     trained.clear()
     task.facts["beta"] = 0.2  # J has another meaning: everything is made again
-    program.run_all(task, out, {}, seeds=(1,), samples=4, only=("PPO",))
-    assert len(trained) == 1
+    program.run_all(task, out, {}, order, watched, samples=4, only=("PPO",))
+    assert trained == ["PPO"]
 
 
-def test_the_ablations_are_made_round_by_round():
-    order = [run["seed"] for run in program.plan(profile(), (1, 2)) if run["arm"]]
-    assert order == sorted(order) and order.count(1) == order.count(2) > 1
+def test_the_ablations_run_each_in_every_round(task, tmp_path):
+    order = list(ablations.plan(task.profile, (1, 2)))
+    seeds = [run["seed"] for run in order]
+    assert seeds == sorted(seeds)
+    for seed in (1, 2):
+        names = [program.name_of(run) for run in order if run["seed"] == seed]
+        assert names == ["PPO", *(arm.name for arm in ablations.ARMS)]
+    out, chosen = tmp_path / "ablations.json", ("PPO", "no clip")
+    found = program.run_all(task, out, {}, order, ablations.train, samples=4, only=chosen)
+    made = [(program.name_of(run), run["seed"]) for run in found["runs"]]
+    assert made == [("best-of-n", 0), ("PPO", 1), ("no clip", 1), ("PPO", 2), ("no clip", 2)]
+    for run in found["runs"][1:]:
+        first, last = (point["step"] for point in run["points"])
+        assert first == 0 < last  # each run is measured before and after

@@ -3,9 +3,11 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
 from tests.helpers import chat_worker as worker
 from utils.course.errors import CourseError
@@ -122,6 +124,50 @@ def test_what_is_trained_stays_in_32_bits(folder, data, tmp_path):
 
     fit(build, 2, 1)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_stopped_training_leaves_the_weights_as_they_were(error, folder, data, roomy, tmp_path):
+    """The cell is run again in the same kernel: policy and reference begin where they began."""
+    model = worker.shaken(worker.adapted(folder))
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    stops = [True]
+
+    def build(*sizes):
+        if "ref" in model.peft_config:
+            model.delete_adapter("ref")
+        trainer = worker.MAKERS["dpo"](model, folder, data, tmp_path, *sizes, max_steps=8)
+        step = trainer.training_step
+
+        def stopped(*arguments, **keywords):
+            if stops and trainer.state.global_step == 5:
+                raise error
+            return step(*arguments, **keywords)
+
+        trainer.training_step = stopped
+        return trainer
+
+    with pytest.raises(error):
+        fit(build, worker.BATCH, 1)
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[name], values) for name, values in before.items())
+    stops.clear()
+    trainer = fit(build, worker.BATCH, 1)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == pytest.approx(roomy["dpo"], abs=2e-3)
+
+
+def test_other_labels_are_another_run(tmp_path):
+    """A corrected label in the middle of the data must not load the former model."""
+    rows = {"input_ids": [[1, 2], [3, 4], [5, 6]], "labels": [0, 1, 2]}
+    arguments = SimpleNamespace(output_dir=str(tmp_path))
+
+    def trainer(**changes):
+        return SimpleNamespace(args=arguments, train_dataset=Dataset.from_dict(rows | changes))
+
+    assert not training._same_run(trainer(), 2) and training._same_run(trainer(), 2)
+    assert not training._same_run(trainer(labels=[0, 2, 2]), 2)
+    assert not training._same_run(trainer(input_ids=[[1, 2], [3, 9], [5, 6]]), 2)
 
 
 def test_another_loss_or_another_schedule_is_another_run(folder, data, tmp_path):

@@ -81,13 +81,22 @@ def test_the_share_at_a_kl_is_read_between_the_points_and_averaged_over_the_seed
     assert both == pytest.approx([0.65, 0.7, 0.675])
 
 
+def test_the_share_of_negatives_is_by_the_class_if_every_text_has_a_reward():
+    def is_a(texts):
+        return [text == "a" for text in texts]
+
+    point = frontier()
+    point.reward = SimpleNamespace(kind="log_odds", negative=is_a)
+    found = {"texts": ["a", "b"], "rewards": [2.0, -1.0], "kl": [0, 0]}
+    assert point.measure("PPO", 1, found).negative_rate == 0.5
+
+
 def test_what_was_recorded_with_other_data_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(frontier_module, "BENCHMARKS", tmp_path)
     assert recorded("lab", "abc") == {}
     best = frontier()
     best.measure("PPO", 1, {"texts": ["a", "b"], "rewards": [0, 0], "kl": [0, 0]})
-    runs = [{"arm": "", "points": best.rows()}, {"arm": "no clip", "points": best.rows()}]
-    document = {"profile": "lab", "data": "abc", "runs": runs}
+    document = {"profile": "lab", "data": "abc", "runs": [{"points": best.rows()}]}
     (tmp_path / "frontier.json").write_text(json.dumps(document), encoding="utf-8")
     assert recorded("t4", "abc") == recorded("lab", "other") == {}
     (point,) = recorded("lab", "abc")["points"]

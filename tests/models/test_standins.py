@@ -44,6 +44,17 @@ def test_it_is_cached_and_rebuilt_when_truncated(texts, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
+def test_building_it_does_not_change_the_numbers_drawn_afterwards(texts, monkeypatch, tmp_path):
+    """The first run of notebook 01 builds the stand-in, and later runs load it."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        standins.gpt2(texts, vocabulary=300)
+        drawn.append(torch.rand(4))
+    assert torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("stand_in", ["phobert", "gpt2"])
 def test_another_process_builds_the_same_bytes(texts, stand_in, tmp_path):
     here = getattr(standins, stand_in)(texts)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import tiny_ppo
 from tests.helpers.launching import launched
@@ -79,6 +80,51 @@ def test_more_updates_may_be_asked_for_but_no_other_settings(tmp_path):
     llama = tiny_ppo.trainer(model=tiny_ppo.policy("llama"), checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="made with parameters ="):
         llama.train()
+
+
+def test_a_run_from_other_weights_does_not_continue(tmp_path):
+    """Its reference is another one, so every KL would be wrong."""
+    tiny_ppo.trainer({"updates": 2}, checkpoint_dir=tmp_path).train()
+    policy = tiny_ppo.policy()
+    with torch.no_grad():
+        next(policy.parameters()).mul_(1.01)
+    other = tiny_ppo.trainer({"updates": 4}, model=policy, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="made with starting weights ="):
+        other.train()
+
+
+class Stopped(BaseException):
+    """As a KeyboardInterrupt."""
+
+
+def interrupted(trainer, step):
+    """Train until this optimiser step, and stop there."""
+    take, taken = trainer.step, []
+
+    def stops(loss):
+        taken.append(loss)
+        if len(taken) == step:
+            raise Stopped
+        return take(loss)
+
+    trainer.step = stops
+    with pytest.raises(Stopped):
+        trainer.train()
+    trainer.step = take
+    return trainer
+
+
+def test_an_interruption_within_an_update_does_not_leave_half_of_it(tmp_path):
+    settings = {"updates": 4, "checkpoint_every": 1, "batch_size": 8, "minibatch_size": 4}
+    whole = tiny_ppo.trainer(settings).train()
+    per_update = len(range(0, 8, 4)) * tiny_ppo.config(**settings).epochs
+    again = interrupted(tiny_ppo.trainer(settings, checkpoint_dir=tmp_path), per_update * 2 + 2)
+    found = again.train()  # the same trainer, as when a cell is run again
+    names = set(whole[0]) - {"seconds"}
+    assert [[u[n] for n in names] for u in found] == [[u[n] for n in names] for u in whole]
+    alone = interrupted(tiny_ppo.trainer(settings), 2)  # no checkpoint has the weights before it
+    with pytest.raises(ValueError, match="Update 1 was interrupted"):
+        alone.train()
 
 
 def test_what_a_killed_save_left_behind_is_swept_up(tmp_path):

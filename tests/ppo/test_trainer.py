@@ -566,6 +566,7 @@ def test_prompts_that_cannot_be_used_are_named(prompts, message):
         ({"minibatch_size": 3}, "8 is not a multiple of minibatch_size 3"),
         ({"precision": "int8"}, "'int8': use one of fp32, bf16, fp16"),
         ({"kl_estimator": "k2"}, "'k2': use one of k1, k3"),
+        ({"value_updates": 6, "updates": 6}, "value_updates 6 leaves no update for the policy"),
     ],
 )
 def test_settings_that_cannot_work_are_named(changes, message):

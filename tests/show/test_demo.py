@@ -318,6 +318,15 @@ def test_a_model_scores_an_answer_in_its_own_tokens(library):
     assert not set(chat_ids) & chat_model.ends
 
 
+def test_an_answer_that_a_model_cannot_read_has_no_reward(library):
+    """Another model's answer has more tokens for a GPT-2 than its context has positions."""
+    ppo, t5 = library.get("gpt2-ppo"), library.get("t5-dpo")
+    words = t5.tokenizer("em " * ppo.context, add_special_tokens=False)["input_ids"]
+    long, short, none = (saved.Written(t5, ids) for ids in (words, words[:3], []))
+    rewards = saved.implicit_rewards(library, ppo, PROMPT, (long, short, none))
+    assert rewards[0] is None is rewards[2] and rewards[1] is not None
+
+
 def test_each_model_with_a_reference_scores_both_answers(shelf):
     library = Library(shelf)
     one, two = both(library)

@@ -401,12 +401,12 @@ def test_reward_model_on_two_processes_then_ppo_on_two_equals_one(tmp_path):
     finish(start("01", tmp_path / "alone", *two_processes("ddp")))
     finish(start("02", tmp_path / "alone"))
     shutil.copytree(tmp_path / "alone", tmp_path / "ddp")
-    shutil.rmtree(next((tmp_path / "ddp" / "lab").glob(".02*")) / "ppo")
+    shutil.rmtree(next((tmp_path / "ddp" / "lab").glob(".02*/ppo-*")))
     finish(start("02", tmp_path / "ddp", *two_processes("ddp")))
     histories = []
     for out in (tmp_path / "alone", tmp_path / "ddp"):
         assert next((out / "lab").glob("02_*/policy"))
-        state = max((out / "lab").glob(".02*/ppo/update-*/state.json"))
+        state = max((out / "lab").glob(".02*/ppo-*/update-*/state.json"))
         histories.append(json.loads(state.read_text(encoding="utf-8"))["history"])
     for one, two in zip(*histories, strict=True):
         for figure in ("reward", "kl", "policy_loss", "value_loss"):

@@ -1,6 +1,7 @@
 """Common parts of every training with transformers' Trainer: resuming, low memory, progress."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -166,8 +167,11 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
     mark = {name: getattr(arguments, name, None) for name in DEFINING}
     own = getattr(trainer, "settings", None)  # those of a trainer of ours
     mark["settings"] = dataclasses.asdict(own) if dataclasses.is_dataclass(own) else None
-    ends = [{k: v for k, v in rows[at].items() if "ids" in k} for at in (0, len(rows) - 1)]
-    mark |= {"batch": global_batch, "rows": len(rows), "ends": ends}
+    data = hashlib.sha256()
+    for row in rows:  # tokens and labels; a reference's log-probabilities are not data
+        learned = {key: value for key, value in row.items() if "ids" in key or "label" in key}
+        data.update(json.dumps(learned).encode())
+    mark |= {"batch": global_batch, "rows": len(rows), "data": data.hexdigest()}
     path = Path(arguments.output_dir) / RUN_MARK
     try:
         if json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(mark)):
@@ -210,6 +214,17 @@ def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, in
         )
     rows //= processes
     size = max(n for n in range(1, max(1, batch_size // processes) + 1) if rows % n == 0)
+    return size, rows // size
+
+
+def _halved(batch_size: int, accumulation: int) -> tuple[int, int]:
+    """A batch of at most half the size, and the accumulation with which a step has the same rows.
+
+    >>> _halved(8, 2), _halved(3, 1), _halved(6, 1)
+    ((4, 4), (1, 3), (3, 2))
+    """
+    rows = batch_size * accumulation
+    size = max(n for n in range(1, batch_size // 2 + 1) if rows % n == 0)
     return size, rows // size
 
 
@@ -399,8 +414,9 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
     """Train `build(batch_size, accumulation)`, from its last checkpoint if it was interrupted.
 
     A finished run is loaded, not repeated. Checkpoints of other rows or settings are removed. If
-    memory does not suffice, the batch is halved and the accumulation doubled, so that the steps are
-    the same. They are also the same for several processes, which divide the batch among them.
+    memory does not suffice, the batch is about halved and the accumulation makes up for it, so that
+    the steps are the same. They are also the same for several processes, which divide the batch
+    among them. A training that stops with an error leaves the weights as they were.
     """
     start: dict[str, torch.Tensor] = {}
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -429,7 +445,14 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
             run(trainer, found)
             _note_finished(trainer)
             return trainer
-        except Exception as error:
+        except BaseException as error:
+            if processes == 1:  # the next attempt and its reference begin where this one did
+                for name, values in start.items():
+                    if name in learned:
+                        learned[name].data.copy_(values)
+            if not isinstance(error, Exception):
+                print(tr("stopped: the model is as before the training; run this cell again"))
+                raise
             if no_space(error):
                 step = trainer.state.global_step if trainer else 0
                 raise CourseError(
@@ -460,7 +483,7 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                         "in utils/course/profiles.py, or choose a smaller model."
                     )
                 ) from error
-        batch_size, accumulation = (batch_size + 1) // 2, accumulation * 2
+        batch_size, accumulation = _halved(batch_size, accumulation)
         print(
             tr(
                 "out of memory: batch {batch}, accumulation {accumulation} from here on",
@@ -468,9 +491,6 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                 accumulation=accumulation,
             )
         )
-        for name, values in start.items():  # the next attempt and its reference start from these
-            if name in learned:
-                learned[name].data.copy_(values)
         del trainer, learned
         memory.release()
 

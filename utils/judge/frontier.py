@@ -98,7 +98,7 @@ class Frontier:
         columns = {
             "kl": np.array(found["kl"]),
             "share": self.judge.predict(list(found["texts"])) == NEGATIVE,
-            "negative_rate": np.array(found["rewards"]) != 0,
+            "negative_rate": self._negative(found),
             "objective": np.array(found["rewards"]) - self.beta * np.array(found["kl"]),
         }
         # texts of one prompt are alike, so an interval draws prompts and not texts
@@ -109,6 +109,12 @@ class Frontier:
         drawn = {name: bootstrap(np.mean, each[name]) for name in ("kl", "share", "objective")}
         self.points.append(Point(method, step, **means, intervals=drawn, seed=self.seed))
         return self.points[-1]
+
+    def _negative(self, found: Mapping[str, Sequence]) -> np.ndarray:
+        """Which texts are negative by the reward: those with a reward, if it is 0 for others."""
+        if getattr(self.reward, "kind", None) in ("probability", "log_odds"):
+            return np.asarray(self.reward.negative(list(found["texts"])))
+        return np.array(found["rewards"]) != 0
 
     def last(self, method: str) -> Point:
         """The point of this method that was added last."""
@@ -179,17 +185,15 @@ def share_at(points: Sequence[Point], method: str, kl: float) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def recorded(profile: str, data: str) -> dict:
-    """What benchmarks/frontier.py measured with this profile and data; {} if it was not run."""
-    path = BENCHMARKS / "frontier.json"
+def recorded(profile: str, data: str, program: str = "frontier") -> dict:
+    """What a program of benchmarks/ measured with this profile and data; {} if it was not run."""
+    path = BENCHMARKS / f"{program}.json"
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
     if (found["profile"], found["data"]) != (profile, data):
         return {}
-    found["points"] = [
-        Point(**row) for run in found["runs"] if not run["arm"] for row in run["points"]
-    ]
+    found["points"] = [Point(**row) for run in found["runs"] for row in run["points"]]
     return found
 
 

@@ -362,7 +362,9 @@ def implicit_rewards(
 ) -> list[float | None]:
     """β (ln π - ln π_ref) of each answer under one model, in nats; None without a reference.
 
-    Both answers are scored, because a single model's reward of its own answer compares nothing.
+    Both answers are scored, because a single model's reward of its own answer compares nothing. An
+    answer that is empty, or longer than a model can read, has no reward: another model's answer may
+    have more tokens for this one.
     """
     entry = policy.entry
     if entry.reference not in library.available:
@@ -370,10 +372,14 @@ def implicit_rewards(
     reference = library.get(entry.reference, keep=[written.by.entry.key for written in answers])
     rewards = []
     for written in answers:
-        of_policy, of_reference = (
-            answer_logp(model, prompt_tokens(model, prompt), answer_tokens(model, written))
+        sides = [
+            (model, prompt_tokens(model, prompt), answer_tokens(model, written))
             for model in (policy, reference)
-        )
+        ]
+        if any(not ids or len(begin) + len(ids) > model.context for model, begin, ids in sides):
+            rewards.append(None)
+            continue
+        of_policy, of_reference = (answer_logp(*side) for side in sides)
         rewards.append(entry.beta * (of_policy - of_reference))
     return rewards
 

@@ -30,7 +30,8 @@ def _cached(name: str, texts: Sequence[str], build: Callable[[Path], None]) -> P
     inputs = {"recipe": RECIPE}
     folder, _ = artifacts.find(label, shelf, inputs)
     if folder is None:
-        with artifacts.publish(label, shelf, metrics={}, inputs=inputs) as new:
+        published = artifacts.publish(label, shelf, metrics={}, inputs=inputs)
+        with published as new, torch.random.fork_rng():  # later draws are those of a cached one
             build(new)
         folder = shelf.folder / label
     return folder

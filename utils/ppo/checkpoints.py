@@ -4,12 +4,12 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from utils.course import folders
 from utils.course.errors import SettingError
@@ -18,8 +18,21 @@ from utils.course.language import tr
 Parameters = dict[str, nn.Parameter]
 
 
-def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dict[str, object]:
-    """The settings that a run must share with a checkpoint in order to continue from it."""
+def content_hash(parameters: Iterable[Tensor]) -> str:
+    """A hash of weights, the same on every device."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_settings(
+    config: dict, prompts: Sequence, parameters: Parameters, start: str
+) -> dict[str, object]:
+    """The settings that a run must share with a checkpoint in order to continue from it.
+
+    `start` is the hash of the weights from which the run started.
+    """
     settings = dict(config)
     del settings["checkpoint_every"]
     if not config["anneal"]:  # a longer run can then continue from a shorter one
@@ -27,7 +40,7 @@ def run_settings(config: dict, prompts: Sequence, parameters: Parameters) -> dic
     shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
     for name, value in {"prompts": prompts, "parameters": shapes}.items():
         settings[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
-    return settings
+    return settings | {"starting weights": start}
 
 
 def save(

@@ -123,6 +123,14 @@ class PPOConfig:
                     "whiten_rewards=False."
                 )
             )
+        if self.value_updates >= self.updates:
+            raise SettingError(
+                tr(
+                    "PPOConfig.value_updates {values} leaves no update for the policy: make "
+                    "updates larger than that.",
+                    values=self.value_updates,
+                )
+            )
         if self.value_updates and self.shared_value_head:
             raise SettingError(
                 tr(
@@ -220,6 +228,8 @@ class PPOTrainer:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
+        self.inside = False  # whether an update has begun and not ended
+        self.start = checkpoints.content_hash(self.parameters.values()) if checkpoint_dir else ""
         self.models.compile_sampling(max(map(len, self.prompts)))
 
     def train(self) -> list[dict[str, float]]:
@@ -332,6 +342,7 @@ class PPOTrainer:
         done = max(0, self.updates_done - config.value_updates)
         left = 1 - done / (config.updates - config.value_updates) if config.anneal else 1.0
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * left
+        self.inside = True
         names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
         sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
@@ -376,6 +387,7 @@ class PPOTrainer:
                 clipped = ((log_ratio.exp() - 1).abs() > config.clip_range).sum() / tokens
                 kl_so_far = (log_ratio.exp() - 1 - log_ratio).sum() / tokens  # k3, old to new
                 sums += torch.stack([policy_loss.detach(), value_loss.detach(), clipped, kl_so_far])
+        self.inside = False
         processes.add([sums])
         averages = (sums * config.minibatch_size / config.batch_size / config.epochs).tolist()
         self.updates_done += 1
@@ -444,6 +456,16 @@ class PPOTrainer:
             )
         )
 
+    def half_made(self) -> SettingError:
+        """The error after an interruption in an update, if no checkpoint has the weights before."""
+        return SettingError(
+            tr(
+                "Update {update} was interrupted, and no checkpoint has the weights before it: "
+                "make the policy and the trainer again.",
+                update=self.updates_done + 1,
+            )
+        )
+
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
         """One episode per prompt: lists of texts, rewards, kl (nats), lengths and ended."""
         found = self.models.evaluate(prompts, seed=seed)
@@ -453,7 +475,8 @@ class PPOTrainer:
 
     def settings(self) -> dict[str, object]:
         """The settings that a run must share with a checkpoint in order to continue from it."""
-        return checkpoints.run_settings(asdict(self.config), self.prompts, self.parameters)
+        given = (asdict(self.config), self.prompts, self.parameters, self.start)
+        return checkpoints.run_settings(*given)
 
     def save(self) -> None:
         """Save every `checkpoint_every` updates and at the end; only the first process does."""
@@ -470,13 +493,23 @@ class PPOTrainer:
             checkpoints.save(self.checkpoint_dir, state, self.parameters, self.optimizer)
 
     def resume(self) -> None:
-        """Continue from the newest complete checkpoint of the same run, if there is one."""
-        if not self.checkpoint_dir or self.updates_done:
+        """Continue from the newest complete checkpoint of the same run, if there is one.
+
+        A trainer that was interrupted between two updates continues from its own state.
+        """
+        if self.updates_done and not self.inside:
+            return
+        if not self.checkpoint_dir:
+            if self.inside:
+                raise self.half_made()
             return
         if self.rank == 0:
             checkpoints.sweep(self.checkpoint_dir)
         given = (self.checkpoint_dir, self.settings(), self.parameters, self.optimizer)
         state = checkpoints.load(*given)
+        if self.inside and not state:
+            raise self.half_made()
+        self.inside = False
         if state:
             self.scaler.load_state_dict(state["scaler"])
             self.kl_coef, self.history = state["kl_coef"], state["history"]
