@@ -151,7 +151,7 @@ STAGES = {
             "08-05": "",
             "08-07": "",
             "08-12": "replace language_model texts decoder_only gpt2",
-            "08-30": "gpt2_tokenizer cut_columns limits gpt2_train",
+            "08-30": "gpt2_tokenizer cut_columns room limits gpt2_train",
             "08-31": "",
             "08-32": "Dataset",
             "08-34": "SFTConfig chat completions longest build gpt2_sft_trainer gpt2_sft",
