@@ -228,7 +228,7 @@ class PPOTrainer:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
-        self.inside = False  # whether an update has begun and not ended
+        self.inside = False  # whether an update has taken steps and is not finished
         self.start = checkpoints.content_hash(self.parameters.values()) if checkpoint_dir else ""
         self.models.compile_sampling(max(map(len, self.prompts)))
 
@@ -342,7 +342,6 @@ class PPOTrainer:
         done = max(0, self.updates_done - config.value_updates)
         left = 1 - done / (config.updates - config.value_updates) if config.anneal else 1.0
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * left
-        self.inside = True
         names = ("policy_loss", "value_loss", "clip_fraction", "approximate_kl")
         sums, norms = torch.zeros(len(names), device=self.device), []
         for epoch in range(config.epochs):
@@ -411,6 +410,7 @@ class PPOTrainer:
             nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)
             for group in self.optimizer.param_groups
         ]
+        self.inside = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm
