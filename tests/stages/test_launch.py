@@ -52,7 +52,7 @@ def small() -> None:
         dpo=replace(lab.dpo, max_length=192, **few),
         orpo=replace(lab.orpo, max_length=192, batch_size=4, save_steps=2, epochs=1),
         policy=replace(lab.policy, adapt_epochs=1),
-        ppo=replace(lab.ppo, updates=3, batch_size=16, minibatch_size=8),
+        ppo=replace(lab.ppo, updates=3, value_updates=1, batch_size=16, minibatch_size=8),
         reward_model=replace(lab.reward_model, epochs=1),
         small_dpo=replace(lab.small_dpo, train_pairs=32, held_out=16, sft_epochs=1, dpo_epochs=1),
     )
