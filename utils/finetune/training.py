@@ -212,19 +212,16 @@ def _shares(batch_size: int, accumulation: int, processes: int) -> tuple[int, in
                 processes=processes,
             )
         )
-    rows //= processes
-    size = max(n for n in range(1, max(1, batch_size // processes) + 1) if rows % n == 0)
-    return size, rows // size
+    return _split(rows // processes, max(1, batch_size // processes))
 
 
-def _halved(batch_size: int, accumulation: int) -> tuple[int, int]:
-    """A batch of at most half the size, and the accumulation with which a step has the same rows.
+def _split(rows: int, largest: int) -> tuple[int, int]:
+    """The largest batch up to `largest` that divides the rows of a step, and the accumulation.
 
-    >>> _halved(8, 2), _halved(3, 1), _halved(6, 1)
+    >>> _split(16, 4), _split(3, 1), _split(6, 4)
     ((4, 4), (1, 3), (3, 2))
     """
-    rows = batch_size * accumulation
-    size = max(n for n in range(1, batch_size // 2 + 1) if rows % n == 0)
+    size = max(n for n in range(1, largest + 1) if rows % n == 0)
     return size, rows // size
 
 
@@ -483,7 +480,7 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                         "in utils/course/profiles.py, or choose a smaller model."
                     )
                 ) from error
-        batch_size, accumulation = _halved(batch_size, accumulation)
+        batch_size, accumulation = _split(batch_size * accumulation, batch_size // 2)
         print(
             tr(
                 "out of memory: batch {batch}, accumulation {accumulation} from here on",

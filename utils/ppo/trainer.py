@@ -456,16 +456,6 @@ class PPOTrainer:
             )
         )
 
-    def half_made(self) -> SettingError:
-        """The error after an interruption in an update, if no checkpoint has the weights before."""
-        return SettingError(
-            tr(
-                "Update {update} was interrupted, and no checkpoint has the weights before it: "
-                "make the policy and the trainer again.",
-                update=self.updates_done + 1,
-            )
-        )
-
     def evaluate(self, prompts: Sequence[str], *, seed: int = 0) -> dict[str, list]:
         """One episode per prompt: lists of texts, rewards, kl (nats), lengths and ended."""
         found = self.models.evaluate(prompts, seed=seed)
@@ -499,16 +489,20 @@ class PPOTrainer:
         """
         if self.updates_done and not self.inside:
             return
-        if not self.checkpoint_dir:
-            if self.inside:
-                raise self.half_made()
-            return
-        if self.rank == 0:
-            checkpoints.sweep(self.checkpoint_dir)
-        given = (self.checkpoint_dir, self.settings(), self.parameters, self.optimizer)
-        state = checkpoints.load(*given)
+        state = None
+        if self.checkpoint_dir:
+            if self.rank == 0:
+                checkpoints.sweep(self.checkpoint_dir)
+            given = (self.checkpoint_dir, self.settings(), self.parameters, self.optimizer)
+            state = checkpoints.load(*given)
         if self.inside and not state:
-            raise self.half_made()
+            raise SettingError(
+                tr(
+                    "Update {update} was interrupted, and no checkpoint has the weights before "
+                    "it: make the policy and the trainer again.",
+                    update=self.updates_done + 1,
+                )
+            )
         self.inside = False
         if state:
             self.scaler.load_state_dict(state["scaler"])
