@@ -10,7 +10,6 @@ interrupted continues with the next seed.
 
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -138,15 +137,13 @@ class Bench(LabBench):
         for kind, pairs in negatives_of(self.train, count, seed).items():
             session.set_seed(seed)
             policy = models.labelled_model(start, self.folder, self.profile)
-            began = time.perf_counter()
             self.dpo(policy, pairs, seed)
-            seconds = round(time.perf_counter() - began, 1)
             now = self.by_tier(policy)
             ratios = {tier: now[tier] - before[tier] for tier in now}
             asked = self.tests["off_topic"]["question"][:64]
             length = self.profile.chat.max_new_tokens
             kl = chat.sampled_kl(policy, self.tokenizer, asked, max_new_tokens=length)
-            run = {"negatives": kind, "seed": seed, "kl": float(kl.mean()), "seconds": seconds}
+            run = {"negatives": kind, "seed": seed, "kl": float(kl.mean())}
             run |= {"plain": _verdicts(now), "reward": _verdicts(ratios)}
             run["examples"] = [dict(row) for row in pairs.select(range(min(EXAMPLES, len(pairs))))]
             runs.append(run)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.course.profiles import TABLE
-from utils.finetune.training import adapt_language_model
+from utils.finetune.training import _SimilarLengths, adapt_language_model
 from utils.judge import frontier as frontier_module
 from utils.judge.frontier import Frontier, _with_positions, train_group_method
 from utils.judge.metrics import perplexity
@@ -49,6 +49,32 @@ def test_left_padding_changes_nothing_once_positions_are_given(adapted, texts):
         wrong = model(input_ids=padded, attention_mask=mask).logits[:, 3:]
     torch.testing.assert_close(alone, shifted, atol=1e-4, rtol=1e-4)
     assert (alone - wrong).abs().max() > 1e-2  # the error that the hook prevents
+
+
+def test_parts_of_similar_length_have_the_gradient_of_the_batch(texts, tmp_path, monkeypatch):
+    settings = replace(LAB.policy, adapt_epochs=1)
+
+    def trained(rows):
+        monkeypatch.setattr(_SimilarLengths, "ROWS", rows)
+        model, tokenizer = language_model(settings, texts, "cpu")
+        for module in model.modules():  # dropout draws one number per token, padding included
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attn_dropout"):
+                module.attn_dropout.p = 0.0
+        passes = []
+        model.register_forward_hook(lambda *_: passes.append(model.training))
+        given = (settings, LAB, str(tmp_path / str(rows)), 0)
+        adapting = adapt_language_model(model, tokenizer, texts, texts[:6], *given)
+        whole = [entry for entry in adapting.state.log_history if "loss" in entry]
+        return model, sum(passes), whole[0]
+
+    (one, few, first), (parted, many, second) = trained(10**6), trained(5)
+    assert many > 3 * few
+    for key in ("loss", "grad_norm"):
+        assert first[key] == pytest.approx(second[key], rel=1e-4)
+    for left, right in zip(one.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
 
 
 class Judge:
