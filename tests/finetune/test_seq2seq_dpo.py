@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from utils.finetune import seq2seq_dpo, training
 from utils.finetune.seq2seq_dpo import (
     COLUMNS,
     REFERENCE,
@@ -260,6 +261,36 @@ def test_evaluation_is_the_mean_over_rows(tokenizer, tmp_path):
     )
     right = (chosen > rejected).float().mean().item()
     assert scores["eval_rewards/accuracies"] == pytest.approx(right)
+
+
+def test_where_memory_is_short_the_reference_and_an_evaluation_take_smaller_batches(
+    tokenizer, tmp_path, monkeypatch
+):
+    exact, room = seq2seq_dpo.answer_logps, [10**6]
+
+    def answer_logps_in_room(model, batch):
+        if len(batch["prompts"]) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        room[0] = room[-1]
+        return exact(model, batch)
+
+    monkeypatch.setattr(seq2seq_dpo, "answer_logps", answer_logps_in_room)
+    seen = []
+    for rows in (10**6, 2):
+        room[:] = [rows]
+        trainer = trainer_of(tokenizer, tmp_path, data=pairs(7), per_device_eval_batch_size=4)
+        training._apart(trainer)
+        shake(trainer.model)
+        reference = [trainer.train_dataset[name][:] for name in REFERENCE]
+        room[:] = [10**6, rows]  # the second batch does not fit, when the first one is counted
+        seen.append((reference, trainer.evaluate()))
+    (whole, scores), (halved, again) = seen
+    for left, right in zip(whole, halved, strict=True):
+        assert right == pytest.approx(left, rel=1e-5)
+    assert trainer.args.per_device_eval_batch_size == 2
+    for name in scores:
+        if "rewards" in name or name == "eval_loss":
+            assert again[name] == pytest.approx(scores[name], rel=1e-4), name
 
 
 # --- Parity with the decoder-only loss -----------------------------------------------------------

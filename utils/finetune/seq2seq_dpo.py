@@ -28,11 +28,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from utils.course import progress
 from utils.course.errors import CourseError
 from utils.course.language import later, tr
 from utils.losses import dpo_loss, token_logps
-from utils.models import standins
+from utils.models import memory, standins
 from utils.models.language import STAND_IN, local_or_hub
 from utils.models.lengths import cut, silent
 from utils.models.logprobs import padded, shift_right
@@ -213,13 +212,18 @@ class Seq2SeqDPOTrainer(Trainer):
     @torch.no_grad()
     def with_reference(self, data: Dataset) -> Dataset:
         """Add the reference's log-probs as columns: computed once instead of in every epoch."""
-        found, size = [], self.args.eval_batch_size
-        for start in progress.track(range(0, len(data), size), "reference", unit="batch"):
-            rows = data.select(range(start, min(start + size, len(data)))).to_list()
+        rows = data.to_list()
+        found = torch.zeros(2, len(rows))
+
+        def run(numbers: list[int]) -> None:
+            batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers]))
             with self.accelerator.autocast():
-                logps = answer_logps(self.model, self._prepare_inputs(self.data_collator(rows)))
-            found.append(torch.stack(logps).float())
-        for name, column in zip(REFERENCE, torch.cat(found, dim=1).tolist(), strict=True):
+                found[:, numbers] = torch.stack(answer_logps(self.model, batch)).float().cpu()
+
+        answers = [max(map(len, (row[name] for name in COLUMNS[1:]))) for row in rows]
+        lengths = [len(row[COLUMNS[0]]) + n for row, n in zip(rows, answers, strict=True)]
+        memory.in_batches(lengths, run, self.args.eval_batch_size * max(lengths), "reference")
+        for name, column in zip(REFERENCE, found.tolist(), strict=True):
             data = data.add_column(name, column)
         return data
 

@@ -378,6 +378,17 @@ class _Bars(TrainerCallback):
         self.training.close()
 
 
+def _forget_evaluation(trainer: Trainer) -> None:
+    """Drop what an unfinished evaluation has stored, so that no row counts twice."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, _Bars):
+            callback.on_evaluate(trainer.args, trainer.state, trainer.control)
+    getattr(trainer, "_metrics", {}).get("eval", {}).clear()  # TRL's
+    noted = getattr(trainer, "noted", {})  # those of Seq2SeqDPOTrainer
+    for name in [name for name in noted if name.startswith("eval_")]:
+        del noted[name]
+
+
 def _apart(trainer: Trainer) -> None:
     """Handle memory errors of evaluations and callbacks separately from those of training.
 
@@ -401,6 +412,7 @@ def _apart(trainer: Trainer) -> None:
                             "max_length in utils/course/profiles.py, or choose a smaller model."
                         )
                     ) from error
+            _forget_evaluation(trainer)
             trainer.args.per_device_eval_batch_size = size // 2
             memory.release()
             print(tr("out of memory: evaluation continues with batches of {size}", size=size // 2))
