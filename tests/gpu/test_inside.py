@@ -1,4 +1,4 @@
-"""Tests that need a GPU: each file runs in a separate process with an emulated one."""
+"""Tests that need a GPU: the files inside_*.py run in a process with an emulated one."""
 
 import os
 import subprocess
@@ -24,10 +24,10 @@ def emulated(machine: str, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("machine", ["t4", "a100"])
-@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("inside_*.py")))
-def test_a_file_passes_inside(file, machine):
+def test_the_files_pass_inside(machine):
+    files = sorted(HERE.glob("inside_*.py"))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", f"tests/gpu/{file}"],
+        [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *files],
         env=emulated(machine, COURSE_PROFILE=machine),
         cwd=ROOT,
         capture_output=True,

@@ -12,9 +12,10 @@ from tests.helpers import chat_worker as worker
 from utils.course.paths import ROOT
 from utils.models import chat_standins
 
-PROGRAM = """
+KINDS = ("llama", "qwen2")
+PROGRAM = f"""
 import sys
-sys.path.insert(0, {root!r})
+sys.path.insert(0, {str(ROOT)!r})
 from tests.helpers import chat_worker as worker
 from utils.models import chat_standins; from utils import models
 import torch
@@ -22,30 +23,38 @@ torch.set_num_threads(1)
 chat_standins.SHAPE.update(worker.SMALL)
 chat_standins.TOKENS = 6 * chat_standins.BLOCKS * chat_standins.LENGTH  # six steps
 documents = models.base_documents(worker.pairs())
-print(getattr(chat_standins, {kind!r})(documents))
+for kind in {KINDS!r}:
+    print(getattr(chat_standins, kind)(documents))
 """
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_two_processes_build_the_same_bytes(kind, tmp_path):
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """The two folders of each kind, built in two processes."""
     folders = []
     for number in (1, 2):
         environment = os.environ | {
-            "COURSE_CACHE": str(tmp_path / str(number)),
+            "COURSE_CACHE": str(tmp_path_factory.mktemp(str(number))),
             "PYTHONHASHSEED": str(number),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-c", PROGRAM.format(root=str(ROOT), kind=kind)]
+        command = [sys.executable, "-c", PROGRAM]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert run.returncode == 0, run.stderr[-2000:]
-        folders.append(Path(run.stdout.splitlines()[-1]))
+        folders.append(map(Path, run.stdout.splitlines()[-len(KINDS) :]))
+    return dict(zip(KINDS, zip(*folders, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_build_the_same_bytes(kind, twice):
+    folders = twice[kind]
     names = [{path.name for path in folder.iterdir()} for folder in folders]
     assert names[0] == names[1] >= {"model.safetensors", "tokenizer.json", "config.json"}
     for name in names[0]:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])
+@pytest.fixture(scope="module", params=KINDS)
 def built(request):
     from utils.models.adapters import base_documents
 

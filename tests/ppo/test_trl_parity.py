@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from benchmarks.ppo import fetch_trl
-from tests.helpers import tiny_ppo
+from tests.helpers import tiny_ppo, warm
 from utils import losses, ppo
 from utils.ppo import sampling
 
@@ -159,8 +159,10 @@ def test_responses_that_end_early_equal_trl(through_trl):
 
 def test_the_benchmark_runs(trl_folder, tmp_path):
     out = tmp_path / "ppo.json"
-    command = [sys.executable, ROOT / "benchmarks/ppo.py", "--quick", "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | warm.PLAIN
+    python = warm.python(environment)
+    command = [python, ROOT / "benchmarks/ppo.py", "--quick", "--out", out]
+    environment |= {"PYTHON_EXEC": python}  # what the program starts its memory runs with
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(out.read_text())
