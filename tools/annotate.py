@@ -83,7 +83,7 @@ def score(kind: str, sheets: list[Path]) -> dict[str, dict[str, float]]:
     filled = {}
     for path in sheets:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            filled[path.stem] = list(csv.DictReader(file))
+            filled[path.stem] = sorted(csv.DictReader(file), key=lambda row: int(row["number"]))
     seeds = {(row["seed"], len(rows)) for rows in filled.values() for row in rows}
     if len(seeds) != 1:
         raise SystemExit(

@@ -81,20 +81,28 @@ def fault() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"its Python does not start ({type(error).__name__})"
-    return check.stderr.strip().splitlines()[-1] if check.returncode else None
+    if not check.returncode:
+        return None
+    silent = f"its Python ends with status {check.returncode}"
+    return (check.stderr.strip().splitlines() or [silent])[-1]
 
 
 def create() -> None:
     """Make a new virtual environment that has only pip, even if ensurepip is missing."""
+    python = sys.executable
+    if Path(sys.prefix).resolve() == VENV.resolve():  # this very Python is to be removed
+        if os.name == "nt":
+            sys.exit("This is the Python of .venv: leave it with `deactivate`, then try again.")
+        python = sys._base_executable
     if VENV.is_symlink() or VENV.is_file():
         VENV.unlink()
     shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
+    made = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True)
     if made.returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(VENV)], check=True)
-    command = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip"]
+    subprocess.run([python, "-m", "venv", "--without-pip", str(VENV)], check=True)
+    command = [python, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip"]
     if subprocess.run(command).returncode:
         sys.exit(
             "This Python has neither ensurepip nor pip: install the package that contains "

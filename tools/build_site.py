@@ -32,6 +32,7 @@ from utils.course.paths import ROOT
 
 ASSETS = ROOT / "site"
 OUTPUT = ROOT / "build" / "site"
+MARK = ".nojekyll"  # in every site that this program wrote
 LANGUAGES = ("en", "vi")
 READMES = {"en": ROOT / "README.md", "vi": ROOT / "README.vi.md"}
 NUMBER = Markup(' class="number"')
@@ -406,13 +407,15 @@ def built_files(output: Path) -> Iterator[Path]:
 
 
 def build(output: Path) -> None:
-    """Write the whole site into a new folder."""
+    """Write the whole site into a new folder, or in place of an older site."""
+    if output.exists() and any(output.iterdir()) and not (output / MARK).is_file():
+        raise SystemExit(f"{output} has files that this program did not write: name a new folder.")
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     shutil.copytree(ASSETS / "fonts", output / "fonts")
     for name in ("site.css", "site.js"):
         shutil.copy(ASSETS / name, output)
-    (output / ".nojekyll").touch()  # GitHub Pages serves the files as they are
+    (output / MARK).touch()  # GitHub Pages serves the files as they are
     jinja = Environment(
         loader=FileSystemLoader(ASSETS),
         undefined=StrictUndefined,

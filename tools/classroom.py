@@ -1,21 +1,26 @@
 """Let a class vote on telephones: a page on this laptop's address, without internet."""
 
 import argparse
+import asyncio
 import logging
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from utils.classroom import Comparisons, Desk, Job, addresses, build, open_room, saved_models
 from utils.course import artifacts, profiles
 from utils.course.errors import CourseError
 from utils.votes import open_store, read_pairs
 from utils.votes.pairs import Pair, campaign_name
+from utils.votes.schema import PROMPTS
 from utils.votes.store import VoteStore
 
 SAMPLE, SAMPLE_PAIRS = "sample", 20
@@ -42,7 +47,8 @@ def sample_pairs() -> list[Pair]:
     """Pairs of the shipped data, for a class without a campaign of its own."""
     from utils.data import load_preferences, written
 
-    rows = written(load_preferences(quiet=True)["test"]).select(range(SAMPLE_PAIRS))
+    rows = written(load_preferences(quiet=True)["test"])
+    rows = rows.select(range(min(SAMPLE_PAIRS, len(rows))))
     return [
         {
             **{"question": row["question"], "first": row["chosen"], "second": row["rejected"]},
@@ -59,10 +65,11 @@ def chosen_campaign(store: VoteStore, wanted: str, file: str | None) -> str:
         wanted = wanted or name
         store.add_pairs(wanted, pairs)
     names = [campaign.name for campaign in store.campaigns() if campaign.pairs]
-    if not wanted and not names:
+    own = [name for name in names if not name.endswith(PROMPTS)]  # a class makes those others
+    if not wanted and not own:
         store.add_pairs(SAMPLE, sample_pairs())
-        names = [SAMPLE]
-    name = campaign_name(wanted) if wanted else names[-1]
+        names = own = [SAMPLE]
+    name = campaign_name(wanted) if wanted else own[-1]
     if name not in names:
         raise CourseError(f"There is no campaign {name!r}: use one of {', '.join(names)}.")
     return name
@@ -106,6 +113,31 @@ def describe(desk: Desk, port: int, others: Sequence[str]) -> None:
     print(f"Projector: {here}/projector   (in the teacher's browser). Ctrl-C stops the class.")
 
 
+class Fair(H11Protocol):
+    """A connection; one address may hold so many that others still find room.
+
+    A whole class may have one address: a voter's telephone holds one or two connections.
+    """
+
+    MOST = 700
+    held: ClassVar[Counter] = Counter()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Count it, and close it at once if its address has too many."""
+        super().connection_made(transport)
+        self.address = (transport.get_extra_info("peername") or ("?",))[0]
+        self.held[self.address] += 1
+        if self.held[self.address] > self.MOST:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no longer."""
+        self.held[self.address] -= 1
+        if not self.held[self.address]:
+            del self.held[self.address]
+        super().connection_lost(exc)
+
+
 def main() -> None:
     """Build the page and serve it until Ctrl-C; votes are on disk at every moment."""
     arguments = options()
@@ -130,7 +162,7 @@ def main() -> None:
             build(desk),
             host=host,
             port=port,
-            http="h11",
+            http=Fair,
             ws="none",
             log_level="warning",
             access_log=False,

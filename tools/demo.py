@@ -5,11 +5,12 @@ import logging
 import os
 import secrets
 import sys
-import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.course import artifacts, profiles
+from utils.course.errors import CourseError
 
 
 def main() -> None:
@@ -50,10 +51,14 @@ def main() -> None:
     if auth:
         print(f"User name: {auth[0]} · password: {auth[1]}", flush=True)
     try:
-        threading.Event().wait()
+        while True:
+            time.sleep(0.5)  # on Windows Ctrl-C cannot end a wait without a limit
     except KeyboardInterrupt:
         page.close(verbose=False)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

@@ -9,7 +9,7 @@ from utils.course.errors import CourseError
 from utils.course.session import SEED
 from utils.votes import label_in_terminal, open_store, read_pairs, write_pairs
 from utils.votes.pairs import campaign_name
-from utils.votes.schema import ACCEPTED, DEMO, QUARANTINED, REFUSED, WAITING
+from utils.votes.schema import ACCEPTED, DEMO, PROMPTS, QUARANTINED, REFUSED, WAITING
 from utils.votes.store import VoteStore
 from utils.votes.terminal import CONTROL
 
@@ -41,7 +41,8 @@ def chosen(store: VoteStore, wanted: str) -> str:
         raise CourseError(
             f"{store} has no pairs to vote on: run notebook 07, or add a file with --import FILE."
         )
-    name = campaign_name(wanted) if wanted else names[-1]
+    own = [name for name in names if not name.endswith(PROMPTS)]  # a class makes those others
+    name = campaign_name(wanted) if wanted else (own or names)[-1]
     if name not in names:
         raise CourseError(f"There is no campaign {name!r}: use one of {', '.join(names)}.")
     return name
@@ -49,6 +50,9 @@ def chosen(store: VoteStore, wanted: str) -> str:
 
 def decide(store: VoteStore, status: str, campaign: str, name: str) -> None:
     """Print the votes of a campaign that wait, and accept or refuse them."""
+    campaign = campaign_name(campaign)
+    if not store.votes(campaign=campaign, source=QUARANTINED, status=None):
+        raise CourseError(f"Campaign {campaign!r} has no vote from the demo or the class page.")
     for vote in store.votes(name or None, campaign=campaign, source=QUARANTINED, status=WAITING):
         print(CONTROL.sub("", f"{vote.annotator}: {vote.choice} · {vote.question}"))
     changed = store.decide(status, campaign, annotators=[name] if name else None)

@@ -7,6 +7,7 @@ targets run in it. The Makefile calls this file.
 from __future__ import annotations  # an older Python must reach the error message of bootstrap.py
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bootstrap
 
 ROOT = bootstrap.ROOT
+MADE = ("COURSE_ARTIFACTS", "COURSE_CACHE")  # folders that need not exist yet
+PATHS = (
+    *MADE,
+    *("COURSE_FEEDBACK_DATA", "COURSE_PREFERENCE_DATA", "COURSE_HUMAN_LIKE_DATA"),
+    *("COURSE_POLICY", "COURSE_T5"),  # a folder, or a name on the Hub
+)
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C stopped
 
 
@@ -184,6 +191,22 @@ TARGETS = {
 }
 
 
+def make_paths_absolute() -> None:
+    """Let relative paths in the course's variables mean this folder in every step.
+
+    The steps and the notebooks' kernels have other working folders.
+    """
+    for name in PATHS:
+        value = os.environ.get(name, "").strip()
+        path = Path(value).expanduser()
+        if value in ("", "sample", "hub", "06"):  # words for data that is not a folder
+            continue
+        if not path.is_absolute() and (path.exists() or name in MADE):
+            os.environ[name] = str(path.absolute())
+    if own := re.fullmatch(r"sqlite:///(?!/|[A-Za-z]:)(.+)", os.environ.get("COURSE_VOTES", "")):
+        os.environ["COURSE_VOTES"] = f"sqlite:///{Path(own[1]).absolute().as_posix()}"
+
+
 def run(step: Step, more: Sequence[str] = ()) -> int:
     """Run a step and return its exit status. Ctrl-C goes to the step, which handles it itself."""
     child = subprocess.Popen(
@@ -194,8 +217,10 @@ def run(step: Step, more: Sequence[str] = ()) -> int:
     presses = 0
     while True:
         try:
-            status = child.wait()
+            status = child.wait(timeout=0.5)  # on Windows Ctrl-C cannot end a wait without a limit
             break
+        except subprocess.TimeoutExpired:
+            continue
         except KeyboardInterrupt:
             presses += 1
             if presses == 3:  # the step does not react
@@ -216,6 +241,7 @@ def main(words: Sequence[str]) -> int:
     if more and not target.takes:
         print(f"{name} accepts no arguments, but got: {' '.join(more)}.", file=sys.stderr)
         return 2
+    make_paths_absolute()
     if not target.bare:
         bootstrap.main()
     for step in target.steps:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils.course import artifacts, notebooks
+from utils.course import artifacts, notebooks, profiles
+from utils.course.errors import CourseError
 from utils.course.paths import BENCHMARKS
 
 
@@ -42,8 +43,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="save the outputs in the notebooks")
     parser.add_argument("only", nargs="*", help="numbers of notebooks; default: all")
     arguments = parser.parse_args()
-    profile = os.environ.setdefault("COURSE_PROFILE", "lab")
+    os.environ.setdefault("COURSE_PROFILE", "lab")
+    profile = profiles.choose().name
     wanted = arguments.only or list(notebooks.LESSONS)
+    if unknown := sorted(set(wanted) - set(notebooks.LESSONS)):
+        raise CourseError(f"No notebook has the number {', '.join(unknown)}.")
     chosen = [path.stem for path in notebooks.files() if path.stem[:2] in wanted]
     live = sys.stdout.isatty()
     runs = []
@@ -77,4 +81,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

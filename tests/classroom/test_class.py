@@ -9,11 +9,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sql
 
 from tests.helpers.classes import ADDRESS, CAMPAIGN, Visitor, desk, pairs
+from tools.classroom import Fair, chosen_campaign
 from utils.classroom import app
 from utils.classroom.app import STATIC, build
 from utils.classroom.figures import disagreement
@@ -21,8 +23,8 @@ from utils.classroom.room import LETTERS, addresses, open_room, tidy_name
 from utils.classroom.security import MAX_BODY, Buckets, Refusal, Signer
 from utils.classroom.words import WORDS
 from utils.votes.agreement import fleiss_kappa, preference
-from utils.votes.pairs import item_of
-from utils.votes.schema import VOTES, WAITING
+from utils.votes.pairs import campaign_name, item_of
+from utils.votes.schema import PROMPTS, VOTES, WAITING
 
 
 @pytest.fixture
@@ -165,6 +167,28 @@ def test_a_join_whose_answer_was_lost_can_be_sent_again(here):
         assert answer.json()["error"] == "taken"
 
 
+def test_two_voters_in_one_browser_do_not_vote_for_each_other(here):
+    browser = Visitor(here)
+    browser.joins("Chi")
+    first = browser.get("/api/pairs").json()["pairs"][0]
+    browser.joins("Dũng")  # in another tab: the cookie is his now
+    vote = {"item": first["item"], "choice": "a", "key": "a-key-of-a-click"}
+    assert browser.tell("/api/vote", **vote, name="Chi").json()["error"] == "join"
+    assert browser.tell("/api/vote", **vote, name="Dũng").status_code == 200
+    assert {vote.annotator for vote in here.room.votes()} == {"Dũng"}
+
+
+def test_a_full_class_still_lets_its_own_voters_in(here, monkeypatch):
+    monkeypatch.setattr("utils.classroom.room.MAX_VOTERS", 1)
+    an, other = Visitor(here), Visitor(here)
+    for _ in range(2):  # the first answer got lost
+        join = an.tell("/api/join", code=here.room.code, name="An", key="k" * 32)
+        assert join.status_code == 200
+    assert other.joins("Bình").json()["error"] == "full"
+    here.room.set_free("An")
+    assert other.joins("An").status_code == 200
+
+
 @pytest.mark.parametrize(
     "name", ["", "   ", "x" * 31, "a\u202eb", "a\x00", "simulated: An", "\ud800"]
 )
@@ -302,6 +326,28 @@ def test_one_address_cannot_keep_the_server_busy(here):
     assert found == [200] * 5 + [429] * 3
 
 
+def test_one_address_cannot_hold_every_connection(monkeypatch):
+    monkeypatch.setattr(Fair, "MOST", 2)
+    monkeypatch.setattr(Fair.__base__, "connection_made", lambda *_: None)
+    monkeypatch.setattr(Fair.__base__, "connection_lost", lambda *_: None)
+
+    def opened(address):
+        ended, connection = [], object.__new__(Fair)
+        connection.connection_made(
+            SimpleNamespace(
+                get_extra_info=lambda _: (address, 1), abort=lambda: ended.append(address)
+            )
+        )
+        return connection, bool(ended)
+
+    found = [opened(address) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2")]
+    assert [ended for _, ended in found] == [False, False, True, False]
+    for connection, _ in found:
+        connection.connection_lost(None)
+    assert not Fair.held and opened("10.0.0.1")[1] is False
+    Fair.held.clear()
+
+
 def test_the_memory_of_the_rates_is_bounded_and_time_fills_a_bucket():
     now = [0.0]
     buckets = Buckets(rate=1, burst=2, kept=10, clock=lambda: now[0])
@@ -367,7 +413,11 @@ def test_only_accepted_votes_are_read_by_the_course(here):
     assert (found["An"]["accepted"], found["Bình"]["waiting"]) == (6, 6)
     assert {v.annotator for v in here.room.store.votes(campaign=CAMPAIGN)} == {"An"}
     teacher.tell("/api/decide", status="refused", names=["An"])
-    assert teacher.tell("/api/decide", status="accepted").json() == {"changed": 12}
+    # all that wait; the votes that were refused stay so
+    assert teacher.tell("/api/decide", status="accepted").json() == {"changed": 6}
+    found = teacher.get("/api/projector").json()
+    assert (found["tally"]["votes"], found["voters"]) == (6, 1)
+    teacher.tell("/api/decide", status="accepted", names=["An"])
     assert teacher.tell("/api/decide", status="waiting").json()["error"] == "status"
     assert teacher.tell("/api/decide", status="accepted", names=[1]).json()["error"] == "names"
     lines = teacher.get("/votes.jsonl").text.splitlines()
@@ -444,9 +494,10 @@ def test_a_student_compares_two_models_and_learns_their_names_after_the_vote(sto
     assert other.get(f"/api/answers/{name}").status_code == 404
     models = an.tell(f"/api/answers/{name}/vote", choice="a").json()
     assert models["a"] == ("llama-sft" if "một" in answer["a"] else "llama-dpo")
-    an.tell(f"/api/answers/{name}/vote", choice="b")
+    assert an.tell(f"/api/answers/{name}/vote", choice="a").json() == models  # it was sent again
+    assert an.tell(f"/api/answers/{name}/vote", choice="b").json()["error"] == "voted"
     (vote,) = store.votes(source="class", status=WAITING)
-    assert (vote.choice, vote.campaign) == ("b", f"{CAMPAIGN} · prompts")
+    assert (vote.choice, vote.campaign) == ("a", f"{CAMPAIGN} · prompts")
     assert vote.model_a == models["a"]
 
 
@@ -480,6 +531,22 @@ def test_a_model_that_fails_does_not_end_the_class(store, tmp_path):
         name = an.tell("/api/ask", prompt="Vì sao?").json()["id"]
         assert wait_for(an, name)["status"] == "failed"
         assert an.tell(f"/api/answers/{name}/vote", choice="a").json()["error"] == "vote"
+
+
+def test_a_long_name_of_a_class_is_cut_to_a_name_that_can_be_found_again(store, tmp_path):
+    long = "x" * 59 + " và các lớp khác"
+    store.add_pairs(long, pairs(1))
+    here = desk(store, tmp_path, write=words)
+    here.room.campaign = long
+    an = Visitor(here)
+    an.joins("An")
+    name = an.tell("/api/ask", prompt="Vì sao?").json()["id"]
+    wait_for(an, name)
+    an.tell(f"/api/answers/{name}/vote", choice="a")
+    (vote,) = store.votes(source="class", status=None)
+    assert vote.campaign == f"{'x' * 59}{PROMPTS}" == campaign_name(vote.campaign)
+    assert store.pairs(vote.campaign)
+    assert chosen_campaign(store, "", None) == CAMPAIGN  # not the latest one, of the prompts
 
 
 # --- Figures and pictures ------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -121,6 +122,27 @@ def test_drive_gets_a_copy_and_gives_it_back(tmp_path):
     folder, how = find(NAME, other_machine)
     assert how == "copied from Drive"
     assert fault(folder) is None
+
+
+def test_a_full_drive_is_one_sentence_and_leaves_no_part(tmp_path, monkeypatch):
+    def full(source, new, **_):
+        (new / "part").write_text("half")
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(artifacts.shutil, "copytree", full)
+    shelf = Shelf(tmp_path / "local", drive=tmp_path / "drive")
+    with pytest.raises(ArtifactError, match="free some space there"):
+        save(shelf)
+    assert not list((tmp_path / "drive").iterdir())
+    assert find(NAME, Shelf(tmp_path / "local"))[0]  # it is saved on this machine
+
+
+def test_looking_at_a_folder_does_not_damage_it(shelf):
+    folder = save(shelf)
+    (folder / ".DS_Store").write_text("Finder")
+    (folder / "model" / ".ipynb_checkpoints").mkdir()
+    (folder / "model" / ".ipynb_checkpoints" / "config-checkpoint.json").write_text("{}")
+    assert find(NAME, shelf)[0] == folder
 
 
 def test_a_damaged_copy_on_drive_is_not_used(tmp_path):

@@ -16,6 +16,10 @@ def fill(source, target, answers):
     rows = read(source)
     for row, answer in zip(rows, answers, strict=True):
         row.update(answer)
+    write(target, rows)
+
+
+def write(target, rows):
     with target.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -41,6 +45,7 @@ def test_agreement_of_filled_in_sheets(tmp_path):
     half = [*right[:20], *({"better": ""} for _ in range(20))]
     for name, answers in {"an": right, "binh": wrong, "chi": half}.items():
         fill(tmp_path / "blank.csv", tmp_path / f"{name}.csv", answers)
+    write(tmp_path / "an.csv", read(tmp_path / "an.csv")[::-1])  # sorted in a spreadsheet
     found = annotate.score("pairs", [tmp_path / f"{name}.csv" for name in ("an", "binh", "chi")])
     assert found["better"]["an · labels of the data"] == 1.0
     assert found["better"]["an · chi"] == 1.0

@@ -94,6 +94,30 @@ def test_a_step_runs_in_the_folder_of_the_course_with_utf8(course):
     assert call(course, "demo", "--fail").returncode == 3
 
 
+def test_relative_paths_mean_the_folder_of_the_command(tmp_path, monkeypatch):
+    """The README's COURSE_FEEDBACK_DATA=my_faculty: a kernel works in another folder."""
+    (tmp_path / "my_faculty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "COURSE_FEEDBACK_DATA": "my_faculty",
+        "COURSE_PREFERENCE_DATA": "06",
+        "COURSE_POLICY": "someone/gpt2",
+        "COURSE_ARTIFACTS": "made",
+        "COURSE_VOTES": "sqlite:///votes/votes.sqlite",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run.make_paths_absolute()
+    assert {name: os.environ[name] for name in given} == given | {
+        "COURSE_FEEDBACK_DATA": str(tmp_path / "my_faculty"),
+        "COURSE_ARTIFACTS": str(tmp_path / "made"),
+        "COURSE_VOTES": f"sqlite:///{tmp_path.as_posix()}/votes/votes.sqlite",
+    }
+    before = dict(os.environ)
+    run.make_paths_absolute()
+    assert dict(os.environ) == before
+
+
 @NEEDS_SHELL
 def test_the_steps_of_test_run_in_order_with_their_environment(course):
     out = call(course, "test").stdout.splitlines()
@@ -316,6 +340,20 @@ def verify(tmp_path, text: str) -> str:
         [sys.executable, "-c", bootstrap.VERIFY, str(path)], capture_output=True, text=True
     )
     return done.stderr.strip()
+
+
+def test_the_python_of_the_environment_can_make_it_anew(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
+    monkeypatch.setattr(bootstrap.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(bootstrap.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(
+        bootstrap.subprocess,
+        "run",
+        lambda command, **_: calls.append(command) or subprocess.CompletedProcess(command, 0),
+    )
+    bootstrap.create()
+    assert [command[0] for command in calls] == [sys._base_executable]
 
 
 def test_the_check_reads_markers(tmp_path):

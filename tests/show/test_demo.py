@@ -1,5 +1,6 @@
 """The web demo with tiny models: its choices, its answers, and who has access."""
 
+import contextlib
 import json
 import os
 import re
@@ -685,6 +686,12 @@ def test_a_request_as_long_as_a_book_is_refused_unread(served):
     body = {"fn_index": 0, "session_hash": "x", "data": ["x" * demo.LARGEST]}
     answer = httpx.post(f"{address}gradio_api/queue/join", json=body, **TALK)
     assert answer.status_code == 413
+    parts = (b"x" * 10_000 for _ in range(100))  # without a length beforehand
+    with contextlib.suppress(httpx.HTTPError):
+        answer = httpx.post(f"{address}gradio_api/queue/join", content=parts, **TALK)
+        assert answer.status_code >= 400
+    assert next(parts, None) is not None or answer.status_code >= 400
+    assert httpx.get(address, headers={"host": "["}, **TALK).status_code in (400, 403)
 
 
 def test_make_demo_says_where_it_is_and_ends_on_interrupt(tmp_path):

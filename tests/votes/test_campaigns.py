@@ -495,4 +495,5 @@ def test_make_label_accepts_the_votes_that_wait(tmp_path):
     assert [vote.annotator for vote in store.votes(campaign="demo")] == ["An", "An"]
     assert "3 votes of demo refused" in label(tmp_path, "--refuse", "demo").stdout
     assert store.votes(campaign="demo") == [] == store.votes(campaign="demo", status=WAITING)
-    assert "0 votes of lớp accepted" in label(tmp_path, "--accept", "lớp").stdout
+    wrong = label(tmp_path, "--accept", "lớp")
+    assert wrong.returncode == 1 and "'lớp' has no vote" in wrong.stderr

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import segno
 from starlette.applications import Starlette
@@ -31,8 +31,8 @@ from utils.classroom.security import SESSION_SECONDS, Buckets, Refusal, guarded
 from utils.classroom.training import Job
 from utils.course.errors import CourseError
 from utils.course.language import tr
-from utils.votes.pairs import PairError, Shown, shown
-from utils.votes.schema import ACCEPTED, CLASS, REFUSED
+from utils.votes.pairs import PairError, Shown, campaign_name, shown
+from utils.votes.schema import ACCEPTED, CLASS, PROMPTS, REFUSED
 from utils.votes.store import CHOICES, Vote
 
 STATIC = Path(__file__).with_name("static")
@@ -90,6 +90,8 @@ def pairs(desk: Desk, request: Request, data: Data) -> Data:
 def vote(desk: Desk, request: Request, data: Data) -> Data:
     """A vote, which replaces the voter's former one on the item."""
     voter = _voter(desk, request)
+    if data.get("name", desk.room.names[voter]) != desk.room.names[voter]:  # the sides are theirs
+        raise Refusal(401, "join", "Another voter has joined in this browser.")
     item, choice, key = (_text(data, name) for name in ("item", "choice", "key"))
     cast = desk.room.vote(voter, item, choice, key)
     return {"item": cast.item, "choice": cast.choice}
@@ -105,7 +107,7 @@ def answers(desk: Desk, request: Request, data: Data) -> Data:
     voter = _voter(desk, request)
     found = _comparisons(desk).find(voter, request.path_params["name"])
     a, b = found.sides()
-    return {"status": found.status, "a": a, "b": b, "voted": found.voted}
+    return {"status": found.status, "a": a, "b": b, "voted": bool(found.choice)}
 
 
 def vote_on_answers(desk: Desk, request: Request, data: Data) -> Data:
@@ -114,15 +116,19 @@ def vote_on_answers(desk: Desk, request: Request, data: Data) -> Data:
     found, choice = comparisons.find(voter, request.path_params["name"]), _text(data, "choice")
     if found.status != "done" or choice not in CHOICES:
         raise Refusal(400, "vote", "There is nothing to vote on yet.")
-    pair = dict(zip(("first", "second"), found.texts, strict=True))
-    pair |= dict(zip(("model_first", "model_second"), comparisons.models, strict=True))
-    pair["question"] = found.prompt
-    screen: Shown = shown(pair, found.swapped)
-    name, campaign = desk.room.names[voter], f"{desk.room.campaign[:60]} · prompts"
-    desk.room.store.add_pairs(campaign, [pair])
-    facts = {"choice": choice, "annotator": name, "source": CLASS, "campaign": campaign}
-    desk.room.store.cast(Vote(**vars(screen), **facts, seed=found.seed))
-    found.voted = True
+    if found.choice not in ("", choice):  # the page has named the models since
+        raise Refusal(409, "voted", "You have voted on these answers.")
+    if not found.choice:  # an answer that got lost is asked for again
+        pair = dict(zip(("first", "second"), found.texts, strict=True))
+        pair |= dict(zip(("model_first", "model_second"), comparisons.models, strict=True))
+        pair["question"] = found.prompt
+        screen: Shown = shown(pair, found.swapped)
+        name = desk.room.names[voter]
+        campaign = campaign_name(f"{desk.room.campaign[:60].strip()}{PROMPTS}")
+        desk.room.store.add_pairs(campaign, [pair])
+        facts = {"choice": choice, "annotator": name, "source": CLASS, "campaign": campaign}
+        desk.room.store.cast(Vote(**vars(screen), **facts, seed=found.seed))
+        found.choice = choice
     models = comparisons.models[::-1] if found.swapped else comparisons.models
     return {"a": models[0], "b": models[1]}
 
@@ -355,6 +361,7 @@ def build(desk: Desk, busy: Buckets | None = None) -> Starlette:
     routes += [
         Route(path, _answering(desk, work), methods=["POST"]) for path, work in POSTS.items()
     ]
-    checks = {"names": own_names(), "local": desk.room.code is None}
+    names = own_names() | {urlsplit(desk.address).hostname or ""}  # the one that a teacher chose
+    checks = {"names": names, "local": desk.room.code is None}
     busy = busy or Buckets(rate=100, burst=500)
     return Starlette(routes=routes, middleware=[Middleware(guarded, **checks, busy=busy)])

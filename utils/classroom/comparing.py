@@ -31,7 +31,7 @@ class Comparison:
     seed: int
     status: str = "waiting"  # then "writing"; then "done", "slow" or "failed"
     texts: Texts = ("", "")
-    voted: bool = False
+    choice: str = ""  # the voter's
 
     def sides(self) -> Texts:
         """The answers on the screen: A, B."""

@@ -15,6 +15,7 @@ from utils.votes.agreement import (
     reliable,
 )
 from utils.votes.pairs import TEXTS, Pair, item_of
+from utils.votes.schema import REFUSED
 from utils.votes.store import Vote, tally
 
 SHOWN = 5  # items with the most disagreement
@@ -72,8 +73,12 @@ def figures(pairs: Sequence[Pair], votes: Sequence[Vote]) -> Figures:
 
 
 def voters(names: Sequence[str], votes: Sequence[Vote]) -> list[dict[str, object]]:
-    """The teacher's table: per voter the votes by status, κ against the others, and the verdict."""
-    standings = {standing.annotator: standing for standing in reliable(votes).standings}
+    """The teacher's table: per voter the votes by status, κ against the others, and the verdict.
+
+    Refused votes count in their column only.
+    """
+    standing_votes = [vote for vote in votes if vote.status != REFUSED]
+    standings = {standing.annotator: standing for standing in reliable(standing_votes).standings}
     by_status: dict[str, Counter] = defaultdict(Counter)
     for vote in votes:
         by_status[vote.annotator][vote.status] += 1

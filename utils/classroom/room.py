@@ -19,7 +19,7 @@ from utils.classroom.figures import Figures, figures
 from utils.classroom.security import Buckets, Refusal, Signer
 from utils.votes.files import write_whole
 from utils.votes.pairs import Pair, Shown, item_of, shown
-from utils.votes.schema import CLASS
+from utils.votes.schema import CLASS, REFUSED
 from utils.votes.session import SIMULATED
 from utils.votes.store import CHOICES, Vote, VoteStore
 
@@ -114,7 +114,8 @@ class Classroom:
         if key is not None and 16 <= len(key) <= 64:
             secret = f"{self.campaign} {name.casefold()} {key}".encode("utf-8", "replace")
             known = hashlib.sha256(secret).hexdigest()[:32]
-        if len(self.names) >= MAX_VOTERS:
+        here = {each.casefold() for each in self.names.values()}  # they may join once more
+        if len(here) >= MAX_VOTERS and name.casefold() not in here:
             raise Refusal(403, "full", f"The class is full: {MAX_VOTERS} voters.")
         voter = self.store.join(self.campaign, name, known)
         if voter is None:
@@ -178,7 +179,7 @@ class Classroom:
         with self.lock:
             now = time.monotonic()
             if self._figures is None or now - self._figures[0] > FRESH:
-                found = figures(self.pairs, self.votes())
+                found = figures(self.pairs, [v for v in self.votes() if v.status != REFUSED])
                 self._figures = time.monotonic(), {**found, "joined": len(self.names)}
             return self._figures[1]
 

@@ -130,7 +130,10 @@ def _host_allowed(host: str, names: Collection[str], local: bool) -> bool:
 
     A foreign name that leads to this address (DNS rebinding) would make a foreign page same-origin.
     """
-    name = (urlsplit(f"//{host}").hostname or "").lower()
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:  # such as a bracket that is never closed
+        return False
     if local:
         return name in LOOPBACK
     try:

@@ -6,6 +6,7 @@ The arguments of DPO stand in a cell of notebook 07 only; the code of that cell 
 process writes its progress as lines of JSON, so that the page stays responsive: see `Job`.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -210,7 +211,10 @@ class Job:
             self._child = subprocess.Popen(
                 [*self.command, str(self.folder / "votes.jsonl")],
                 cwd=ROOT,
-                env={"OMP_NUM_THREADS": threads, **os.environ, "COURSE_PROGRESS": "0"},
+                env={
+                    **{"OMP_NUM_THREADS": threads, **os.environ},
+                    **{"COURSE_PROGRESS": "0", "PYTHONIOENCODING": "utf-8"},
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -226,8 +230,10 @@ class Job:
             for line in child.stdout:
                 log.write(line)
                 log.flush()
-                if line.startswith(EVENT):
-                    self.state = json.loads(line.removeprefix(EVENT))
+                _, found, event = line.partition(EVENT)  # a library may not have ended its line
+                if found:
+                    with contextlib.suppress(ValueError):
+                        self.state = json.loads(event, parse_constant=lambda _: None)  # no NaN
         status = child.wait()
         if self._stopping:
             self.state = {"stage": "stopped"}

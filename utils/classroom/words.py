@@ -116,6 +116,7 @@ WORDS = {
     "error_running": later("A training is running."),
     "error_models": later("There are no two models to compare."),
     "error_vote": later("This cannot be voted on."),
+    "error_voted": later("You have voted on these answers."),
     "error_host": later("This page answers only under its own address."),
     "error_origin": later("The request comes from another page."),
     "error_size": later("The request is too long."),

@@ -60,8 +60,20 @@ def weights_of(folder: Path) -> dict[str, str]:
 def _copy(source: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    shutil.copytree(source, new, dirs_exist_ok=True)
-    swap(new, final)
+    try:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+        swap(new, final)
+    except OSError as error:  # shutil.Error is one, too
+        raise ArtifactError(
+            tr(
+                "{name} could not be copied to {folder} ({error}): free some space there.",
+                name=final.name,
+                folder=final.parent,
+                error=type(error).__name__,
+            )
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 @contextmanager

@@ -33,7 +33,13 @@ def content_hash(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    """All files but the manifest, and those that looking at a folder may leave in it."""
+    others = {MANIFEST, ".DS_Store", "Thumbs.db", "desktop.ini"}
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in others and ".ipynb_checkpoints" not in path.parts
+    )
 
 
 def fault(folder: Path, inputs: dict[str, str] | None = None) -> str | None:

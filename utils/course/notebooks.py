@@ -1,5 +1,6 @@
 """The list of the course's notebooks, and a function that runs one without a browser."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -120,7 +121,7 @@ def expected_time(name: str, profile: str) -> str:
 
 
 class _PeakMemory:
-    """The kernel's peak resident memory, sampled between cells and once per second."""
+    """The kernel's peak resident memory, sampled twice per second."""
 
     def __init__(self) -> None:
         self.peak_mb = 0.0
@@ -129,15 +130,15 @@ class _PeakMemory:
         """Sample process `pid` and its children until `stop()`."""
         import psutil
 
-        try:
+        with contextlib.suppress(psutil.Error):  # the kernel has ended
             process = psutil.Process(pid)
             while not stop():
-                family = [process, *process.children(recursive=True)]
-                total = sum(p.memory_info().rss for p in family if p.is_running())
+                total = process.memory_info().rss
+                for child in process.children(recursive=True):
+                    with contextlib.suppress(psutil.Error):  # this child has ended meanwhile
+                        total += child.memory_info().rss
                 self.peak_mb = max(self.peak_mb, total / 2**20)
                 time.sleep(0.5)
-        except psutil.Error:
-            return
 
 
 def execute(

@@ -14,7 +14,7 @@ import gradio as gr
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from utils.course import artifacts, colab
 from utils.course.errors import CourseError
@@ -322,9 +322,20 @@ def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
         if scope["type"] not in ("http", "websocket"):
             return await app(scope, receive, send)
         headers, path = Headers(scope=scope), scope["path"]
-        host = headers.get("host", "")
-        foreign = urlsplit(f"//{host}").hostname not in LOOPBACK
-        foreign |= urlsplit(headers.get("origin", f"//{host}")).netloc != host
+        host, left = headers.get("host", ""), LARGEST
+        try:
+            foreign = urlsplit(f"//{host}").hostname not in LOOPBACK
+            foreign |= urlsplit(headers.get("origin", f"//{host}")).netloc != host
+        except ValueError:  # such as a bracket that is never closed
+            foreign = True
+
+        async def counted() -> Message:  # a body may come in parts, without its length
+            nonlocal left
+            message = await receive()
+            if message["type"] == "http.request":
+                left -= len(message.get("body", b""))
+            return message if left >= 0 else {"type": "http.disconnect"}
+
         if local and foreign:
             refusal = PlainTextResponse("This demo answers only its own machine.", 403)
         elif not headers.get("content-length", "0").isdigit() or (
@@ -334,7 +345,7 @@ def _guarded(app: ASGIApp, local: bool) -> ASGIApp:
         elif path != "/" and not path.startswith(OPEN_PATHS):
             refusal = PlainTextResponse("This demo has no such page.", 404)
         else:
-            return await app(scope, receive, send)
+            return await app(scope, counted, send)
         return await refusal(scope, receive, send)
 
     return guard

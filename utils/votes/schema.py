@@ -14,6 +14,7 @@ FORMER = "before campaigns"  # the campaign of the votes that a migration found
 DEMO = "demo"  # the source and the campaign of votes from the web demo
 CLASS = "class"  # the source of votes from the class page
 ACCEPTED, WAITING, REFUSED = "accepted", "waiting", "refused"
+PROMPTS = " · prompts"  # ends the campaign of a class that votes on its own prompts
 QUARANTINED = (DEMO, CLASS)  # sources whose visitors nobody has identified: their votes wait
 
 METADATA = sql.MetaData()

@@ -356,10 +356,15 @@ class VoteStore:
         annotators: Collection[str] | None = None,
         source: str | Collection[str] = QUARANTINED,
     ) -> int:
-        """Accept or refuse the quarantined votes of a campaign; the number that changed."""
+        """Accept or refuse the quarantined votes of a campaign; the number that changed.
+
+        Without names, a vote that was refused before is not accepted.
+        """
         where = self._where(None, campaign, source, None)
         if annotators is not None:
             where &= TABLE.c.annotator.in_(list(annotators))
+        elif status == ACCEPTED:
+            where &= TABLE.c.status == WAITING
         change = sql.update(TABLE).where(where, TABLE.c.status != status).values(status=status)
         return self._transact(lambda connection: connection.execute(change).rowcount)
 

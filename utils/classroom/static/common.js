@@ -5,6 +5,8 @@ let language = "vi";
 try { language = localStorage.getItem("language") || language; } catch { /* storage is off */ }
 if (new URLSearchParams(location.search).get("lang") in WORDS) language = new URLSearchParams(location.search).get("lang");
 
+if (!Object.hasOwn(WORDS, language)) language = "vi";  // another page of this address wrote it
+
 const $ = (id) => document.getElementById(id);
 const redraws = [];  // functions that draw the page again in another language
 

@@ -31,7 +31,7 @@ async function begin() {
     const letters = decodeURIComponent(location.hash.slice(1));
     if (/^[A-Za-z]{6}$/.test(letters)) $("code").value = letters.toUpperCase();
     ($("code").value || !me.code ? $("name") : $("code")).focus();
-    $("voting").hidden = $("bar").hidden = true;
+    $("voting").hidden = $("asking").hidden = $("bar").hidden = true;
     return;
   }
   tell(`${word("hello")}${me.name}!`);
@@ -101,7 +101,7 @@ async function vote(choice) {
   const key = newKey();
   while (sending) {
     try {
-      await request("/api/vote", { item: pair.item, choice, key });
+      await request("/api/vote", { item: pair.item, choice, key, name: me.name });
       sending = false;
     } catch (error) {
       if (error.status && error.status !== 429 && error.status !== 503) {
@@ -158,7 +158,11 @@ $("ask").addEventListener("submit", async (event) => {
       drawOwn();
       tell(word(own.status));
       await pause(0.7);
-      own = { id, ...(await request(`/api/answers/${id}`)) };
+      try {
+        own = { id, ...(await request(`/api/answers/${id}`)) };
+      } catch (error) {  // a telephone that slept asks again
+        if (error.status && error.status !== 429 && error.status !== 503) throw error;
+      }
     }
     const fine = own.status === "done";
     tell(word(fine ? "which" : own.status), fine ? "" : "bad");
@@ -167,6 +171,7 @@ $("ask").addEventListener("submit", async (event) => {
     if (own) own.status = "failed";
     $("send").disabled = false;
     tell(error.message, "bad");
+    if (error.word === "join") await begin();
   }
 });
 
