@@ -46,7 +46,10 @@ def notebooks(folder: Path) -> list[Path]:
     return [
         path
         for path in found
-        if path.is_file() and not path.is_symlink() and ".ipynb_checkpoints" not in path.parts
+        if path.is_file()
+        and not path.is_symlink()
+        and not path.name.startswith("._")  # what a Mac adds to an archive
+        and not {".ipynb_checkpoints", "__MACOSX"} & set(path.parts)
     ]
 
 
@@ -94,7 +97,10 @@ def write(path: Path, rows: list[Row]) -> None:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         table.writerows((clean(row.student), row.exercise, row.result, row.message) for row in rows)
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except PermissionError:
+        raise OSError(f"{path} is open in another program: the table is in {part}.") from None
 
 
 def counts(rows: list[Row]) -> str:
@@ -138,11 +144,15 @@ def main() -> None:
     limits = Limits(options.seconds, int(options.memory * 2**30))
     rows, layers = [], set()
     try:
-        for found, held in everyone(options.folder, limits, max(1, options.jobs)):
-            print(f"{clean(found[0].student)}: {counts(found)}", flush=True)
-            rows += found
-            layers |= set(held)
-        write(output, rows)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            for found, held in everyone(options.folder, limits, max(1, options.jobs)):
+                print(f"{clean(found[0].student)}: {counts(found)}", flush=True)
+                rows += found
+                layers |= set(held)
+        finally:  # what is judged is kept, whatever stops the others
+            if rows:
+                write(output, rows)
     except (CourseError, OSError) as error:
         sys.exit(f"{error}")
     students = len({row.student for row in rows})

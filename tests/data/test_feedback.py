@@ -66,6 +66,16 @@ def test_missing_validation_is_split_off_train_and_reported(folder, capsys):
     assert "No validation.csv: 1 rows were split off train." in capsys.readouterr().out
 
 
+def test_a_sentence_that_stands_twice_is_never_in_both_splits(folder):
+    (folder / "validation.csv").unlink()
+    often = [("Thầy hay quá", 2, 0), ("Phòng nóng", 0, 2)] * 20
+    write(folder, "train", often + [(f"Câu số {n}", n % 3, 0) for n in range(60)])
+    loaded = load_feedback(quiet=True)
+    train, validation = (set(loaded[split]["sentence"]) for split in ("train", "validation"))
+    assert not train & validation and {"Thầy hay quá", "Phòng nóng"} <= train
+    assert len(validation) == 6 and set(loaded["validation"]["sentiment"]) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -94,6 +104,14 @@ def test_missing_validation_is_split_off_train_and_reported(folder, capsys):
         (
             lambda f: write(f, "test", [("hay , vui", 2, "0,1")]),
             r"line 2 has more cells than columns",
+        ),
+        (
+            lambda f: write(f, "train", [('"Thầy hay', 2, 0), ('Cô nói "chậm" quá', 0, 0)]),
+            r"train\.csv, line \d: the quotes do not match",
+        ),
+        (
+            lambda f: write(f, "train", [('"Thầy hay', 2, 0), *[("câu " * 40, 2, 0)] * 4000]),
+            r"train\.csv, line \d+: the quotes do not match",
         ),
         (lambda f: (f / "train.csv").write_text(""), r"train\.csv, line 1: column sentence"),
     ],

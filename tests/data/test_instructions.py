@@ -34,10 +34,12 @@ def test_question_and_answer_alone_are_enough(own, capsys):
         "",
         {"question": "Chó kêu sao?", "chosen": "Chó sủa gâu gâu.", "id": 7},
         {"question": "Gà kêu sao?", "answer": " "},
+        {"question": "Mèo kêu sao?", "answer": "Mèo kêu meo meo.", "id": None},  # once more
+        {"question": "Còn nữa?", "answer": "Hết rồi.", "history": [{"role": "user"}]},
         encoding="utf-8-sig",
     )
     assert load_instructions().to_list() == [
-        {"id": "1", "question": "Mèo kêu sao?", "answer": "Mèo kêu meo meo."},
+        {"id": "train-1", "question": "Mèo kêu sao?", "answer": "Mèo kêu meo meo."},
         {"id": "7", "question": "Chó kêu sao?", "answer": "Chó sủa gâu gâu."},
     ]
     printed = capsys.readouterr().out

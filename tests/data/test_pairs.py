@@ -97,6 +97,27 @@ def test_missing_test_is_split_off_train_and_reported(folder, capsys):
     assert "No test split: 2 rows were split off train." in capsys.readouterr().out
 
 
+def test_all_rows_of_a_question_go_to_one_split(folder, capsys):
+    (folder / "test.jsonl").unlink()
+    rows = [row(n, rejected=f"Sai {k}.", id=f"r{n}-{k}") for n in range(20) for k in range(3)]
+    write(folder, "train", rows)
+    loaded = load_preferences()
+    assert (len(loaded["train"]), len(loaded["test"])) == (54, 6)
+    assert not set(loaded["train"]["question"]) & set(loaded["test"]["question"])
+    assert "also in" not in capsys.readouterr().out
+
+
+def test_half_an_emoji_and_an_endless_number_are_no_stack(folder):
+    path = folder / "train.jsonl"
+    rows = [row(n, chosen=f"Vui {n} \ud83d?") for n in range(20)]
+    text = "".join(json.dumps(each) + "\n" for each in rows)
+    path.write_text(text)
+    assert load_preferences(quiet=True)["train"][0]["chosen"] == "Vui 0 \ufffd?"
+    path.write_text(text + '{"id": ' + "9" * 5000 + "}\n")
+    with pytest.raises(DataError, match="line 21, character 1: broken JSON"):
+        load_preferences(quiet=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -143,7 +164,7 @@ def test_files_that_are_missing_or_not_utf8(folder, monkeypatch):
 def test_too_few_rows_for_a_test_split(folder):
     (folder / "test.jsonl").unlink()
     write(folder, "train", [row(n) for n in range(9)])
-    with pytest.raises(DataError, match="only 9 rows, too few to split a test set off:"):
+    with pytest.raises(DataError, match="only 9 questions, too few to split a test set off:"):
         load_preferences(quiet=True)
 
 

@@ -100,6 +100,20 @@ def test_cells_are_found_by_number_and_the_last_attempt_counts(tmp_path):
     assert found["04.4"][0] == ERROR and "line 1 of the cell" in found["04.4"][1]
 
 
+def test_a_scratch_cell_after_the_exercise_does_not_count(tmp_path):
+    scratch = 'check ("04.2", f)  # once more'
+    found = graded(tmp_path, f"{RIGHT}{HANDED_IN}", scratch)
+    assert found["04.2"][0] == PASSED
+    assert graded(tmp_path, scratch)["04.2"][0] == ERROR
+
+
+def test_what_a_mac_adds_to_an_archive_is_no_student(tmp_path):
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("an.ipynb", "._an.ipynb", "__MACOSX/._an.ipynb", "__MACOSX/an.ipynb"):
+        write(tmp_path / name, RIGHT)
+    assert grade.notebooks(tmp_path) == [tmp_path / "an.ipynb"]
+
+
 def test_what_stands_beside_an_attempt_does_not_decide(tmp_path):
     """Prints of the lesson's tensors fail here, and lines after the exercise are not run."""
     cell = f"print(logits)\n{RIGHT}print(f(logits))\n{HANDED_IN}\nraise SystemExit"

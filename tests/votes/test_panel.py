@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -295,6 +296,40 @@ def test_the_panel_changes_to_another_campaign_of_the_store(store, at_leisure):
     panel.campaign_field.value = "lớp A"
     assert "1 / 4" in panel.counter.value
     assert [(v.campaign, v.choice) for v in store.votes("An")] == [("lớp A", "a"), ("lớp B", "b")]
+
+
+def test_a_campaign_that_cannot_be_read_is_not_the_one_on_the_screen(
+    store, at_leisure, monkeypatch
+):
+    first = store.add_pairs("lớp A", PAIRS[:4])
+    store.add_pairs("lớp B", PAIRS[4:6])
+    panel = LabelPanel(first, store, "An", repeat_share=0, campaign="lớp A")
+    with monkeypatch.context() as away:
+        away.setattr(store, "pairs", lambda _: raise_away())
+        panel.campaign_field.value = "lớp B"
+    assert panel.campaign_field.value == "lớp A" == panel.campaign
+    assert "away" in panel.note.value
+    with monkeypatch.context() as away:  # between the vote and the line of agreement
+        away.setattr(widgets, "agreement_line", lambda *_: raise_away())
+        panel.buttons["a"].click()
+    assert len(store.votes("An")) == 1 and "Saved" in panel.note.value
+
+
+def raise_away():
+    raise VoteError("The store is away.")
+
+
+def test_two_windows_of_one_person_are_one_vote_on_each_pair(store, at_leisure):
+    pairs = store.add_pairs("lớp", PAIRS[:4])
+    panel = LabelPanel(pairs, store, "Hòa", repeat_share=0, campaign="lớp")
+    other = Session(pairs, store, unicodedata.normalize("NFD", " Hòa "), 0, 0, campaign="lớp")
+    assert other.current == panel.session.current
+    other.vote("b")
+    panel.buttons["a"].click()  # the panel still shows the first pair
+    assert "has your vote already" in panel.note.value
+    assert [(v.annotator, v.choice) for v in store.votes()] == [("Hòa", "b")]
+    panel.buttons["a"].click()
+    assert [v.choice for v in store.votes()] == ["b", "a"] and "2 / 4" in panel.counter.value
 
 
 def test_the_agreement_follows_each_vote_and_those_of_others(store, at_leisure):

@@ -392,9 +392,18 @@ def test_an_export_brings_its_pairs_and_is_read_twice_without_harm(any_store, tm
     assert pair.items() <= found.items()
 
 
+NUMBERED = {name: "x" for name in ("item", "question", "answer_a", "answer_b", "annotator")}
+NUMBERED |= {"choice": "a", "swapped": "no"}  # a word where a truth value must be
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "vote 1 cannot be read"), ('{"question": "?"}', "vote 1 cannot"), (None, "check its")],
+    [
+        ("{", "vote 1 cannot be read"),
+        ('{"question": "?"}', "vote 1 cannot"),
+        (json.dumps(NUMBERED), "vote 1 cannot"),
+        (None, "check its"),
+    ],
 )
 def test_a_file_without_votes_is_one_sentence(tmp_path, text, message):
     path = tmp_path / "votes.jsonl"
@@ -440,6 +449,23 @@ def test_an_empty_store_is_an_empty_data_set_with_its_columns(store):
     rows = to_dataset(store.votes())
     assert len(rows) == 0 and "chosen" in rows.column_names
     assert tally([]) == {"votes": 0, "pairs": 0, "ties": 0, "skips": 0}
+
+
+def test_a_file_system_without_shared_memory_keeps_its_own_journal(tmp_path):
+    path = tmp_path / "votes.sqlite"
+    url = f"sqlite:///file:{path}?vfs=unix-dotfile&uri=true"
+    store = open_store(url)  # it ended in an endless loop
+    store.close()
+    assert path.exists()
+
+
+def test_a_full_pool_is_one_sentence(tmp_path):
+    store = open_store(f"sqlite:///{tmp_path}/votes.sqlite")
+    store.engine = sql.create_engine(
+        store.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.1
+    )
+    with store.engine.connect(), pytest.raises(VoteError, match="busy, so nothing was confirmed"):
+        store.votes()
 
 
 def test_votes_on_google_drive_have_no_write_ahead_log(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from utils.course.notebooks import path_of
 
 JUDGES = ("attempt", "check")
 NUMBER = re.compile(r"\d\d\.\d{1,2}")
-CALL = re.compile(r"""\b(?:attempt|check)\(\s*["'](\d\d\.\d{1,2})["']""")
+CALL = re.compile(r"""\b(?:attempt|check)\s*\(\s*["'](\d\d\.\d{1,2})["']""")
 MAGIC = re.compile(r"(?m)^[ \t]*[%!].*$")
 LONGEST_CELL = 100_000  # characters
 LARGEST_FILE = 50_000_000  # bytes

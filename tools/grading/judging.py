@@ -271,21 +271,34 @@ class Grader:
             self._process = None
 
     def outcome(self, name: str, found: list[str]) -> Outcome:
-        """Judge an exercise from the cells that hand it in: the last one with an attempt counts."""
+        """Judge an exercise from the cells that hand it in: the last one that has code counts.
+
+        A later cell that only calls a function of an earlier one is passed over.
+        """
         changed = [source for source in found if cells.is_changed(source, name)]
         if not found:
             return Outcome(MISSING, f"no cell hands in the exercise {name}.")
         if not changed:
             return Outcome(MISSING, tr("no attempt yet."))
+        outcomes = []
+        for source in reversed(changed):
+            outcome = self._judged(name, source)
+            if outcome.result != MISSING and "NameError" not in outcome.message:
+                return outcome
+            outcomes.append(outcome)
+        return outcomes[0]
+
+    def _judged(self, name: str, source: str) -> Outcome:
+        """Judge one cell that hands the exercise in."""
         try:
-            cells.parse(changed[-1])
+            cells.parse(source)
         except cells.UnreadableError as error:
             return Outcome(ERROR, str(error))
         if self._process is None:
             self._process = Process(self.lesson, self.limits)
             self.layers = self._process.layers
         try:
-            return self._process.judge(name, changed[-1])
+            return self._process.judge(name, source)
         except LateError:
             outcome = Outcome(LATE, f"stopped after {self.limits.seconds:g} seconds.")
         except EndedError as error:

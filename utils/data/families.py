@@ -18,7 +18,7 @@ class Instruction(NamedTuple):
     """A question with its right answer, and the fact and the value that make it right."""
 
     kind: str
-    fact: str | None  # rows with the same fact ask the same; None: unknown (hand-written)
+    fact: str | None  # what it is about, perhaps in the other direction; None: unknown
     value: str | None  # the short answer that the sentence contains
     question: str
     answer: str

@@ -60,7 +60,23 @@ def _label(value: str | None, names: list[str], where: str, column: str) -> int:
 
 def read_feedback(path: Path, report: Report) -> list[Feedback]:
     """The rows of one CSV file; the first bad cell raises an error that names the cell."""
-    reader = csv.DictReader(io.StringIO(read_text(path, report), newline=""))
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(read_text(path, report), newline=""), strict=True)
+    try:
+        return _rows(reader, path, report)
+    except csv.Error as error:
+        raise DataError(
+            tr(
+                "{file}, line {line}: the quotes do not match ({error}): put a sentence with a "
+                "quote between double quotes, and write each quote inside it twice.",
+                file=path.name,
+                line=reader.line_num,
+                error=error,
+            )
+        ) from None
+
+
+def _rows(reader: csv.DictReader, path: Path, report: Report) -> list[Feedback]:
     header = [name.strip() for name in reader.fieldnames or []]
     for column in Feedback._fields:
         if column not in header:
@@ -114,13 +130,25 @@ def read_feedback(path: Path, report: Report) -> list[Feedback]:
 
 
 def _split_off_validation(rows: list[Feedback]) -> tuple[list[Feedback], list[Feedback]]:
-    """Move every tenth row of each class to validation, so that the class shares stay the same."""
+    """Move every tenth sentence of each class to validation, so that the class shares stay.
+
+    All rows of a sentence go with it, so that no sentence is in both.
+    """
+    keys = [_key(row.sentence) for row in rows]
+    classes = {key: row.sentiment for key, row in reversed([*zip(keys, rows, strict=True)])}
     seen: Counter[int] = Counter()
-    train, validation = [], []
-    for row in rows:
-        seen[row.sentiment] += 1
-        (validation if seen[row.sentiment] % 10 == 0 else train).append(row)
-    return train, validation
+    held_out = set()
+    for key in dict.fromkeys(keys):
+        seen[classes[key]] += 1
+        if seen[classes[key]] % 10 == 0:
+            held_out.add(key)
+    both = [*zip(keys, rows, strict=True)]
+    return [r for key, r in both if key not in held_out], [r for key, r in both if key in held_out]
+
+
+def _key(sentence: str) -> str:
+    """What equal sentences share; a sentence of emoji only is its own key."""
+    return duplicate_key(sentence) or sentence
 
 
 def _as_dataset(rows: list[Feedback]) -> Dataset:
@@ -204,8 +232,8 @@ def load_feedback(offline: bool = True, *, quiet: bool = False) -> DatasetDict:
     else:
         folder = FEEDBACK_SAMPLE if source == "sample" else Path(source).expanduser()
         loaded = feedback_from_folder(folder, report)
-    known = {duplicate_key(s) or s for s in loaded["train"]["sentence"]}  # only emoji: no key
-    report.leaked = sum((duplicate_key(s) or s) in known for s in loaded["test"]["sentence"])
+    known = set(map(_key, loaded["train"]["sentence"]))
+    report.leaked = sum(_key(s) in known for s in loaded["test"]["sentence"])
     if not quiet:
         say_report(report)
     return loaded

@@ -13,7 +13,7 @@ COLUMNS = ("id", "question", "answer")
 
 
 def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
-    """The train split's questions and right answers, each question once: id, question, answer.
+    """The train split's questions with right answers, each answer once: id, question, answer.
 
     Dialogues are left out, because their last question cannot be understood alone.
     COURSE_PREFERENCE_DATA names the source as for `load_preferences`; `06` gives the questions that
@@ -40,13 +40,17 @@ def one_per_question(pairs: Dataset) -> Dataset:
 
 def _without_rejected(path: Path, quiet: bool) -> Dataset:
     """The rows of a JSONL file of questions and answers; an answer may also be called chosen."""
-    report, kept = PairReport(), []
+    report, kept, known = PairReport(), [], set()
     for number, where, row in objects(path, tr("question and answer"), report):
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
         if not all(texts):
             report.empty.append(where)
             continue
-        kept.append(dict(zip(COLUMNS, (str(row.get("id", number)), *texts), strict=True)))
+        if row.get("history") or tuple(texts) in known:
+            continue
+        known.add(tuple(texts))
+        name = f"train-{number}" if row.get("id") is None else str(row["id"])
+        kept.append(dict(zip(COLUMNS, (name, *texts), strict=True)))
     if not kept:
         raise DataError(
             tr("{file} has no row with a question and an answer: add some.", file=path.name)

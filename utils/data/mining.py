@@ -255,7 +255,8 @@ def mine(
         if row == other or keys[row] == keys[other]:
             return True
         if facts[row] is not None and facts[other] is not None:
-            return facts[row] == facts[other] or values[row] == values[other]
+            same_value = values[row] is not None and values[row] == values[other]
+            return facts[row] == facts[other] or same_value
         return (
             _cosine(answered[row], answered[other]) >= controls.answer_ceiling
             or _cosine(asked[row], asked[other]) >= controls.question_ceiling

@@ -142,14 +142,14 @@ def objects(path: Path, wanted: str, report: Report) -> Iterator[tuple[int, str,
         where = tr("{file}, line {line}", file=path.name, line=number)
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise DataError(
                 tr(
                     "{where}, character {column}: broken JSON ({error}): write one object per "
                     "line, with {columns}.",
                     where=where,
-                    column=error.colno,
-                    error=error.msg,
+                    column=getattr(error, "colno", 1),
+                    error=getattr(error, "msg", error),
                     columns=wanted,
                 )
             ) from None
@@ -272,23 +272,27 @@ def _key(text: str) -> str:
     return normalise(text).lower() if digits else duplicate_key(text) or text
 
 
-def _with_test(rows: dict[str, list[dict]], report: PairReport) -> dict[str, list[dict]]:
-    """Both splits; if there is no test split, rows of train go into one."""
+def _with_test(
+    rows: dict[str, list[dict]], source: Source, report: PairReport
+) -> dict[str, list[dict]]:
+    """Both splits; a missing test split is taken from train, all rows of a question together."""
     if "test" in rows:
         return rows
     train = rows["train"]
-    test = train[TEST_EVERY - 1 :: TEST_EVERY]
+    keys = [_key(row[source.asked]) for row in train]
+    held_out = set(list(dict.fromkeys(keys))[TEST_EVERY - 1 :: TEST_EVERY])
+    test = [row for row, key in zip(train, keys, strict=True) if key in held_out]
     if not test:
         raise DataError(
             tr(
-                "train has only {count} rows, too few to split a test set off: add rows until "
+                "train has only {count} questions, too few to split a test set off: add rows until "
                 "there are {least}, or add a test split.",
-                count=len(train),
+                count=len(set(keys)),
                 least=TEST_EVERY,
             )
         )
     report.notes.append(tr("No test split: {count} rows were split off train.", count=len(test)))
-    kept = [row for number, row in enumerate(train, 1) if number % TEST_EVERY]
+    kept = [row for row, key in zip(train, keys, strict=True) if key not in held_out]
     return {"train": kept, "test": test}
 
 
@@ -370,7 +374,7 @@ def _load(source: Source, offline: bool, quiet: bool, mined: bool = False) -> Da
     else:
         folder = source.sample if setting == "sample" else Path(setting).expanduser()
         rows = _from_folder(folder, source, report)
-    rows = _with_test(rows, report)
+    rows = _with_test(rows, source, report)
     if mined:
         rows["train"] = _mined(offline, report)
     known = Counter(_key(row[source.asked]) for row in rows["train"])

@@ -17,6 +17,7 @@ _TONE_STYLES = """
 _TO_NEW = dict(zip(_TONE_STYLES[::2], _TONE_STYLES[1::2], strict=True))
 _OPEN_SYLLABLE = re.compile("(" + "|".join(_TO_NEW) + r")(?![^\W\d_])")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
+_HALF = re.compile("[\ud800-\udfff]")
 _NOT_WORD = re.compile(r"[\W_]+")
 Say = Callable[[str], None]  # shows a sentence to the person who runs a cell, e.g. `print`
 
@@ -24,10 +25,13 @@ Say = Callable[[str], None]  # shows a sentence to the person who runs a cell, e
 def normalise(text: str) -> str:
     """The text in NFC, without invisible characters, with single spaces.
 
+    Half of an emoji, which another program cut, becomes the character for unknown text.
+
     >>> normalise("thâ\u0300y   vui\u200b")
     'thầy vui'
     """
-    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+    whole = _HALF.sub("\ufffd", text)
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", whole)).split())
 
 
 def new_tone_style(text: str) -> str:

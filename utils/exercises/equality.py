@@ -19,7 +19,7 @@ EQUALITIES: dict[str, dict[str, float]] = {}  # name -> differences, of every eq
 
 def close(answer: Tensor, wanted: Tensor) -> bool:
     """Whether an answer of an exercise has the wanted shape and, to 1e-4, the wanted numbers."""
-    return answer.shape == wanted.shape and torch.allclose(answer, wanted, atol=1e-4)
+    return answer.shape == wanted.shape and torch.allclose(answer.to(wanted), wanted, atol=1e-4)
 
 
 def no_tensor(result: object) -> str:

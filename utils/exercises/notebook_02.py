@@ -123,8 +123,11 @@ def _up_to_end(attempt: Function) -> Verdict:
             up_to_end(rows, 2) & ends.any(1, keepdim=True)
         ),
     }
+    given = attempt(rows.clone(), 2)
+    if isinstance(given, Tensor) and given.shape == rows.shape and given.dtype != torch.bool:
+        return "return True and False (a bool tensor): the code below indexes with the mask."
     return _verdict(
-        lambda: torch.as_tensor(attempt(rows.clone(), 2)),
+        lambda: torch.as_tensor(given),
         lambda: up_to_end(rows, 2),
         mistakes,
         tr("for the tokens 5 2 6 2 with end token 2 the mask is True, True, False, False."),

@@ -35,7 +35,7 @@ def storable(text: str) -> str:
 
 def clean(pair: Pair) -> dict[str, str]:
     """The five fields of a pair as the store keeps them; an unknown maker is ""."""
-    return {name: storable(pair.get(name, "")) for name in FIELDS}
+    return {name: storable(pair.get(name) or "") for name in FIELDS}
 
 
 def item_of(pair: Pair) -> str:

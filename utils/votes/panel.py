@@ -18,7 +18,7 @@ from IPython.display import HTML
 from utils.course.errors import SettingError
 from utils.course.language import later, tr
 from utils.votes.agreement import fleiss_kappa, repeated_items
-from utils.votes.pairs import MAX_NAME, Pair, Shown, queue
+from utils.votes.pairs import MAX_NAME, Pair, Shown, campaign_name, queue
 from utils.votes.session import COMMANDS, DEFAULT_RUBRIC, SIMULATED, Session
 from utils.votes.store import Vote, VoteError, VoteStore
 
@@ -183,6 +183,7 @@ class LabelPanel(ipywidgets.VBox):
         repeat_share: float = 0.1,
         campaign: str = "",
     ) -> None:
+        campaign = campaign_name(campaign) if campaign else ""
         self.pairs, self.store, self.seed, self.campaign = pairs, store, seed, campaign
         self.repeat_share = repeat_share
         self.session: Session | None = None
@@ -246,9 +247,12 @@ class LabelPanel(ipywidgets.VBox):
 
     def _on_campaign(self, change: Mapping) -> None:
         name = self.name_field.value
+        if change["new"] == self.campaign:
+            return
         try:
             self.pairs, self.campaign = self.store.pairs(change["new"]), change["new"]
         except VoteError as error:
+            self.campaign_field.value = self.campaign  # the votes still go there
             self._say(str(error), wrong=True)
             return
         self.total = len(queue(self.pairs, self.seed, self.repeat_share))
@@ -335,12 +339,12 @@ class LabelPanel(ipywidgets.VBox):
             return
         try:
             self._show_agreement(self.store.votes(campaign=self.campaign, source=PEOPLE))
-        except VoteError as error:
-            self._say(str(error), wrong=True)
+        except VoteError:  # the note is about the vote, which may be on disk
+            self.agreement.value = _note_html(tr("not known yet"))
 
     def _show_agreement(self, votes: list[Vote]) -> None:
         self.votes = votes
-        line = escape(agreement_line(votes, self.name_field.value.strip()))
+        line = escape(agreement_line(votes, self.session.annotator if self.session else ""))
         self.agreement.value = f'<div class="course-agreement" aria-live="polite">{line}</div>'
 
     def _watch(self) -> None:
@@ -360,9 +364,11 @@ class LabelPanel(ipywidgets.VBox):
             await asyncio.sleep(PAUSE)
             if not self.campaign:
                 continue
+            campaign = self.campaign
             with suppress(VoteError):  # the next own vote reports a store that cannot be reached
-                votes = self.store.votes(campaign=self.campaign, source=PEOPLE)
-                if votes != self.votes:
+                # in a thread: a server that does not answer must not keep the cells waiting
+                votes = await asyncio.to_thread(self.store.votes, campaign=campaign, source=PEOPLE)
+                if campaign == self.campaign and votes != self.votes:
                     self._show_agreement(votes)
 
 

@@ -1,10 +1,11 @@
 """One annotator's progress through the pairs of a campaign; the panel and the terminal use it."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from utils.course.language import tr
-from utils.votes.pairs import Pair, Shown, queue
+from utils.votes.pairs import Pair, Shown, campaign_name, queue
 from utils.votes.store import Vote, VoteError, VoteStore
 
 # the front ends on the annotator's own machine: each continues what the other began
@@ -45,8 +46,10 @@ class Session:
         source: str = "panel",
         campaign: str = "",
     ) -> None:
-        self.store, self.annotator, self.seed, self.source = store, annotator, seed, source
-        self.campaign = campaign
+        self.store, self.seed, self.source = store, seed, source
+        # one name, however the keyboard writes its accents
+        self.annotator = " ".join(unicodedata.normalize("NFC", annotator).split())
+        self.campaign = campaign_name(campaign) if campaign else ""
         # a visitor of an open page may have taken the same name: those votes are not this person's
         self.sources = AT_HAND if source in AT_HAND else (source,)
         self.queue = queue(pairs, seed, repeat_share)
@@ -74,6 +77,14 @@ class Session:
         shown = self.current
         if shown is None:
             raise VoteError(tr("Every pair has a vote: nothing is left to judge."))
+        self.refresh()
+        if self.current != shown:
+            raise VoteError(
+                tr(
+                    "This pair has your vote already, perhaps from another window: here is the "
+                    "next one."
+                )
+            )
         cast = self.store.add(
             Vote(
                 **vars(shown),

@@ -179,7 +179,8 @@ def _set_pragmas(connection: object, on_drive: bool) -> None:
     end = time.monotonic() + WAIT
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
         try:  # SQLite does not wait by itself when another program changes the mode, too
-            connection.execute(f"PRAGMA journal_mode = {mode}")
+            if connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] != mode:
+                return  # this file system has no such mode
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
@@ -201,6 +202,10 @@ class VoteStore:
     def __repr__(self) -> str:
         return f"VoteStore({_database_name(self.engine.url)})"
 
+    def close(self) -> None:
+        """Close all connections; Windows does not remove a file that is open."""
+        self.engine.dispose()
+
     def create(self) -> None:
         """Create the tables, or migrate older ones; several processes may do so at once."""
         self._transact(schema.create)
@@ -214,6 +219,13 @@ class VoteStore:
             if again and error.connection_invalidated:
                 return self._transact(work, again=False)
             raise VoteError(self._sentence(error)) from None
+        except sql.exc.TimeoutError:
+            raise VoteError(
+                tr(
+                    "The votes at {database} are busy, so nothing was confirmed: try again.",
+                    database=_database_name(self.engine.url),
+                )
+            ) from None
 
     def _sentence(self, error: DBAPIError) -> str:
         message = str(error.orig).strip() or type(error.orig).__name__
@@ -247,6 +259,7 @@ class VoteStore:
                     )
                 )
         row = {k: storable(v) if isinstance(v, str) else v for k, v in asdict(vote).items()}
+        row["campaign"] = campaign_name(row["campaign"]) if row["campaign"] else ""
         row["voted_at"] = row["voted_at"] or _now()
         row["key"] = row["key"] or uuid.uuid4().hex
         row["status"] = row["status"] or (WAITING if vote.source in QUARANTINED else ACCEPTED)
@@ -480,7 +493,10 @@ def read_votes(path: str | Path) -> list[Vote]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         for line in filter(str.strip, lines):
-            votes.append(Vote(**json.loads(line)))
+            vote = Vote(**json.loads(line))
+            if any(type(getattr(vote, f.name)) is not f.type for f in fields(Vote)):
+                raise TypeError
+            votes.append(vote)
     except OSError as error:
         raise VoteError(
             tr(
