@@ -29,6 +29,7 @@ RIGHT = {
 WRONG = [
     ("02.1", lambda r, end: (r == end).long().cumsum(1) == 0, "the end token itself counts"),
     ("02.1", lambda r, end: r != end, "everything after the first one"),
+    ("02.1", lambda r, end: solved.up_to_end(r, end).int(), "a bool tensor"),
     ("02.1", lambda r, end: ~solved.up_to_end(r, end), "True means that a token counts"),
     ("02.2", lambda p, q, t, m: solved.token_kl(q, p, t, m), "the sign is wrong"),
     ("02.2", lambda p, q, t, m: solved.token_kl(p, q, t, m | True), "multiply by the mask"),

@@ -78,6 +78,7 @@ RIGHT = {
 }
 WRONG = [
     ("08.1", lambda y, s: y.roll(1, dims=1), "you rotate"),
+    ("08.1", lambda y, s: shift(y, s).float(), "keep the dtype"),
     ("08.1", lambda y, s: torch.cat([torch.full_like(y[:, :1], s), y], 1), "one token too many"),
     ("08.1", lambda y, s: y[:, :-1], "the start token is missing"),
     ("08.1", lambda y, s: torch.cat([y[:, 1:], torch.full_like(y[:, :1], s)], 1), "to the left"),
