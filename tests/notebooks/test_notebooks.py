@@ -57,6 +57,14 @@ def test_outputs_are_from_one_clean_run(path):
             assert output.get("name") != "stderr", source(cell)[:80]
 
 
+@NUMBERED
+def test_no_figure_is_shown_twice(path):
+    """A last line that returns a figure shows it once more, unless it ends with a semicolon."""
+    for cell in cells(path, "code"):
+        shown = [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
+        assert len({output["output_type"] for output in shown}) <= 1, source(cell)[:80]
+
+
 def test_the_table_of_lessons_names_every_notebook_and_no_other():
     assert [path.stem[:2] for path in PATHS] == list(LESSONS)
     assert len(PATHS) == len(list(NOTEBOOKS.glob("*.ipynb")))
