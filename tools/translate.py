@@ -56,6 +56,7 @@ HEAD = re.compile(r"^<!-- cell (\S+) ([0-9a-f]+)( todo)?(?: except: ([^>]*?))? -
 ROW = re.compile(r"(?m)^(\| `(lab|t4|a100)`[^|\n]*\|[^|\n]*)\|([^|\n]*\|[^|\n]*)\|$")
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$\n]+\$", re.DOTALL)
+GUIDE = re.compile(r"teaching(\.vi)?\.md(#.*)?$")  # each edition links to its own guide
 LINK = re.compile(
     r"""(?<=\]\()[^)\s]+|(?<=src=["'])[^"']+|(?<=href=["'])[^"']+|https?://[^\s)>]+"""
 )
@@ -254,6 +255,7 @@ def faults(english: str, translation: str, exempt: Sequence[str] = ()) -> Iterat
     yield from _same("the formula", _formulas(english), _formulas(translation))
     links = [LINK.findall(_without(text, CODE, FORMULA)) for text in (english, translation)]
     links[1] = [link.replace("_vi.png", ".png") for link in links[1]]  # a page in Vietnamese
+    links = [[GUIDE.sub("teaching.md", link) for link in each] for each in links]
     yield from _same("the link", *links)
     tags = [TAG.findall(_without(text, CODE, FORMULA)) for text in (english, translation)]
     yield from _same("the tag", *tags)
