@@ -233,6 +233,8 @@ def main(words: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")
     os.environ.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8")  # for every child
+    # hundreds of programs import the course's code: it is compiled once
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     name, *more = words or ["help"]
     target = TARGETS.get(name)
     if target is None:
