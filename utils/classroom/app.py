@@ -361,7 +361,9 @@ def build(desk: Desk, busy: Buckets | None = None) -> Starlette:
     routes += [
         Route(path, _answering(desk, work), methods=["POST"]) for path, work in POSTS.items()
     ]
-    names = own_names() | {urlsplit(desk.address).hostname or "localhost"}  # the one that a teacher chose
+    names = own_names() | {
+        urlsplit(desk.address).hostname or "localhost"
+    }  # the one that a teacher chose
     checks = {"names": names, "local": desk.room.code is None}
     busy = busy or Buckets(rate=100, burst=500)
     return Starlette(routes=routes, middleware=[Middleware(guarded, **checks, busy=busy)])
