@@ -95,7 +95,8 @@ def test_figures_are_labelled_in_vietnamese(vietnamese):
     assert "bạn đang ở đây" in texts
     assert "03  SFT,\n4 bit" in texts
     axes = plots.histogram({"x": [1.0, 2.0]}, ["b"], "syllables", "Calibration")
-    assert (axes.get_xlabel(), axes.title.get_text()) == ("số âm tiết", "Hiệu chuẩn")
+    title = axes.get_title("left") or axes.get_title()  # left, if another test chose our style
+    assert (axes.get_xlabel(), title) == ("số âm tiết", "Hiệu chuẩn")
     lines = {"DPO": ([1.0], [0.0])}
     figure = plots.loss_and_pull([0.0], lines, "margin, nats", "a title in no catalogue")
     assert {axes.get_xlabel() for axes in figure.axes} == {"margin, tính bằng nat"}
