@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tools.label import pick
 from utils.classroom import Comparisons, Desk, Job, addresses, build, open_room, saved_models
 from utils.course import artifacts, profiles
 from utils.course.errors import CourseError
 from utils.votes import open_store, read_pairs
-from utils.votes.pairs import Pair, campaign_name
+from utils.votes.pairs import Pair
 from utils.votes.schema import PROMPTS
 from utils.votes.store import VoteStore
 
@@ -65,14 +66,10 @@ def chosen_campaign(store: VoteStore, wanted: str, file: str | None) -> str:
         wanted = wanted or name
         store.add_pairs(wanted, pairs)
     names = [campaign.name for campaign in store.campaigns() if campaign.pairs]
-    own = [name for name in names if not name.endswith(PROMPTS)]  # a class makes those others
-    if not wanted and not own:
+    if not wanted and all(name.endswith(PROMPTS) for name in names):
         store.add_pairs(SAMPLE, sample_pairs())
-        names = own = [SAMPLE]
-    name = campaign_name(wanted) if wanted else own[-1]
-    if name not in names:
-        raise CourseError(f"There is no campaign {name!r}: use one of {', '.join(names)}.")
-    return name
+        return SAMPLE
+    return pick(names, wanted)
 
 
 def two_models(shelf: artifacts.Shelf, wanted: str | None) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -35,13 +36,18 @@ def options() -> argparse.Namespace:
 
 
 def chosen(store: VoteStore, wanted: str) -> str:
-    """The campaign with the wanted name; by default the latest one that has pairs."""
+    """The campaign to vote on; an error if none has pairs."""
     names = [campaign.name for campaign in store.campaigns() if campaign.pairs]
     if not names:
         raise CourseError(
             f"{store} has no pairs to vote on: run notebook 07, or add a file with --import FILE."
         )
-    own = [name for name in names if not name.endswith(PROMPTS)]  # a class makes those others
+    return pick(names, wanted)
+
+
+def pick(names: Sequence[str], wanted: str) -> str:
+    """The wanted one of these campaigns; by default the latest one that is no class's prompts."""
+    own = [name for name in names if not name.endswith(PROMPTS)]
     name = campaign_name(wanted) if wanted else (own or names)[-1]
     if name not in names:
         raise CourseError(f"There is no campaign {name!r}: use one of {', '.join(names)}.")
@@ -51,10 +57,12 @@ def chosen(store: VoteStore, wanted: str) -> str:
 def decide(store: VoteStore, status: str, campaign: str, name: str) -> None:
     """Print the votes of a campaign that wait, and accept or refuse them."""
     campaign = campaign_name(campaign)
-    if not store.votes(campaign=campaign, source=QUARANTINED, status=None):
+    votes = store.votes(campaign=campaign, source=QUARANTINED, status=None)
+    if not votes:
         raise CourseError(f"Campaign {campaign!r} has no vote from the demo or the class page.")
-    for vote in store.votes(name or None, campaign=campaign, source=QUARANTINED, status=WAITING):
-        print(CONTROL.sub("", f"{vote.annotator}: {vote.choice} · {vote.question}"))
+    for vote in votes:
+        if vote.status == WAITING and name in ("", vote.annotator):
+            print(CONTROL.sub("", f"{vote.annotator}: {vote.choice} · {vote.question}"))
     changed = store.decide(status, campaign, annotators=[name] if name else None)
     print(f"{changed} votes of {campaign} {status}")
 

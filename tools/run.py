@@ -198,9 +198,9 @@ def make_paths_absolute() -> None:
     """
     for name in PATHS:
         value = os.environ.get(name, "").strip()
-        path = Path(value).expanduser()
         if value in ("", "sample", "hub", "06"):  # words for data that is not a folder
             continue
+        path = Path(value).expanduser()
         if not path.is_absolute() and (path.exists() or name in MADE):
             os.environ[name] = str(path.absolute())
     if own := re.fullmatch(r"sqlite:///(?!/|[A-Za-z]:)(.+)", os.environ.get("COURSE_VOTES", "")):

@@ -25,7 +25,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from utils.classroom import figures, words
-from utils.classroom.comparing import Comparisons
+from utils.classroom.comparing import Comparison, Comparisons
 from utils.classroom.room import Classroom, own_names
 from utils.classroom.security import SESSION_SECONDS, Buckets, Refusal, guarded
 from utils.classroom.training import Job
@@ -90,7 +90,8 @@ def pairs(desk: Desk, request: Request, data: Data) -> Data:
 def vote(desk: Desk, request: Request, data: Data) -> Data:
     """A vote, which replaces the voter's former one on the item."""
     voter = _voter(desk, request)
-    if data.get("name", desk.room.names[voter]) != desk.room.names[voter]:  # the sides are theirs
+    name = desk.room.names[voter]
+    if data.get("name", name) != name:  # the sides on the screen are another voter's
         raise Refusal(401, "join", "Another voter has joined in this browser.")
     item, choice, key = (_text(data, name) for name in ("item", "choice", "key"))
     cast = desk.room.vote(voter, item, choice, key)
@@ -118,19 +119,25 @@ def vote_on_answers(desk: Desk, request: Request, data: Data) -> Data:
         raise Refusal(400, "vote", "There is nothing to vote on yet.")
     if found.choice not in ("", choice):  # the page has named the models since
         raise Refusal(409, "voted", "You have voted on these answers.")
-    if not found.choice:  # an answer that got lost is asked for again
-        pair = dict(zip(("first", "second"), found.texts, strict=True))
-        pair |= dict(zip(("model_first", "model_second"), comparisons.models, strict=True))
-        pair["question"] = found.prompt
-        screen: Shown = shown(pair, found.swapped)
-        name = desk.room.names[voter]
-        campaign = campaign_name(f"{desk.room.campaign[:60].strip()}{PROMPTS}")
-        desk.room.store.add_pairs(campaign, [pair])
-        facts = {"choice": choice, "annotator": name, "source": CLASS, "campaign": campaign}
-        desk.room.store.cast(Vote(**vars(screen), **facts, seed=found.seed))
+    if not found.choice:  # else an answer that got lost is asked for again
+        _keep_choice(desk.room, desk.room.names[voter], found, comparisons.models, choice)
         found.choice = choice
     models = comparisons.models[::-1] if found.swapped else comparisons.models
     return {"a": models[0], "b": models[1]}
+
+
+def _keep_choice(
+    room: Classroom, name: str, found: Comparison, models: tuple[str, str], choice: str
+) -> None:
+    """Store the pair of a prompt, and the vote on it."""
+    pair = dict(zip(("first", "second"), found.texts, strict=True))
+    pair |= dict(zip(("model_first", "model_second"), models, strict=True))
+    pair["question"] = found.prompt
+    screen: Shown = shown(pair, found.swapped)
+    campaign = campaign_name(f"{room.campaign[:60].strip()}{PROMPTS}")
+    room.store.add_pairs(campaign, [pair])
+    facts = {"choice": choice, "annotator": name, "source": CLASS, "campaign": campaign}
+    room.store.cast(Vote(**vars(screen), **facts, seed=found.seed))
 
 
 # --- The teacher and the projector ---------------------------------------------------------------
@@ -361,9 +368,7 @@ def build(desk: Desk, busy: Buckets | None = None) -> Starlette:
     routes += [
         Route(path, _answering(desk, work), methods=["POST"]) for path, work in POSTS.items()
     ]
-    names = own_names() | {
-        urlsplit(desk.address).hostname or "localhost"
-    }  # the one that a teacher chose
-    checks = {"names": names, "local": desk.room.code is None}
+    chosen = urlsplit(desk.address).hostname or "localhost"  # by the teacher
+    checks = {"names": own_names() | {chosen}, "local": desk.room.code is None}
     busy = busy or Buckets(rate=100, burst=500)
     return Starlette(routes=routes, middleware=[Middleware(guarded, **checks, busy=busy)])

@@ -39,8 +39,14 @@ def disagreement(counts: Mapping[str, int]) -> float:
     return 1 - agreeing / (voters * (voters - 1)) if voters > 1 else 0.0
 
 
+def _standing(votes: Sequence[Vote]) -> list[Vote]:
+    """The votes that no teacher has refused."""
+    return [vote for vote in votes if vote.status != REFUSED]
+
+
 def figures(pairs: Sequence[Pair], votes: Sequence[Vote]) -> Figures:
-    """The projector's figures of a campaign: per item, and over all items."""
+    """The projector's figures of a campaign: per item, and over all items, of votes that stand."""
+    votes = _standing(votes)
     counts: dict[str, Counter] = defaultdict(Counter)
     for vote in votes:
         counts[vote.item][preference(vote)] += 1
@@ -77,8 +83,7 @@ def voters(names: Sequence[str], votes: Sequence[Vote]) -> list[dict[str, object
 
     Refused votes count in their column only.
     """
-    standing_votes = [vote for vote in votes if vote.status != REFUSED]
-    standings = {standing.annotator: standing for standing in reliable(standing_votes).standings}
+    standings = {one.annotator: one for one in reliable(_standing(votes)).standings}
     by_status: dict[str, Counter] = defaultdict(Counter)
     for vote in votes:
         by_status[vote.annotator][vote.status] += 1

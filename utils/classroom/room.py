@@ -18,8 +18,8 @@ import psutil
 from utils.classroom.figures import Figures, figures
 from utils.classroom.security import Buckets, Refusal, Signer
 from utils.votes.files import write_whole
-from utils.votes.pairs import Pair, Shown, item_of, shown
-from utils.votes.schema import CLASS, REFUSED
+from utils.votes.pairs import Pair, Shown, item_of, shown, tidy
+from utils.votes.schema import CLASS
 from utils.votes.session import SIMULATED
 from utils.votes.store import CHOICES, Vote, VoteStore
 
@@ -39,11 +39,11 @@ def tidy_name(name: str) -> str:
     """A voter's name: NFC, single spaces, no control characters; a Refusal if it cannot be used."""
     if len(name) > 4 * MAX_NAME:  # normalising may be slow for a long text
         raise Refusal(400, "name", f"A name has at most {MAX_NAME} characters.")
-    tidy = " ".join(unicodedata.normalize("NFC", name).split())
-    hidden = any(unicodedata.category(letter)[0] == "C" for letter in tidy)
-    if not 1 <= len(tidy) <= MAX_NAME or hidden or tidy.casefold().startswith(SIMULATED):
+    name = tidy(name)
+    hidden = any(unicodedata.category(letter)[0] == "C" for letter in name)
+    if not 1 <= len(name) <= MAX_NAME or hidden or name.casefold().startswith(SIMULATED):
         raise Refusal(400, "name", f"A name has 1 to {MAX_NAME} visible characters.")
-    return tidy
+    return name
 
 
 @dataclass
@@ -179,7 +179,7 @@ class Classroom:
         with self.lock:
             now = time.monotonic()
             if self._figures is None or now - self._figures[0] > FRESH:
-                found = figures(self.pairs, [v for v in self.votes() if v.status != REFUSED])
+                found = figures(self.pairs, self.votes())
                 self._figures = time.monotonic(), {**found, "joined": len(self.names)}
             return self._figures[1]
 

@@ -212,8 +212,10 @@ class Job:
                 [*self.command, str(self.folder / "votes.jsonl")],
                 cwd=ROOT,
                 env={
-                    **{"OMP_NUM_THREADS": threads, **os.environ},
-                    **{"COURSE_PROGRESS": "0", "PYTHONIOENCODING": "utf-8"},
+                    "OMP_NUM_THREADS": threads,
+                    **os.environ,
+                    "COURSE_PROGRESS": "0",
+                    "PYTHONIOENCODING": "utf-8",
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

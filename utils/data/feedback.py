@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from utils.course.hub import load_hub_dataset
 from utils.course.language import tr
 from utils.course.paths import ROOT
-from utils.data.reading import DataError, Report, need, read_text, say_report
+from utils.data.reading import DataError, Report, held_apart, need, read_text, say_report
 from utils.data.text import duplicate_key, normalise
 
 FEEDBACK_VARIABLE = "COURSE_FEEDBACK_DATA"
@@ -135,15 +135,16 @@ def _split_off_validation(rows: list[Feedback]) -> tuple[list[Feedback], list[Fe
     All rows of a sentence go with it, so that no sentence is in both.
     """
     keys = [_key(row.sentence) for row in rows]
-    classes = {key: row.sentiment for key, row in reversed([*zip(keys, rows, strict=True)])}
+    classes: dict[str, int] = {}  # of each sentence, where it stands first
+    for key, row in zip(keys, rows, strict=True):
+        classes.setdefault(key, row.sentiment)
     seen: Counter[int] = Counter()
     held_out = set()
-    for key in dict.fromkeys(keys):
-        seen[classes[key]] += 1
-        if seen[classes[key]] % 10 == 0:
+    for key, sentiment in classes.items():
+        seen[sentiment] += 1
+        if seen[sentiment] % 10 == 0:
             held_out.add(key)
-    both = [*zip(keys, rows, strict=True)]
-    return [r for key, r in both if key not in held_out], [r for key, r in both if key in held_out]
+    return held_apart(rows, keys, held_out)
 
 
 def _key(sentence: str) -> str:

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from utils.course.hub import load_hub_dataset
 from utils.course.language import later, tr
 from utils.course.paths import ROOT
-from utils.data.reading import DataError, Report, fingerprint, read_text, say_report
+from utils.data.reading import DataError, Report, fingerprint, held_apart, read_text, say_report
 from utils.data.text import duplicate_key, normalise
 
 SPLITS = ["train", "test"]
@@ -281,7 +281,7 @@ def _with_test(
     train = rows["train"]
     keys = [_key(row[source.asked]) for row in train]
     held_out = set(list(dict.fromkeys(keys))[TEST_EVERY - 1 :: TEST_EVERY])
-    test = [row for row, key in zip(train, keys, strict=True) if key in held_out]
+    kept, test = held_apart(train, keys, held_out)
     if not test:
         raise DataError(
             tr(
@@ -292,7 +292,6 @@ def _with_test(
             )
         )
     report.notes.append(tr("No test split: {count} rows were split off train.", count=len(test)))
-    kept = [row for row, key in zip(train, keys, strict=True) if key not in held_out]
     return {"train": kept, "test": test}
 
 

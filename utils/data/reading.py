@@ -1,7 +1,7 @@
 """Functions that all data loaders share: encodings, error messages, a report, a fingerprint."""
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from utils.course.errors import CourseError
 from utils.course.language import tr
 
+Row = TypeVar("Row")
 Rows = TypeVar("Rows", bound=Sized)
 
 
@@ -31,6 +32,16 @@ def need(rows: Rows, least: int, what: str, where: str) -> Rows:
             )
         )
     return rows
+
+
+def held_apart(
+    rows: Sequence[Row], keys: Sequence[str], held_out: Collection[str]
+) -> tuple[list[Row], list[Row]]:
+    """The rows that stay, and those with a key that is held out: all rows of a key together."""
+    stay, apart = [], []
+    for row, key in zip(rows, keys, strict=True):
+        (apart if key in held_out else stay).append(row)
+    return stay, apart
 
 
 @dataclass

@@ -76,10 +76,15 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
         )
 
 
+def tidy(name: str) -> str:
+    """A name in NFC with single spaces, so that two keyboards write the same one."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
 def campaign_name(name: str) -> str:
-    """A campaign's name in one form: NFC, single spaces, and not empty or too long."""
-    tidy = " ".join(unicodedata.normalize("NFC", storable(name[: 4 * MAX_NAME])).split())
-    if not tidy or len(tidy) > MAX_NAME or len(name) > 4 * MAX_NAME:
+    """A campaign's name in one form: tidy, and not empty or too long."""
+    short = tidy(storable(name[: 4 * MAX_NAME]))
+    if not short or len(short) > MAX_NAME or len(name) > 4 * MAX_NAME:
         raise PairError(
             tr(
                 "A campaign's name has 1 to {most} characters, and this one has {found}: choose "
@@ -88,7 +93,7 @@ def campaign_name(name: str) -> str:
                 found=len(name),
             )
         )
-    return tidy
+    return short
 
 
 # --- What is shown, in which order ---------------------------------------------------------------

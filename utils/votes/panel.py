@@ -246,9 +246,9 @@ class LabelPanel(ipywidgets.VBox):
         return names if self.campaign in names else [*names, self.campaign]
 
     def _on_campaign(self, change: Mapping) -> None:
-        name = self.name_field.value
         if change["new"] == self.campaign:
             return
+        name = self.name_field.value
         try:
             self.pairs, self.campaign = self.store.pairs(change["new"]), change["new"]
         except VoteError as error:

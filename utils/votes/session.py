@@ -1,11 +1,10 @@
 """One annotator's progress through the pairs of a campaign; the panel and the terminal use it."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from utils.course.language import tr
-from utils.votes.pairs import Pair, Shown, campaign_name, queue
+from utils.votes.pairs import Pair, Shown, campaign_name, queue, tidy
 from utils.votes.store import Vote, VoteError, VoteStore
 
 # the front ends on the annotator's own machine: each continues what the other began
@@ -47,8 +46,7 @@ class Session:
         campaign: str = "",
     ) -> None:
         self.store, self.seed, self.source = store, seed, source
-        # one name, however the keyboard writes its accents
-        self.annotator = " ".join(unicodedata.normalize("NFC", annotator).split())
+        self.annotator = tidy(annotator)
         self.campaign = campaign_name(campaign) if campaign else ""
         # a visitor of an open page may have taken the same name: those votes are not this person's
         self.sources = AT_HAND if source in AT_HAND else (source,)

@@ -12,6 +12,7 @@ let own = null;  // the prompt that is being compared: { id, status, voted }
 
 const choicesOf = { a: "better_a", b: "better_b", tie: "tie", skip: "skip" };
 const buttons = [...document.querySelectorAll("[data-choice]")];
+const passes = (error) => [0, 429, 503].includes(error.status ?? 0);  // no network, or too busy
 const asking = () => !$("asking").hidden;
 
 async function begin() {
@@ -104,7 +105,7 @@ async function vote(choice) {
       await request("/api/vote", { item: pair.item, choice, key, name: me.name });
       sending = false;
     } catch (error) {
-      if (error.status && error.status !== 429 && error.status !== 503) {
+      if (!passes(error)) {
         sending = false;
         tell(error.message, "bad");
         if (error.word === "join") await begin();
@@ -161,7 +162,7 @@ $("ask").addEventListener("submit", async (event) => {
       try {
         own = { id, ...(await request(`/api/answers/${id}`)) };
       } catch (error) {  // a telephone that slept asks again
-        if (error.status && error.status !== 429 && error.status !== 503) throw error;
+        if (!passes(error)) throw error;
       }
     }
     const fine = own.status === "done";
