@@ -1,5 +1,6 @@
 """Settings of all tests: offline, small caches, tiny data."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,3 +56,9 @@ def pytest_collection_modifyitems(items):
             if item.get_closest_marker("long"):
                 item.add_marker(later)
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+def pytest_collection_finish():
+    """Garbage collections, of which a training makes several, leave out what is imported by now."""
+    gc.collect()
+    gc.freeze()

@@ -140,12 +140,14 @@ def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
     uv does not read pip's settings. So pip is used if its settings name sources besides the index.
     """
     settings = pip_settings()
-    pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    # a module is compiled when it is first imported; most of them never are
+    options = ("-q", "--no-compile", "--disable-pip-version-check")
+    pip = [str(PYTHON), "-m", "pip", "install", *options]
     sourced = {"find-links", "extra-index-url", "no-index"} & set(settings)
     if sourced:
         yield [*pip, "-r", str(LOCK)], {}, PIP_DECIDES if cpu else ""
     else:
-        options = ["pip", "install", "-q", "--python", str(PYTHON), "-r", str(LOCK)]
+        uv = ["pip", "install", "-q", "--python", str(PYTHON), "-r", str(LOCK)]
         extra = {}
         if cpu and "UV_TORCH_BACKEND" not in os.environ:
             extra["UV_TORCH_BACKEND"] = "cpu"
@@ -153,9 +155,9 @@ def ways(cpu: bool) -> Iterator[tuple[list[str], dict[str, str], str]]:
             extra["UV_DEFAULT_INDEX"] = settings["index-url"]
         message = CUDA_FREE if cpu else ""
         if found := shutil.which("uv"):
-            yield [found, *options], extra, message
+            yield [found, *uv], extra, message
         if cpu and subprocess.run([*pip, UV]).returncode == 0:
-            yield [str(PYTHON), "-m", "uv", *options], extra, message
+            yield [str(PYTHON), "-m", "uv", *uv], extra, message
         yield [*pip, "-r", str(LOCK)], {}, CUDA_AFTER_ALL if cpu else ""
     yield [*pip, "-r", str(LOCK)], {}, "Trying again, because a registry may time out once."
 

@@ -35,7 +35,7 @@ LIBRARIES = (
     *("transformers.trainer", "transformers.models.auto.modeling_auto"),
     *("transformers.models.auto.tokenization_auto", "datasets", "pandas", "underthesea", "gradio"),
     *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "scipy.stats", "sklearn.pipeline"),
-    *("sklearn.feature_extraction.text", "sklearn.linear_model", "nbformat", "nbclient"),
+    *("sklearn.feature_extraction.text", "sklearn.linear_model"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "IPython.core.pylabtools"),
 )
 # what the libraries read while they are imported; a copy needs a process with the same values

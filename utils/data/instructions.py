@@ -33,8 +33,9 @@ def load_instructions(offline: bool = True, *, quiet: bool = False) -> Dataset:
 def one_per_question(pairs: Dataset) -> Dataset:
     """The first pair of each question: several pairs can have one question and one good answer."""
     first: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(pairs.select_columns(["question", "chosen"])):
-        first.setdefault((row["question"], row["chosen"]), number)
+    columns = pairs.select_columns(["question", "chosen"])[:]
+    for number, row in enumerate(zip(columns["question"], columns["chosen"], strict=True)):
+        first.setdefault(row, number)
     return pairs.select(list(first.values()))
 
 

@@ -268,7 +268,7 @@ def _turns(history: object, where: str) -> list[dict[str, str]]:
 
 def _key(text: str) -> str:
     """A key that equal questions share; in a text with digits, punctuation counts as well."""
-    digits = any(character.isdigit() for character in text)
+    digits = any(map(str.isdigit, text))
     return normalise(text).lower() if digits else duplicate_key(text) or text
 
 
