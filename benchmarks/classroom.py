@@ -80,8 +80,8 @@ def start(run: Run) -> None:
 async def ask(run: Run, client: httpx.AsyncClient, path: str, data: dict | None = None) -> dict:
     """The answer of the server; a request without an answer is sent again."""
     end = time.monotonic() + PATIENCE
+    begin = time.perf_counter()  # the wait for a killed server counts
     while True:
-        begin = time.perf_counter()
         try:
             answer = await (client.post(path, json=data) if data else client.get(path))
             if answer.status_code == 200:

@@ -329,7 +329,8 @@ def finished(run: dict, result: dict) -> dict:
 
 def identity(run: dict) -> str:
     """Two runs with the same identity give the same points."""
-    return json.dumps([name_of(run), run["seed"], run["settings"]], sort_keys=True)
+    parts = [name_of(run), run["seed"], run["episodes"], run["settings"]]
+    return json.dumps(parts, sort_keys=True)
 
 
 def write(result: dict, out: Path) -> None:

@@ -37,6 +37,7 @@ NEGATIVES = ("random", "nearest", "mined", "flawed")
 MINED_TIERS = ("off_topic", "systematic")
 EXAMPLES = 3  # questions of which the four negatives are kept for the notebook
 SFT = "none (SFT)"  # the adapter that every training starts from
+SHORTER = "rule: the shorter answer"
 
 
 def other_rows(count: int, generator: np.random.Generator) -> np.ndarray:
@@ -178,12 +179,54 @@ def interval(
     return float(right.sum() / pairs.sum()), float(low), float(high)
 
 
+def shorter(test: Dataset) -> str:
+    """The verdicts of a rule that has learned nothing: the answer with fewer characters is right."""
+    pairs = zip(test["chosen"], test["rejected"], strict=True)
+    return "".join("01"[len(chosen) < len(rejected)] for chosen, rejected in pairs)
+
+
+def comparisons(
+    runs: Sequence[dict], rule: dict[str, str], tests: dict[str, Sequence[str]]
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The accuracy of `rule` in each tier, and what training on flawed answers gains on all flaws.
+
+    A gain is the difference of the reward accuracies (of the rule: its accuracy) on the same pairs.
+    """
+    flaws = _flaws(tests)
+    parts = {**{tier: [tier] for tier in tests}, "all flaws": flaws}
+
+    def joined(verdicts: dict[str, str], part: Sequence[str]) -> list[int]:
+        return [int(digit) for tier in part for digit in verdicts[tier]]
+
+    accuracy = []
+    for tier, part in parts.items():
+        asked = [question for each in part for question in tests[each]]
+        mean, low, high = interval(np.array([joined(rule, part)]), asked)
+        accuracy.append({"tier": tier, "accuracy": mean, "low": low, "high": high})
+    asked = [question for tier in flaws for question in tests[tier]]
+    of_kind = {
+        kind: np.array([joined(r["reward"], flaws) for r in runs if r["negatives"] == kind])
+        for kind in NEGATIVES
+    }
+    of_kind[SHORTER] = np.array([joined(rule, flaws)] * len(of_kind["flawed"]))
+    gains = []
+    for kind, verdicts in of_kind.items():
+        if kind != "flawed":
+            mean, low, high = interval(of_kind["flawed"] - verdicts, asked)
+            gains.append({"against": kind, "gain": mean, "low": low, "high": high})
+    return accuracy, gains
+
+
+def _flaws(tests: dict[str, Sequence[str]]) -> list[str]:
+    return [tier for tier in tests if tier not in ("random", *MINED_TIERS)]
+
+
 def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[str, object]]:
     """For each kind of negatives and each tier: both accuracies over the seeds, with intervals.
 
     `tests` has the questions of each tier. The tier `all flaws` has the pairs of every flaw.
     """
-    flaws = [tier for tier in tests if tier not in ("random", *MINED_TIERS)]
+    flaws = _flaws(tests)
     found = []
     for kind in (SFT, *NEGATIVES):
         chosen = [run for run in runs if run["negatives"] == kind]
@@ -219,7 +262,9 @@ def main() -> None:
         questions = {tier: list(test["question"]) for tier, test in bench.tests.items()}
 
         def conclude(result: dict) -> None:
+            rule = {tier: shorter(test) for tier, test in bench.tests.items()}
             result["summary"] = summary(result["runs"], questions)
+            result["shorter"], result["gains"] = comparisons(result["runs"], rule, questions)
             for row in result["summary"]:
                 if row["tier"] in ("random", "off_topic", "all flaws"):
                     figures = f"plain {row['plain']:.3f}, reward {row['reward'] or 0:.3f}"

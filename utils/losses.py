@@ -60,7 +60,10 @@ def token_logps_(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Te
 
 
 class _TokenLogpsAndKLInPlace(torch.autograd.Function):
-    """Log-probabilities and the exact KL; both passes reuse the two buffers of the logits."""
+    """Log-probabilities and the exact KL; both passes reuse the two buffers of the logits.
+
+    On a GPU the forward pass needs a third buffer for a moment.
+    """
 
     @staticmethod
     def forward(

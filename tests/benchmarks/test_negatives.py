@@ -73,6 +73,26 @@ def test_the_interval_draws_the_pairs_of_a_question_together():
     assert 0 < apart[1] < 0.5 < apart[2] < 1
 
 
+def test_the_rule_takes_the_shorter_answer_and_gains_are_paired():
+    tests = {"random": ["a", "b"], "padding": ["a", "b"], "wrong_fact": ["a", "b"]}
+    pairs = program.Dataset.from_dict({"chosen": ["dạ", "dạ vâng"], "rejected": ["dạ vâng", "dạ"]})
+    assert program.shorter(pairs) == "10"
+    rule = {"random": "10", "padding": "11", "wrong_fact": "00"}
+    runs = [
+        run(kind, seed, {}, reward={"random": "00", "padding": "11", "wrong_fact": fact})
+        for kind, fact in zip(program.NEGATIVES, ("00", "10", "11", "11"), strict=True)
+        for seed in (1, 2)
+    ]
+    accuracy, gains = program.comparisons(runs, rule, tests)
+    assert [row["accuracy"] for row in accuracy] == [0.5, 1.0, 0.0, 0.5]
+    assert {row["against"]: row["gain"] for row in gains} == {
+        "random": 0.5,
+        "nearest": 0.25,
+        "mined": 0.0,
+        program.SHORTER: 0.5,
+    }
+
+
 def run(kind, seed, plain, **more):
     return {"negatives": kind, "seed": seed, "plain": plain, **more}
 

@@ -157,6 +157,8 @@ WRONG = [
     ("00.2", lambda c, r: F.softplus(r - c).sum(), "you summed"),
     ("00.2", lambda c, r: (1 - c + r).relu().mean(), "the margin loss"),
     ("00.2", lambda c, r: torch.log(1 + torch.exp(r - c)).mean(), "for d = -200 your loss is inf"),
+    ("00.2", lambda c, r: -torch.log(torch.sigmoid(c - r) + 1e-8).mean(), "it should be 200"),
+    ("00.2", lambda c, r: F.softplus((r - c).clamp(-20, 20)).mean(), "it should be 200"),
     ("00.2", lambda c, r: _bradley_terry(c, r.detach()), "but the gradient is not"),
     ("00.3", lambda p, a: -(p * a).mean(), "the advantage must be detached"),
     ("00.3", lambda p, a: (p * a.detach()).mean(), "the sign is wrong: the optimiser"),

@@ -9,6 +9,18 @@ def _in_order(lengths, limit):
     return packs
 
 
+def _first_fit(lengths, limit):
+    """As the rows come, without sorting them."""
+    packs = []
+    for row, length in enumerate(lengths):
+        fits = [p for p in packs if sum(lengths[i] for i in p) + length <= limit]
+        if fits:
+            fits[0].append(row)
+        else:
+            packs.append([row])
+    return packs
+
+
 def _best_fit(lengths, limit):
     packs, room = [], []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -37,6 +49,8 @@ WRONG = [
     ("03.2", lambda shapes, rank: sum(rank * a for a, _ in shapes), "only one of the two"),
     ("03.2", lambda shapes, rank: sum(a + b for a, b in shapes), "multiply by the rank"),
     ("03.3", _in_order, "longest rows first"),
+    ("03.3", _first_fit, "fit into 3 packs of 10: take the longest rows first"),
+    ("03.3", lambda lengths, limit: [[1], [2, 3], [4, 5]], "exactly one pack"),
     ("03.3", lambda lengths, limit: [[i] for i in range(len(lengths))], "a pack of its own"),
     ("03.3", lambda lengths, limit: [list(range(len(lengths)))], "longer than the limit"),
     ("03.3", lambda lengths, limit: [[0, 1]], "exactly one pack"),

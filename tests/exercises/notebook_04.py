@@ -10,6 +10,11 @@ def _both_orders(judge, first, second):
     return sum(results) / len(results)
 
 
+def _average(judge, first, second):
+    both = [judge(a, b) + 1 - judge(b, a) for a, b in zip(first, second, strict=True)]
+    return sum(both) / 2 / len(both)
+
+
 def _without(judge, first, second, keep):
     """Judge in both orders, but handle ties with `keep`."""
     results = []
@@ -43,7 +48,7 @@ WRONG = [
     ("04.1", lambda r, w, beta: torch.sigmoid(r + w / beta), "to the logit of the reference"),
     ("04.1", lambda r, w, beta: torch.sigmoid(0 * r + w / beta), "the reference is missing"),
     ("04.1", lambda rate, worth, beta: rate + worth / beta, "between 0 and 1"),
-    ("04.1", lambda rate, worth, beta: rate[0], "one rate per reference rate"),
+    ("04.1", lambda rate, worth, beta: print(rate), "returns nothing: end it with `return`"),
     ("04.2", lambda logp, reference, beta: beta * (reference - logp), "the sign"),
     ("04.2", lambda logp, reference, beta: logp - reference, "multiply by beta"),
     ("04.2", lambda logp, reference, beta: beta * logp, "the reference is missing"),
@@ -57,6 +62,7 @@ WRONG = [
         lambda judge, first, second: sum(map(judge, first, second)) / len(first),
         "ask in both orders",
     ),
+    ("04.4", _average, "do not average the two verdicts"),
     ("04.4", _ties_lost, "a tie counts half"),
     ("04.4", _ties_out, "divide by all questions"),
     ("04.4", lambda judge, a, b: 1 - _both_orders(judge, a, b), "share of the second"),

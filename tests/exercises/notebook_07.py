@@ -13,6 +13,12 @@ def _kappa(first, second):
     return (observed - by_chance) / (1 - by_chance)
 
 
+def _with_chance(first, second, counted):
+    """As `_kappa`, from the shares of one list only; of both lists together: Scott's pi."""
+    by_chance = sum(n**2 for n in counted.values()) / counted.total() ** 2
+    return (_chances(first, second)[0] - by_chance) / (1 - by_chance)
+
+
 def _share(votes, counted=("a", "b"), side="a"):
     choices = [vote.choice for vote in votes if vote.choice in counted]
     return choices.count(side) / len(choices)
@@ -39,6 +45,9 @@ WRONG = [
     ("07.1", lambda a, b: _chances(a, b)[0] - _chances(a, b)[1], "divide by 1 - p_e"),
     ("07.1", lambda a, b: (_chances(a, b)[0] - 1 / 3) / (2 / 3), "not one in three"),
     ("07.1", lambda a, b: 2 * _chances(a, b)[0] - 1, "not a coin"),
+    ("07.1", lambda a, b: _with_chance(a, b, Counter(a)), "shares of both annotators"),
+    ("07.1", lambda a, b: _with_chance(a, b, Counter(b)), "shares of both annotators"),
+    ("07.1", lambda a, b: _with_chance(a, b, Counter(a + b)), "shares of both annotators"),
     ("07.1", lambda a, b: max(0.0, _kappa(a, b)), "always disagree"),
     ("07.2", lambda votes: _share(votes, EVERY), "ties and skips chose no side"),
     ("07.2", lambda votes: _share(votes, ("a", "b", "tie")), "a tie chose no side"),

@@ -39,8 +39,6 @@ def main(kind: str, out: Path) -> None:
     model, changes = chat_worker.adapted(folder), {"save_strategy": "no"}
     if kind == "dpo":
         chat_worker.shaken(model)
-        # TRL keeps them in a temporary folder of the first process, so the others cannot find them
-        changes["precompute_ref_log_probs"] = False
     trainer = chat_worker.MAKERS[kind](
         model,
         folder,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 from transformers.masking_utils import find_packed_sequence_indices
 from trl import SFTTrainer
 
@@ -72,6 +72,9 @@ def test_a_model_with_a_window_or_a_state_is_refused_with_a_sentence(what):
         need_full_attention(config, what)
     need_full_attention(Qwen2Config(num_hidden_layers=2), what)
     need_full_attention(LlamaConfig(num_hidden_layers=2), what)
+    with pytest.raises(CourseError, match=rf"{what} needs full attention .* sliding_attention"):
+        need_full_attention(MistralConfig(sliding_window=8), what)  # in every layer
+    need_full_attention(MistralConfig(sliding_window=None), what)
 
 
 def test_tokens_are_counted_without_padding(tmp_path):

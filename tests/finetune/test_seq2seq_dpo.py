@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from utils.course.errors import CourseError
 from utils.finetune import seq2seq_dpo, training
 from utils.finetune.seq2seq_dpo import (
     COLUMNS,
@@ -291,6 +292,21 @@ def test_where_memory_is_short_the_reference_and_an_evaluation_take_smaller_batc
     for name in scores:
         if "rewards" in name or name == "eval_loss":
             assert again[name] == pytest.approx(scores[name], rel=1e-4), name
+
+
+def test_one_of_several_processes_does_not_halve_its_evaluation(tokenizer, tmp_path, monkeypatch):
+    """The others would wait for its batches, or gather rows of other batches."""
+    trainer = trainer_of(tokenizer, tmp_path, data=pairs(7), per_device_eval_batch_size=4)
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    monkeypatch.setattr(trainer, "evaluate", no_memory)
+    training._apart(trainer)
+    with pytest.raises(CourseError, match=r"^An evaluation with 4 rows .* per_device_eval_batch"):
+        trainer.evaluate()
+    assert trainer.args.per_device_eval_batch_size == 4
 
 
 # --- Parity with the decoder-only loss -----------------------------------------------------------

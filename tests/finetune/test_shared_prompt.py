@@ -151,6 +151,7 @@ def both(request, tmp_path_factory):
                 1,
                 kind=kind,
                 precompute_ref_log_probs=True,
+                bf16=False,  # TRL's default is True
                 beta=0.3,
                 loss_type=["sigmoid", "sft", "ipo"],
                 loss_weights=[1.0, 0.5, 0.01],
@@ -172,9 +173,9 @@ def both(request, tmp_path_factory):
 
 def test_the_trainer_equals_trl(both):
     (theirs, their_loss, their_metrics, their_gradients), (ours, loss, metrics, gradients) = both
-    for side in ("ref_chosen_logps", "ref_rejected_logps"):  # TRL: adapters in bf16
+    for side in ("ref_chosen_logps", "ref_rejected_logps"):
         mine, same = (torch.tensor(rows[side].to_numpy()) for rows in (ours, theirs))
-        torch.testing.assert_close(mine, same, atol=0.0, rtol=1e-4)
+        torch.testing.assert_close(mine, same, atol=1e-3, rtol=0)
     assert loss == pytest.approx(their_loss, abs=1e-5)
     assert set(metrics) == set(their_metrics)
     tokens = metrics.pop("num_tokens"), their_metrics.pop("num_tokens")

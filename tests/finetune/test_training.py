@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,27 @@ def test_parts_of_similar_length_have_the_gradient_of_the_batch(texts, tmp_path,
         assert first[key] == pytest.approx(second[key], rel=1e-4)
     for left, right in zip(one.parameters(), parted.parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
+
+
+def test_a_tokenizer_that_pads_on_the_left_loses_no_text(texts, tmp_path, monkeypatch):
+    """The parts of a batch are its first columns, which must not be the padding."""
+    settings, losses = replace(LAB.policy, adapt_epochs=1), []
+    for side in ("right", "left"):
+        model, tokenizer = language_model(settings, texts, "cpu")
+        folder = tmp_path / side
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        named = json.loads(path.read_text(encoding="utf-8")) | {"padding_side": side}
+        path.write_text(json.dumps(named), encoding="utf-8")
+        monkeypatch.setenv("COURSE_POLICY", str(folder))
+        torch.manual_seed(0)
+        model, tokenizer = language_model(settings, texts, "cpu")
+        monkeypatch.delenv("COURSE_POLICY")
+        given = (settings, LAB, str(tmp_path / f"{side} run"), 0)
+        adapting = adapt_language_model(model, tokenizer, texts, texts[:6], *given)
+        losses.append([e["loss"] for e in adapting.state.log_history if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 class Judge:

@@ -101,6 +101,12 @@ def test_every_fact_of_a_session_is_a_fact_of_the_run():
     assert [name for name in facts if not cards.RUN_FACT.fullmatch(name)] == []
 
 
+def test_the_settings_and_counts_of_notebooks_05_and_07_are_no_results():
+    counts = ("weight", "votes", "ties", "people", "pairs", "kept_annotators")
+    assert all(cards.RUN_FACT.fullmatch(name) for name in counts)
+    assert not any(map(cards.RUN_FACT.fullmatch, ("win_rate", "kl", "position_bias", "kappa")))
+
+
 def test_the_card_of_a_stand_in_says_that_it_has_no_use_outside(artifact):
     card = models.model_card(artifact, merged=True)
     assert "no use outside the course" in card.text

@@ -1,6 +1,8 @@
 """Chat rows, log-probabilities and answers against loops, and against TRL's results."""
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -255,6 +257,27 @@ def test_greedy_answers_are_those_of_a_loop(plain, stopping, data, batch_tokens)
         assert answer.text == stop.decode(kept, skip_special_tokens=True).strip()
     assert {answer.ended for answer in found} == {True, False}
     assert all(answer.tokens == limit for answer in found if not answer.ended)
+
+
+def test_a_repetition_penalty_of_the_hub_changes_no_answer(
+    plain, folder, tokenizer, data, tmp_path
+):
+    """Qwen2.5's generation_config.json sets it; the answers are to be those of the policy."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"repetition_penalty": 1.05}), encoding="utf-8")
+    penalised, _ = models.chat_model(str(tmp_path), worker.LAB, quantised=False)
+    assert penalised.generation_config.repetition_penalty == 1.05
+    penalised.load_state_dict(plain.state_dict())
+    for temperature in (0.0, 1.0):
+        found, wanted = (
+            reply(
+                model, tokenizer, data["question"][:8], max_new_tokens=16, temperature=temperature
+            )
+            for model in (penalised, plain)
+        )
+        assert found == wanted
 
 
 def test_sampling_obeys_its_seed_and_leaves_the_others_alone(plain, tokenizer, data):

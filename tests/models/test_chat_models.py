@@ -238,7 +238,8 @@ def test_dpo_begins_at_ln_2_with_the_sft_adapter_as_its_reference(
     models.save_adapter(worker.shaken(worker.adapted(folder)), tokenizer, tmp_path, "llama")
     policy = models.load_adapter(tmp_path, folder, worker.LAB, trainable=True)
     few = data.select(range(8))
-    trainer = worker.dpo_trainer(policy, folder, few, tmp_path / "checkpoints", 8, 1, max_steps=1)
+    changes = {"max_steps": 1, "bf16": False}  # TRL's default is True
+    trainer = worker.dpo_trainer(policy, folder, few, tmp_path / "checkpoints", 8, 1, **changes)
     float32_adapters(trainer.model)
     rows = trainer.train_dataset
     batch = trainer._prepare_inputs(trainer.data_collator(list(rows)))
@@ -253,7 +254,7 @@ def test_dpo_begins_at_ln_2_with_the_sft_adapter_as_its_reference(
         torch.testing.assert_close(
             torch.tensor(rows[f"ref_{side}_logps"]),
             wanted,
-            atol=2e-2,  # TRL rounds adapters to bf16: 0.005 measured
+            atol=1e-3,
             rtol=0,
         )
     before = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}

@@ -10,6 +10,7 @@ import torch
 
 from tests.helpers import tiny_ppo
 from tests.helpers.launching import launched
+from utils.ppo import checkpoints, processes
 
 WORKER = Path(tiny_ppo.__file__)
 
@@ -78,7 +79,7 @@ def test_more_updates_may_be_asked_for_but_no_other_settings(tmp_path):
     with pytest.raises(ValueError, match=r"made with learning_rate = 0\.003 and this run has 0\.5"):
         other.train()
     llama = tiny_ppo.trainer(model=tiny_ppo.policy("llama"), checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="made with parameters ="):
+    with pytest.raises(ValueError, match="a run with other parameters: make the policy"):
         llama.train()
 
 
@@ -89,8 +90,21 @@ def test_a_run_from_other_weights_does_not_continue(tmp_path):
     with torch.no_grad():
         next(policy.parameters()).mul_(1.01)
     other = tiny_ppo.trainer({"updates": 4}, model=policy, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="made with starting weights ="):
+    with pytest.raises(ValueError, match="a run with other starting weights: make the policy"):
         other.train()
+
+
+def test_a_run_with_another_reference_does_not_continue(tmp_path):
+    def trainer(factor, updates):
+        reference = tiny_ppo.policy(seed=9)
+        with torch.no_grad():
+            next(reference.parameters()).mul_(factor)
+        return tiny_ppo.trainer({"updates": updates}, checkpoint_dir=tmp_path, reference=reference)
+
+    trainer(1.0, 2).train()
+    assert len(trainer(1.0, 4).train()) == 4
+    with pytest.raises(ValueError, match="a run with other starting weights"):
+        trainer(1.01, 6).train()
 
 
 class Stopped(BaseException):
@@ -125,6 +139,74 @@ def test_an_interruption_within_an_update_does_not_leave_half_of_it(tmp_path):
     alone = interrupted(tiny_ppo.trainer(settings), 2)  # no checkpoint has the weights before it
     with pytest.raises(ValueError, match="Update 1 was interrupted"):
         alone.train()
+
+
+def weights(trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.parameters.values()]
+
+
+def test_an_interrupted_first_update_of_the_policy_leaves_no_moments(tmp_path):
+    """The checkpoint before it has none, because only the values were trained until then."""
+    settings = {"updates": 4, "checkpoint_every": 1, "kl_estimator": "exact", "value_updates": 2}
+    settings |= {"shared_value_head": False, "whiten_advantages": False}
+    whole = tiny_ppo.trainer(settings)
+    whole.train()
+    steps = 2 * tiny_ppo.config(**settings).epochs  # of an update
+    again = interrupted(tiny_ppo.trainer(settings, checkpoint_dir=tmp_path), 2 * steps + 3)
+    again.train()
+    assert all(map(torch.equal, weights(again), weights(whole)))
+
+
+def test_an_interruption_after_the_last_step_of_an_update_does_not_repeat_it(tmp_path, monkeypatch):
+    settings = {"updates": 3, "checkpoint_every": 1}
+    whole = tiny_ppo.trainer(settings)
+    whole.train()
+    again = tiny_ppo.trainer(settings, checkpoint_dir=tmp_path)
+
+    def stops(tensors):
+        if again.updates_done == 1 and len([*tensors]) == 1:  # the sums of the second update
+            raise Stopped
+
+    monkeypatch.setattr(processes, "add", stops)
+    with pytest.raises(Stopped):
+        again.train()
+    monkeypatch.undo()
+    again.train()
+    assert all(map(torch.equal, weights(again), weights(whole)))
+
+
+def test_new_checkpoints_stay_although_damaged_ones_have_larger_numbers(tmp_path):
+    tiny_ppo.trainer(checkpoint_dir=tmp_path).train()
+    for folder in tmp_path.iterdir():
+        (folder / "state.json").write_text("{")
+    again = tiny_ppo.trainer({"updates": 6, "checkpoint_every": 1}, checkpoint_dir=tmp_path)
+    again.on_update = lambda metrics: interrupt(metrics["update"] == 3)
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(Stopped):
+        again.train()
+    found = sorted(folder.name for folder in tmp_path.iterdir())
+    assert found == ["update-000002", "update-000003"]
+
+
+def interrupt(now: bool) -> None:
+    if now:
+        raise Stopped
+
+
+def test_the_save_of_the_last_update_is_tried_again(tmp_path, monkeypatch):
+    trainer = tiny_ppo.trainer({"updates": 2}, checkpoint_dir=tmp_path)
+    monkeypatch.setattr(checkpoints, "save", lambda *_: interrupt(True))
+    with pytest.raises(Stopped):
+        trainer.train()
+    monkeypatch.undo()
+    assert len(trainer.train()) == 2
+    assert [folder.name for folder in tmp_path.iterdir()] == ["update-000002"]
+
+
+def test_metrics_of_the_user_may_be_tensors(tmp_path):
+    options = {"extra_metrics": lambda experience: {"mean": experience.scores.mean()}}
+    trainer = tiny_ppo.trainer({"updates": 1}, checkpoint_dir=tmp_path, **options)
+    (update,) = trainer.train()
+    assert update["mean"] == pytest.approx(update["reward"])
 
 
 def test_what_a_killed_save_left_behind_is_swept_up(tmp_path):

@@ -95,8 +95,14 @@ def test_the_values_targets_have_their_own_lambda():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kl_estimator": "exact"}, {"value_updates": 3}, {"kl_estimator": "k2"}],
-    ids=["whitening", "shared trunk", "unknown"],
+    [
+        {"kl_estimator": "exact"},
+        {"value_updates": 3},
+        {"kl_estimator": "k2"},
+        {"target_kl": 0.0},
+        {"target_kl": 1.0, "kl_horizon": 50},
+    ],
+    ids=["whitening", "shared trunk", "unknown", "no target", "short horizon"],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong):
     with pytest.raises(ValueError, match="PPOConfig"):

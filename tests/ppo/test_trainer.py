@@ -540,6 +540,11 @@ def test_evaluation_reports_reward_and_kl_of_each_text():
     assert sum(after["kl"]) > 0 and {len(column) for column in after.values()} == {100}
 
 
+def test_a_context_without_room_for_a_prompt_is_named():
+    with pytest.raises(ValueError, match="max_new_tokens is 64, and the policy accepts 64 tokens"):
+        tiny_ppo.trainer({"max_new_tokens": 64})
+
+
 def test_prompts_may_be_token_ids_and_never_end_with_the_end_token():
     encode = tiny_ppo.trainer().models.encode
     assert encode([[3, 4], [3, 4, tiny_ppo.END]]) == encode(["w3 w4"]) * 2

@@ -356,7 +356,7 @@ def test_out_of_memory_is_one_sentence_and_the_page_lives_on(shelf, monkeypatch)
         patch.setattr(saved.losses, "inverse_cdf", no_memory)
         assert "Out of memory" in compared(library)["status"]
     with monkeypatch.context() as patch:  # there is no room for the references: no scores
-        patch.setattr(saved.logprobs, "answer_logps", no_memory)
+        patch.setattr(saved.logprobs, "_decoder_only", no_memory)
         shown = compared(library)
         assert "Which answer is better?" in shown["status"] and "nat" not in shown["note_a"]
     assert "Which answer is better?" in compared(library)["status"]

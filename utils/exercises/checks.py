@@ -6,6 +6,7 @@ end. The judges are in `utils/exercises/`, one module per notebook.
 """
 
 import dis
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -22,6 +23,10 @@ _SOLUTIONS: dict[str, Callable] = {}
 
 class ExerciseError(CourseError, LookupError):
     """An exercise that the notebook does not have."""
+
+
+class InputChanged(Exception):
+    """An attempt wrote into a tensor that it was given, which later cells still need."""
 
 
 def exercise(name: str, solution: Callable | None = None) -> Callable:
@@ -43,7 +48,7 @@ def names_of(lesson: str) -> list[str]:
     ['04.1', '04.2', '04.3']
     """
     module = f"utils.exercises.notebook_{lesson}"
-    if importlib.util.find_spec(module):
+    if lesson.isdigit() and importlib.util.find_spec(module):
         importlib.import_module(module)
     found = [name for name in _EXERCISES if name[:2] == lesson]
     return sorted(found, key=lambda name: int(name[3:]))
@@ -51,11 +56,14 @@ def names_of(lesson: str) -> list[str]:
 
 def judge_of(name: str) -> Callable[..., Verdict]:
     """The judge of one exercise."""
-    names_of(name[:2])
-    if name not in _EXERCISES:
-        known = ", ".join(n for n in sorted(_EXERCISES) if n[:2] == name[:2]) or tr("none")
+    known = names_of(name[:2])
+    if name not in known:
         raise ExerciseError(
-            tr("No exercise is called {name!r}: this notebook has {known}.", name=name, known=known)
+            tr(
+                "No exercise is called {name!r}: this notebook has {known}.",
+                name=name,
+                known=", ".join(known) or tr("none"),
+            )
         )
     return _EXERCISES[name]
 
@@ -72,6 +80,9 @@ def is_stub(attempt: object) -> bool:
 
 def attempt(name: str, function: Callable) -> Callable:
     """The student's function if it is right, else the course's solution."""
+    judge_of(name)
+    if name not in _SOLUTIONS:
+        raise ExerciseError(tr("No later cell needs exercise {name}: use `check`.", name=name))
     if check(name, function):
         return function
     print(tr("The cells below use the course's solution."))
@@ -84,11 +95,30 @@ def check(name: str, attempt: object) -> bool:
     if is_stub(attempt):
         print(f"{name}: {tr('no attempt yet.')}")
         return False
+    returned: list = []
     try:
-        verdict = judge(attempt)
+        verdict = judge(_watched(attempt, returned) if callable(attempt) else attempt)
+    except InputChanged:
+        verdict = tr("your function changes a tensor that it was given: work on a copy of it.")
     except Exception as error:
         kind = type(error).__name__
         verdict = tr("your code stopped with {kind}: {error}", kind=kind, error=error)
+        if returned and returned[-1] is None:
+            verdict = tr("your function returns nothing: end it with `return`.")
     result = tr("right.") if verdict is None else tr("not yet: {reason}", reason=tr(verdict))
     print(f"{name}: {result}")
     return verdict is None
+
+
+def _watched(attempt: Callable, returned: list) -> Callable:
+    """The attempt, which keeps its results in `returned` and may not change its tensors."""
+
+    @functools.wraps(attempt)
+    def watched(*given: object, **named: object) -> object:
+        versions = [getattr(each, "_version", None) for each in given]  # torch counts every write
+        returned.append(attempt(*given, **named))
+        if versions != [getattr(each, "_version", None) for each in given]:
+            raise InputChanged
+        return returned[-1]
+
+    return watched

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import no_tensor, value_and_gradients
+from utils.exercises.equality import close, no_tensor, value_and_gradients
 
 _LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.3, 0.1, 1.5], [-0.5, 0.2, -0.9], [1.2, 1.1, 1.0]])
 _EXPECTED = torch.tensor([2.0, 0.0, 0.0, 1.2])  # the negative logit where it is the largest
@@ -58,15 +58,15 @@ def _weighted_loss(attempt: Callable[..., Tensor]) -> Verdict:
         ),
     }
     for message, mistake in mistakes.items():
-        if torch.allclose(value, mistake, atol=1e-5):
+        if close(value, mistake):
             return message
-    if not torch.allclose(value, wanted, atol=1e-5):
+    if not close(value, wanted):
         return tr(
             "the loss should be {wanted:.4f} in this example: yours is {found:.4f}.",
             wanted=float(wanted),
             found=float(value),
         )
-    if not torch.allclose(slope, right, atol=1e-5):
+    if not close(slope, right):
         return "the value is right, but its gradient is not: use neither detach nor item here."
     return None
 

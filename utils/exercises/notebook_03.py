@@ -55,13 +55,15 @@ def _pack(attempt: Callable[[list[int], int], list[list[int]]]) -> Verdict:
     packs = [list(pack) for pack in attempt(list(lengths), limit)]
     rows = sorted(row for pack in packs for row in pack)
     if rows != list(range(len(lengths))):
-        if any(row in (4, 8) for row in rows) or len(rows) != len(set(rows)):
+        if 8 in rows or len(rows) != len(set(rows)):
             return "a pack must hold row numbers, not lengths, and each row number once."
         return "every row must be in exactly one pack."
     if any(sum(lengths[row] for row in pack) > limit for pack in packs):
         return tr("one of your packs is longer than the limit of {limit}.", limit=limit)
     if len(packs) == 2:
-        return None
+        if len(list(attempt([2, 3, 1, 9, 5, 4, 6], limit))) == 3:
+            return None
+        return "the lengths 2 3 1 9 5 4 6 fit into 3 packs of 10: take the longest rows first."
     if packs == [[0], [1, 2], [3, 4, 5]]:
         return "you filled the packs in the order of the rows: take the longest rows first."
     if all(len(pack) == 1 for pack in packs):

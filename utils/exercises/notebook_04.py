@@ -17,12 +17,8 @@ def end_of_dpo(rate: torch.Tensor, worth: float, beta: float) -> torch.Tensor:
 def _end_of_dpo(attempt: Callable[..., torch.Tensor]) -> Verdict:
     """`attempt(rate, worth, beta) -> rate where DPO ends`."""
     rate, worth, beta = torch.tensor([0.45, 0.2]), 1.2, 0.5
-    answer = torch.as_tensor(attempt(rate, worth, beta)).float()
-    if answer.shape != (2,):
-        return tr(
-            "give one rate per reference rate, shape (2,): yours has shape {shape}.",
-            shape=tuple(answer.shape),
-        )
+    answers = [torch.as_tensor(attempt(each, worth, beta)).float() for each in rate]
+    answer = torch.stack([each.reshape(()) for each in answers])
     logit = torch.logit(rate)
     if torch.allclose(answer, torch.sigmoid(logit + worth / beta), atol=1e-5):
         return None
@@ -98,9 +94,16 @@ def _win_rate(attempt: Callable[..., float]) -> Verdict:
     def always_first(a: str, b: str) -> float:
         return 1.0
 
-    fair, biased = attempt(longer, first, second), attempt(always_first, first, second)
+    def timid(a: str, b: str) -> float:  # sees a winner only in the first place
+        return 1.0 if len(a) > len(b) else 0.5
+
+    fair, biased, changed = (
+        attempt(judge, first, second) for judge in (longer, always_first, timid)
+    )
     if abs(fair - 0.625) < 1e-6 and abs(biased - 0.5) < 1e-6:
-        return None
+        if abs(changed - 0.5) < 1e-6:
+            return None
+        return "a verdict that changes with the order is a tie: do not average the two verdicts."
     if abs(biased - 1.0) < 1e-6:
         return "a judge that always prefers the first answer gives 1 in yours: ask in both orders."
     if abs(fair - 0.5) < 1e-6:

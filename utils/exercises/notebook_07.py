@@ -8,9 +8,10 @@ from utils.exercises.checks import Verdict, exercise
 from utils.votes.store import Vote
 
 FIRST = ["first", "first", "first", "first", "first", "first", "second", "second", "tie", "tie"]
-SECOND = ["first", "first", "first", "first", "second", "first", "second", "tie", "tie", "first"]
-# observed agreement 7 of 10; agreement by chance (6·6 + 2·2 + 2·2) of 100
-OBSERVED, BY_CHANCE = 0.7, 0.44
+SECOND = ["first", "first", "first", "first", "second", "first", "second", "tie", "tie", "second"]
+# observed agreement 7 of 10; agreement by chance (6·5 + 2·3 + 2·2) of 100
+OBSERVED, BY_CHANCE = 0.7, 0.40
+ONE_SHARE = (0.44, 0.38, 0.405)  # squares of the first's shares, of the second's, of their means
 
 
 def _vote(choice: str, swapped: bool, question: str = "?") -> Vote:
@@ -42,6 +43,8 @@ def _kappa_by_hand(attempt: Callable[[Sequence[str], Sequence[str]], float]) -> 
         return "chance is not one in three: multiply the two annotators' shares of each opinion."
     if abs(answer - (OBSERVED - 0.5) / 0.5) < 1e-6:
         return "chance is not a coin: multiply the two annotators' shares of each opinion."
+    if any(abs(answer - (OBSERVED - chance) / (1 - chance)) < 1e-6 for chance in ONE_SHARE):
+        return "p_e needs the shares of both annotators: multiply one's share by the other's."
     if abs(answer - wanted) > 1e-6:
         return tr(
             "here p_o = {observed} and p_e = {by_chance}, so kappa is {wanted:.3f}.",

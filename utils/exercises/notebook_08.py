@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import close, value_and_gradients
+from utils.exercises.equality import close, no_tensor, value_and_gradients
 from utils.losses import dpo_loss
 
 _LABELS = torch.tensor([[5, 6, 1], [7, 1, 0]])  # 1 is the end token, 0 is padding
@@ -29,11 +29,8 @@ def shift(answers: Tensor, start: int) -> Tensor:
 @exercise("08.1", solution=shift)
 def _shifted(attempt: Callable[[Tensor, int], Tensor]) -> Verdict:
     """`attempt(labels, start) -> decoder input`, both (batch, answer)."""
-    given = _LABELS.clone()
-    answer = torch.as_tensor(attempt(given, _START))
+    answer = torch.as_tensor(attempt(_LABELS.clone(), _START))
     wanted = torch.tensor([[_START, 5, 6], [_START, 7, 1]])
-    if not torch.equal(given, _LABELS):
-        return "your function changes the labels it was given: copy them, the loss needs them."
     if torch.equal(answer, wanted):
         if answer.dtype == _LABELS.dtype:
             return None
@@ -133,8 +130,8 @@ def _dpo(attempt: Callable[..., Tensor]) -> Verdict:
 
     found = attempt(*numbers, *reference, beta)
     if not isinstance(found, Tensor):
-        return "your function does not return a tensor: return the mean loss."
-    if found.shape == (2,) and torch.allclose(found.mean(), dpo(*numbers, *reference, beta)):
+        return no_tensor(found)
+    if found.shape == (2,) and close(found.mean(), dpo(*numbers, *reference, beta)):
         return "each pair is right: now average over the batch, because a loss is one number."
     if found.numel() != 1:
         return tr(

@@ -14,7 +14,7 @@ def answer_means(
     logps, mask = pair_logps(model, inputs)  # (2 · batch, sequence - 1), chosen rows first
     chosen, rejected = (logps.sum(1) / mask.sum(1)).chunk(2)
     pairs = len(chosen)
-    nll = -logps[:pairs].sum() / mask[:pairs].sum()  # as in SFT, all tokens have equal weight
+    nll = -logps[:pairs].sum() / mask[:pairs].sum()  # this batch's tokens have equal weight
     return chosen, rejected, nll
 
 
@@ -28,7 +28,7 @@ class ORPOTrainer(SharedPromptDPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Tensor:
-        """The loss of one batch; its metrics are logged together with TRL's own metrics."""
+        """The loss of one batch; its metrics replace TRL's, and cover this process's rows only."""
         chosen, rejected, nll = answer_means(model, inputs)
         loss = orpo_loss(chosen, rejected, nll, beta=self.beta)
         seen = self._metrics["train" if self.model.training else "eval"]

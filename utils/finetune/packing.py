@@ -26,7 +26,10 @@ def need_full_attention(config: PreTrainedConfig, what: str) -> None:
     Texts in one row are separated by the positions and masks of full attention. A layer with a
     sliding window or a recurrent state would mix them without an error.
     """
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
+    text = config.get_text_config()
+    # Mistral lists no layers: if it has a window, every layer has it
+    alike = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    kinds = set(getattr(text, "layer_types", None) or [alike])
     if other := sorted(kinds - {"full_attention"}):
         raise CourseError(
             tr(

@@ -103,10 +103,11 @@ def pair_logps(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tenso
 
 
 class SharedPromptDPOTrainer(DPOTrainer):
-    """TRL's DPOTrainer, with its losses and metrics; the model computes each prompt only once.
+    """TRL's DPOTrainer, with its losses and metrics; the policy computes each prompt only once.
 
-    The reference is exactly the given model before training. TRL rounds the adapter of a 4-bit
-    model to bf16; this class restores the unrounded weights.
+    So does the reference if its log-probabilities are precomputed; otherwise it computes each
+    prompt twice, as in TRL. The reference is exactly the given model before training. TRL rounds
+    the adapter of a 4-bit model to bf16; this class restores the unrounded weights.
     """
 
     def __init__(self, model: PreTrainedModel, args: DPOConfig, **others: object) -> None:

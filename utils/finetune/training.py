@@ -7,12 +7,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, load_model
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -106,7 +107,7 @@ class _SimilarLengths(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
-        """The loss of a batch; an evaluation passes no number of tokens and is not divided."""
+        """The loss of a batch; an evaluation asks for outputs, so its batch is not divided."""
         one_cpu = self.args.device.type == "cpu" and self.args.world_size == 1
         if return_outputs or num_items_in_batch is None or not one_cpu:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -172,8 +173,9 @@ RUN_MARK = "run.json"
 DEFINING = (  # the arguments that make another run of a training, where a trainer has them
     *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps"),
     *("weight_decay", "seed", "train_sampling_strategy", "max_length"),
-    *("beta", "loss_type", "label_smoothing"),
+    *("beta", "loss_type", "loss_weights", "label_smoothing"),
 )
+NEW = ("loss_weights", "adapter", "start")  # a RUN_MARK of an earlier version does not have them
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -187,10 +189,26 @@ def _write_whole(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def _default_adapter(model: torch.nn.Module) -> tuple[list | None, str | None]:
+    """The size of the default adapter, and a hash of its lora_B now; None without an adapter.
+
+    lora_A is random in every session, so it is left out. lora_B is 0 in a new adapter.
+    """
+    if not isinstance(model, PeftModel):
+        return None, None
+    settings, weights = model.peft_config["default"], hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if "lora_B.default" in name:
+            weights.update(parameter.detach().float().cpu().numpy().tobytes())
+    size = [settings.r, settings.lora_alpha, sorted(settings.target_modules)]
+    return size, weights.hexdigest()
+
+
 def _same_run(trainer: Trainer, global_batch: int) -> bool:
     """Whether the checkpoints in the trainer's folder are of the same run.
 
-    If they are not, the file RUN_MARK is written again.
+    If they are not, the file RUN_MARK is written again. The weights from which a run started are
+    also kept on the model, because its training in this session has changed them.
     """
     arguments, rows = trainer.args, trainer.train_dataset.with_format(None)  # without transforms
     mark = {name: getattr(arguments, name, None) for name in DEFINING}
@@ -201,14 +219,23 @@ def _same_run(trainer: Trainer, global_batch: int) -> bool:
         learned = {key: value for key, value in row.items() if "ids" in key or "label" in key}
         data.update(json.dumps(learned).encode())
     mark |= {"batch": global_batch, "rows": len(rows), "data": data.hexdigest()}
-    path = Path(arguments.output_dir) / RUN_MARK
+    model, path = trainer.model, Path(arguments.output_dir) / RUN_MARK
+    mark["adapter"], now = _default_adapter(model)
     try:
-        if json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(mark)):
-            return True
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        pass
-    _write_whole(path, json.dumps(mark))
-    return False
+        found = {}
+    same = False
+    for start in (getattr(model, "_course_origin", now), now):
+        mark["start"] = start
+        wanted = json.loads(json.dumps(mark))
+        # a value that an earlier version did not write is not a reason to remove its checkpoints
+        if same := {name: wanted[name] for name in NEW} | found == wanted:
+            break
+    model._course_origin = start
+    if found != wanted:
+        _write_whole(path, json.dumps(mark))
+    return same
 
 
 def _to_continue(trainer: Trainer, global_batch: int) -> str | None:
@@ -326,16 +353,22 @@ def _note_finished(trainer: Trainer) -> None:
 
 
 class _Bars(TrainerCallback):
-    """The progress bar of a training, and of each evaluation during it."""
+    """The progress bar of a training, and of each evaluation during it.
+
+    It also adds to each entry of the log for how many seconds the training has run. The seconds of
+    an interrupted session count up to the last entry of the checkpoint.
+    """
 
     def __init__(self) -> None:
-        self.training = self.evaluation = None
+        self.training = self.evaluation = self.begin = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self.training = progress.bar("training", state.max_steps, "step")
         self.training.update(state.global_step)
+        earlier = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self.begin = perf_counter() - (earlier[-1] if earlier else 0.0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -352,6 +385,8 @@ class _Bars(TrainerCallback):
     ) -> None:
         if self.training is not None and "loss" in (logs or {}):
             self.training.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if self.begin is not None:  # an evaluation after the training does not count
+            state.log_history[-1]["seconds"] = perf_counter() - self.begin
 
     def on_prediction_step(
         self,
@@ -376,6 +411,7 @@ class _Bars(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self.training.close()
+        self.begin = None
 
 
 def _forget_evaluation(trainer: Trainer) -> None:
@@ -392,8 +428,8 @@ def _forget_evaluation(trainer: Trainer) -> None:
 def _apart(trainer: Trainer) -> None:
     """Handle memory errors of evaluations and callbacks separately from those of training.
 
-    If an evaluation does not fit, its batch is halved. If a callback does not fit, the error names
-    its event.
+    If an evaluation does not fit, its batch is halved; with several processes, an error says what
+    to do. If a callback does not fit, the error names its event.
     """
     evaluate, call = trainer.evaluate, trainer.callback_handler.call_event
 
@@ -410,6 +446,16 @@ def _apart(trainer: Trainer) -> None:
                         tr(
                             "The evaluation of one row does not fit into this GPU's memory: lower "
                             "max_length in utils/course/profiles.py, or choose a smaller model."
+                        )
+                    ) from error
+                if trainer.args.world_size > 1:  # the other processes keep the larger batch
+                    raise CourseError(
+                        tr(
+                            "An evaluation with {size} rows per batch does not fit into this GPU's "
+                            "memory, and with several processes its batch is not halved "
+                            "automatically: lower per_device_eval_batch_size where this training "
+                            "sets it, then start the training again.",
+                            size=size,
                         )
                     ) from error
             _forget_evaluation(trainer)
@@ -451,10 +497,12 @@ def run(trainer: Trainer, resume_from_checkpoint: str | None = None) -> Trainer:
 def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int) -> Trainer:
     """Train `build(batch_size, accumulation)`, from its last checkpoint if it was interrupted.
 
-    A finished run is loaded, not repeated. Checkpoints of other rows or settings are removed. If
-    memory does not suffice, the batch is about halved and the accumulation makes up for it, so that
-    the steps are the same. They are also the same for several processes, which divide the batch
-    among them. A training that stops with an error leaves the weights as they were.
+    A finished run is loaded, not repeated. Checkpoints of other rows, settings or starting weights
+    are removed. If memory does not suffice, the batch is about halved and the accumulation makes up
+    for it, so that each step has the same rows. It also has the same rows with several processes,
+    which divide the batch among them. Its loss is the same, too, unless the loss is a mean over the
+    tokens of each batch (ORPO, SFT of T5): tokens then weigh a little more or less. In a single
+    process, a training that stops with an error leaves the weights as they were.
     """
     start: dict[str, torch.Tensor] = {}
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -473,7 +521,14 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
             found = _to_continue(trainer, rows)
             label = Path(found or "").name.replace("-", " ")
             if found and _load_finished(trainer, found):
-                print(tr("this training is already complete: {checkpoint}", checkpoint=label))
+                print(
+                    tr(
+                        "this training is already complete: {checkpoint}; to train again, remove "
+                        "{folder} and run the notebook from the beginning",
+                        checkpoint=label,
+                        folder=trainer.args.output_dir,
+                    )
+                )
                 return trainer
             if found:
                 _check_sharding(trainer, found)
@@ -489,7 +544,8 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
                     if name in learned:
                         learned[name].data.copy_(values)
             if not isinstance(error, Exception):
-                print(tr("stopped: the model is as before the training; run this cell again"))
+                if processes == 1:
+                    print(tr("stopped: the model is as before the training; run this cell again"))
                 raise
             if no_space(error):
                 step = trainer.state.global_step if trainer else 0
@@ -534,6 +590,6 @@ def fit(build: Callable[[int, int], Trainer], batch_size: int, accumulation: int
 
 
 def training_seconds(trainer: Trainer) -> float:
-    """How long the training took, also if it ran before this process loaded its result."""
-    logged = [e["train_runtime"] for e in trainer.state.log_history if "train_runtime" in e]
-    return logged[-1]
+    """How long the training took in all sessions, also if it ended before this one."""
+    end = [entry for entry in trainer.state.log_history if "train_runtime" in entry][-1]
+    return end.get("seconds", end["train_runtime"])  # an earlier version had no "seconds"

@@ -68,6 +68,11 @@ def chat_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]:
         return str(
             chat_standins.BUILDERS[name](base_documents(pairs), tokens=settings.standin_tokens)
         ), f"{name} {STAND_IN}"
+    return _downloaded(model)
+
+
+def _downloaded(model: ChatModel) -> tuple[str, str]:
+    """Print the licence of a model, and download it; its folder and its name."""
     print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
     folder = hub.fetch(model.hub_id, model.copy)
     return str(folder), hub.name_of(folder)
@@ -84,10 +89,14 @@ def four_bits(profile: Profile) -> BitsAndBytesConfig:
 
 
 def chat_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with a separate padding token, so that padding differs from an end of turn."""
+    """The tokenizer with a padding token; if possible, not the token that ends a turn.
+
+    Where the tokenizer has no such padding token, it gets the one that Llama 3 reserves; if its
+    vocabulary does not have that one either, it is padded with the token that ends a turn.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        reserved = "<|finetune_right_pad_id|>"  # Llama 3 reserves it for padding
+        reserved = "<|finetune_right_pad_id|>"
         known = reserved in tokenizer.get_vocab()
         tokenizer.pad_token = reserved if known else tokenizer.eos_token
     return tokenizer
@@ -260,10 +269,7 @@ def labelled_source(settings: ChatModels, pairs: DatasetDict) -> tuple[str, str]
     """The folder and the name of the model whose answers are voted on."""
     if settings.labelled.hub_id == STAND_IN:
         return chat_source(settings, pairs)
-    model = settings.labelled
-    print(tr("{model} · licence: {licence}", model=model.hub_id, licence=tr(model.licence)))
-    folder = hub.fetch(model.hub_id, model.copy)
-    return str(folder), hub.name_of(folder)
+    return _downloaded(settings.labelled)
 
 
 def labelled_start(settings: ChatModels, made: Callable[[], Path]) -> Path:

@@ -23,7 +23,8 @@ from utils.models.language import STAND_IN
 COURSE = "Preference Tuning with LLMs"
 # entries of metrics.json that say how a run was made; all others are results
 RUN_FACT = re.compile(
-    r"profile|seed|threads|python|beta|steps|trained_parameters"
+    r"profile|seed|threads|python|beta|weight|steps|trained_parameters"
+    r"|votes|ties|people|kept_annotators|pairs"
     r"|\w+_(seconds|per_second|memory_mb|version)"
 )
 

@@ -272,6 +272,7 @@ def reply(
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=end,
+            repetition_penalty=1.0,  # Qwen's own 1.05 would change the model's probabilities
             **(sampling if temperature > 0 else {"do_sample": False}),
         )[:, ids.shape[1] :].tolist()
         for row, tokens in zip(rows, written, strict=True):

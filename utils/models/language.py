@@ -34,6 +34,7 @@ def language_model(
     source = os.environ.get("COURSE_POLICY") or settings.model_id
     source = standins.gpt2(texts) if source == STAND_IN else local_or_hub(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.padding_side = "right"  # for training; sampling pads on the left by itself
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)

@@ -444,5 +444,5 @@ def _rewards(
     try:
         with _enough_memory(policy.entry.label):
             return implicit_rewards(library, policy, prompt, written)
-    except SavedModelError:  # the answers are there, and can be voted on without scores
+    except CourseError:  # the answers are there, and can be voted on without scores
         return [None] * len(written)

@@ -115,8 +115,6 @@ class SentimentReward:
         cls, folder: Path, device: str = "cpu", kind: str = "logit", cap: float | None = None
     ) -> "SentimentReward":
         """Load the reward that notebook 01 handed over."""
-        from transformers import AutoModelForSequenceClassification, PhobertTokenizer
-
         settings = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
         model = AutoModelForSequenceClassification.from_pretrained(folder / "model").to(device)
         tokenizer = PhobertTokenizer.from_pretrained(folder / "model")

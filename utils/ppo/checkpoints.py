@@ -16,6 +16,7 @@ from utils.course.errors import SettingError
 from utils.course.language import tr
 
 Parameters = dict[str, nn.Parameter]
+HASHED = ("prompts", "parameters", "starting weights")  # a message does not show their hashes
 
 
 def content_hash(parameters: Iterable[Tensor]) -> str:
@@ -58,7 +59,9 @@ def save(
         save_file(weights, new / "weights.safetensors")
         save_file(moments, new / "optimizer.safetensors")
         (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for old in sorted(folder.glob("update-*"))[:-2]:
+    found = sorted(folder.glob("update-*"))
+    newest = found.index(folder / label)  # later ones are damaged, because `load` skipped them
+    for old in [*found[: max(0, newest - 1)], *found[newest + 1 :]]:
         shutil.rmtree(old)
 
 
@@ -86,6 +89,16 @@ def load(
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if (saved := state["settings"].get(name)) != value:
+                if name in HASHED:
+                    raise SettingError(
+                        tr(
+                            "The checkpoints in {folder} belong to a run with other {name}: make "
+                            "the policy and the prompts again as in that run, or give another "
+                            "checkpoint_dir.",
+                            folder=folder.parent,
+                            name=name,
+                        )
+                    )
                 raise SettingError(
                     tr(
                         "The checkpoints in {folder} were made with {name} = {saved!r} and this "
@@ -100,6 +113,7 @@ def load(
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+            optimizer.state.pop(parameter, None)  # of an update that was interrupted
             if f"{name}.step" not in moments:  # not trained yet: only the values were
                 continue
             optimizer.state[parameter] = {

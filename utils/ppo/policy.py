@@ -174,6 +174,15 @@ class ActorCritic:
     def encode(self, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
         """Token ids of each prompt, without an end-of-text token at the end."""
         longest = positions(self.policy)
+        if self.max_new_tokens >= longest:
+            raise SettingError(
+                tr(
+                    "max_new_tokens is {new}, and the policy accepts {longest} tokens in all: make "
+                    "max_new_tokens smaller.",
+                    new=self.max_new_tokens,
+                    longest=longest,
+                )
+            )
         encoded = []
         for prompt in prompts:
             ids = list(self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)

@@ -16,7 +16,8 @@ with only eleven small modules of `utils`.
 What is simplified, and why:
 - Dropout is off. Sampling and learning must use the same policy; otherwise the ratio is not 1.
 - Log-probabilities come from a scoring pass, not from the sampler. This pass repeats the forward
-  passes of learning row by row, so the first ratio is exactly 1 in any precision.
+  passes of the first epoch, in the same minibatches, so the first ratio is exactly 1 in any
+  precision.
 - The score is added to the reward of the last token of the response.
 - All random numbers are computed from the seed and the number of the update. So no random state
   needs saving, and the episodes do not depend on the number of processes.
@@ -87,7 +88,8 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         whole = ("updates", "batch_size", "minibatch_size", "epochs", "max_new_tokens")
-        for name in (*whole, "checkpoint_every", "temperature", "learning_rate"):
+        positive = (*whole, "checkpoint_every", "temperature", "learning_rate")
+        for name in positive if self.target_kl is None else (*positive, "target_kl"):
             if not getattr(self, name) > 0:
                 raise SettingError(
                     tr(
@@ -121,6 +123,15 @@ class PPOConfig:
                     "PPOConfig.kl_estimator='exact' puts the KL into the loss, and whitening "
                     "scales the rewards but not this KL: set whiten_advantages=False and "
                     "whiten_rewards=False."
+                )
+            )
+        if self.target_kl is not None and self.kl_horizon < self.batch_size:
+            raise SettingError(
+                tr(
+                    "PPOConfig.kl_horizon {horizon} is smaller than batch_size {batch}, so kl_coef "
+                    "would jump: make it larger.",
+                    horizon=self.kl_horizon,
+                    batch=self.batch_size,
                 )
             )
         if self.value_updates >= self.updates:
@@ -229,12 +240,17 @@ class PPOTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
         self.inside = False  # whether an update has taken steps and is not finished
-        self.start = checkpoints.content_hash(self.parameters.values()) if checkpoint_dir else ""
+        models = (policy, self.models.critic, self.models.reference)
+        weights = (w for model in models if model is not None for w in model.parameters())
+        self.start = checkpoints.content_hash(weights) if checkpoint_dir else ""
+        self.saved = 0  # updates in the newest checkpoint
         self.models.compile_sampling(max(map(len, self.prompts)))
 
     def train(self) -> list[dict[str, float]]:
         """Run the updates after the newest complete checkpoint; return all updates' metrics."""
         self.resume()
+        if self.updates_done > self.saved:  # the disk was full at the last save
+            self.save()
         hidden = not self.progress or self.rank > 0
         with progress_bar("PPO", self.config.updates, "update", hidden=hidden) as bar:
             bar.update(self.updates_done)
@@ -242,6 +258,7 @@ class PPOTrainer:
                 began = time.perf_counter()
                 experience = self.experience(self.rollout())
                 extra = self.extra_metrics(experience) if self.extra_metrics else {}
+                extra = {name: float(value) for name, value in extra.items()}  # tensors too
                 metrics = self.update(experience) | extra
                 metrics["seconds"] = time.perf_counter() - began
                 self.history.append(metrics)
@@ -386,11 +403,11 @@ class PPOTrainer:
                 clipped = ((log_ratio.exp() - 1).abs() > config.clip_range).sum() / tokens
                 kl_so_far = (log_ratio.exp() - 1 - log_ratio).sum() / tokens  # k3, old to new
                 sums += torch.stack([policy_loss.detach(), value_loss.detach(), clipped, kl_so_far])
-        self.inside = False
         processes.add([sums])
         averages = (sums * config.minibatch_size / config.batch_size / config.epochs).tolist()
         self.updates_done += 1
         self.kl_coef = adapted_kl_coef(self.kl_coef, metrics["kl"], config)
+        self.inside = False
         lengths = torch.stack(norms)
         applied = lengths[lengths.isfinite()]  # fp16's gradient scaler skips steps that overflow
         grad_norm = applied.mean().item() if len(applied) else 0.0
@@ -481,6 +498,7 @@ class PPOTrainer:
                 "history": self.history,
             }
             checkpoints.save(self.checkpoint_dir, state, self.parameters, self.optimizer)
+            self.saved = self.updates_done
 
     def resume(self) -> None:
         """Continue from the newest complete checkpoint of the same run, if there is one.
@@ -507,4 +525,4 @@ class PPOTrainer:
         if state:
             self.scaler.load_state_dict(state["scaler"])
             self.kl_coef, self.history = state["kl_coef"], state["history"]
-            self.updates_done = state["updates_done"]
+            self.saved = self.updates_done = state["updates_done"]
