@@ -180,7 +180,7 @@ def interval(
 
 
 def shorter(test: Dataset) -> str:
-    """The verdicts of a rule that has learned nothing: the answer with fewer characters is right."""
+    """The verdicts of a rule that has learned nothing: the shorter answer (in characters) wins."""
     pairs = zip(test["chosen"], test["rejected"], strict=True)
     return "".join("01"[len(chosen) < len(rejected)] for chosen, rejected in pairs)
 
