@@ -85,9 +85,11 @@ def test_a_mistake_has_the_message_of_its_check(language):
     found = MISTAKE.findall(TEXTS[language])
     assert {name[:2] for name, _ in found} == set(LESSONS)
     translations = dict(entries(CATALOGUE.read_text(encoding="utf-8")))
+    checks = ROOT / "utils" / "exercises" / "checks.py"
+    of_every_check = {text for text, *_ in of_source(checks.read_text(encoding="utf-8"))}
     for name, message in found:
         module = ROOT / "utils" / "exercises" / f"notebook_{name[:2]}.py"
-        known = {text for text, *_ in of_source(judges_of(module), judges=True)}
+        known = {text for text, *_ in of_source(judges_of(module), judges=True)} | of_every_check
         shown = known if language == "en" else known | {translations.get(text) for text in known}
         assert message in shown, name
 
