@@ -192,33 +192,35 @@ def comparisons(
 
     A gain is the difference of the reward accuracies (of the rule: its accuracy) on the same pairs.
     """
-    flaws = _flaws(tests)
-    parts = {**{tier: [tier] for tier in tests}, "all flaws": flaws}
-
-    def joined(verdicts: dict[str, str], part: Sequence[str]) -> list[int]:
-        return [int(digit) for tier in part for digit in verdicts[tier]]
-
-    accuracy = []
-    for tier, part in parts.items():
-        asked = [question for each in part for question in tests[each]]
-        mean, low, high = interval(np.array([joined(rule, part)]), asked)
+    accuracy, gains, joined = [], [], _joined(tests)
+    for tier, (parts, questions) in joined.items():
+        mean, low, high = interval(_digits([rule], parts), questions)
         accuracy.append({"tier": tier, "accuracy": mean, "low": low, "high": high})
-    asked = [question for tier in flaws for question in tests[tier]]
+    flaws, questions = joined["all flaws"]
     of_kind = {
-        kind: np.array([joined(r["reward"], flaws) for r in runs if r["negatives"] == kind])
+        kind: _digits([run["reward"] for run in runs if run["negatives"] == kind], flaws)
         for kind in NEGATIVES
-    }
-    of_kind[SHORTER] = np.array([joined(rule, flaws)] * len(of_kind["flawed"]))
-    gains = []
+    } | {SHORTER: _digits([rule], flaws)}
     for kind, verdicts in of_kind.items():
         if kind != "flawed":
-            mean, low, high = interval(of_kind["flawed"] - verdicts, asked)
+            mean, low, high = interval(of_kind["flawed"] - verdicts, questions)
             gains.append({"against": kind, "gain": mean, "low": low, "high": high})
     return accuracy, gains
 
 
-def _flaws(tests: dict[str, Sequence[str]]) -> list[str]:
-    return [tier for tier in tests if tier not in ("random", *MINED_TIERS)]
+def _joined(tests: dict[str, Sequence[str]]) -> dict[str, tuple[list[str], list[str]]]:
+    """Each tier, and `all flaws`: the tiers that it consists of, and their questions."""
+    flaws = [tier for tier in tests if tier not in ("random", *MINED_TIERS)]
+    parts = {tier: [tier] for tier in tests} | {"all flaws": flaws}
+    return {
+        tier: (part, [question for each in part for question in tests[each]])
+        for tier, part in parts.items()
+    }
+
+
+def _digits(verdicts: Sequence[dict[str, str]], parts: Sequence[str]) -> np.ndarray:
+    """The verdicts on the pairs of these tiers as numbers, (seeds, pairs)."""
+    return np.array([[int(digit) for part in parts for digit in each[part]] for each in verdicts])
 
 
 def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[str, object]]:
@@ -226,19 +228,16 @@ def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[
 
     `tests` has the questions of each tier. The tier `all flaws` has the pairs of every flaw.
     """
-    flaws = _flaws(tests)
     found = []
     for kind in (SFT, *NEGATIVES):
         chosen = [run for run in runs if run["negatives"] == kind]
-        for tier, parts in {**{tier: [tier] for tier in tests}, "all flaws": flaws}.items():
-            questions = [question for part in parts for question in tests[part]]
+        for tier, (parts, questions) in _joined(tests).items():
             row: dict[str, object] = {"negatives": kind, "tier": tier, "pairs": len(questions)}
             for name in ("plain", "reward"):
                 if not all(name in run for run in chosen):  # SFT is its own reference
                     row |= {name: None, f"{name}_low": None, f"{name}_high": None}
                     continue
-                joined = ["".join(run[name][part] for part in parts) for run in chosen]
-                verdicts = np.array([[int(digit) for digit in digits] for digits in joined])
+                verdicts = _digits([run[name] for run in chosen], parts)
                 mean, low, high = interval(verdicts, questions)
                 row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
             found.append(row)

@@ -150,13 +150,18 @@ def test_test_all_is_test_with_one_variable_more():
         assert step in run.TARGETS["test-all"].steps
 
 
+def required(notebook: Path) -> list[str]:
+    """The numbers of the notebooks whose artifacts this one requires."""
+    text = notebook.read_text(encoding="utf-8")
+    return re.findall(r'course\.require\(\\"(\d\d)_', text)
+
+
 def test_a_chain_of_notebooks_has_every_artifact_that_they_require():
     """So the two chains of `make test-notebooks` can run side by side."""
     assert not doctest.testmod(chains).failed
     links = 0
     for path in notebooks.files():
-        text = path.read_text(encoding="utf-8")
-        for needed in re.findall(r'course\.require\(\\"(\d\d)_', text):
+        for needed in required(path):
             assert chains.chain_of(f"notebooks/{needed}_") == chains.chain_of(path.name)
             assert needed <= path.name[:2], "a chain runs in the order of the numbers"
             links += 1
@@ -170,8 +175,7 @@ def test_a_chain_of_ci_has_every_artifact_that_its_notebooks_require():
     assert {number for chain in chosen for number in chain} == set(notebooks.LESSONS)
     for chain in chosen:
         for place, number in enumerate(chain):
-            text = notebooks.path_of(number).read_text(encoding="utf-8")
-            needed = set(re.findall(r'course\.require\(\\"(\d\d)_', text)) - {number}
+            needed = {*required(notebooks.path_of(number))} - {number}
             assert needed <= set(chain[:place]), f"{number} comes before what it requires"
 
 

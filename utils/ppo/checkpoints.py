@@ -111,9 +111,9 @@ def load(
                 )
         weights = load_file(folder / "weights.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
+        optimizer.state.clear()  # moments of an update that was interrupted
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-            optimizer.state.pop(parameter, None)  # of an update that was interrupted
             if f"{name}.step" not in moments:  # not trained yet: only the values were
                 continue
             optimizer.state[parameter] = {

@@ -240,7 +240,7 @@ class PPOTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.kl_coef, self.updates_done, self.history = config.kl_coef, 0, []
         self.inside = False  # whether an update has taken steps and is not finished
-        models = (policy, self.models.critic, self.models.reference)
+        models = (policy, self.models.critic, reference)  # without one, it is the policy of now
         weights = (w for model in models if model is not None for w in model.parameters())
         self.start = checkpoints.content_hash(weights) if checkpoint_dir else ""
         self.saved = 0  # updates in the newest checkpoint
