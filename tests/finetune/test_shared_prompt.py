@@ -151,7 +151,6 @@ def both(request, tmp_path_factory):
                 1,
                 kind=kind,
                 precompute_ref_log_probs=True,
-                bf16=False,  # TRL's default is True
                 beta=0.3,
                 loss_type=["sigmoid", "sft", "ipo"],
                 loss_weights=[1.0, 0.5, 0.01],

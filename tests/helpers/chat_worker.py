@@ -92,6 +92,7 @@ def arguments(folder: Path, batch_size: int, accumulation: int, **changes) -> di
         "save_total_limit": 2,
         "logging_steps": 1,
         "report_to": "none",
+        "bf16": False,  # TRL's default is True; the notebooks set the profile's precision
         "disable_tqdm": True,
         "seed": 3,
         "use_cpu": True,

@@ -238,8 +238,7 @@ def test_dpo_begins_at_ln_2_with_the_sft_adapter_as_its_reference(
     models.save_adapter(worker.shaken(worker.adapted(folder)), tokenizer, tmp_path, "llama")
     policy = models.load_adapter(tmp_path, folder, worker.LAB, trainable=True)
     few = data.select(range(8))
-    changes = {"max_steps": 1, "bf16": False}  # TRL's default is True
-    trainer = worker.dpo_trainer(policy, folder, few, tmp_path / "checkpoints", 8, 1, **changes)
+    trainer = worker.dpo_trainer(policy, folder, few, tmp_path / "checkpoints", 8, 1, max_steps=1)
     float32_adapters(trainer.model)
     rows = trainer.train_dataset
     batch = trainer._prepare_inputs(trainer.data_collator(list(rows)))
