@@ -138,7 +138,6 @@ class LabBench:
             beta=self.profile.dpo.beta,
             train_sampling_strategy="sequential",
             precompute_ref_log_probs=True,
-            precompute_ref_batch_size=32,
             **self.stage_arguments(self.profile.dpo, seed),
         )
         self.train_pairs(SharedPromptDPOTrainer, policy, pairs, config)

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from tests.helpers import warm
+from utils.course.session import keep_freed_memory
 
+keep_freed_memory()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
 LONGEST = ("tests/gpu/test_t4", "tests/gpu/test_a100", "tests/stages", "tests/gpu", "tests/browser")

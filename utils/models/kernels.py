@@ -1,4 +1,4 @@
-"""A check, before any training, whether TRL's Triton kernels work on this GPU."""
+"""TRL's fused output layer: whether its Triton kernels work here, and what it computes without."""
 
 import functools
 
@@ -24,17 +24,25 @@ def _agrees() -> bool:
     return bool((fused - plain).abs().max() < 0.1 and (found - wanted).abs().max() < 0.1)
 
 
+def _answers_only(device: torch.device) -> bool:
+    """TRL's trainers ask about Triton only to decide whether to skip tokens that are not learned."""
+    return True
+
+
 @functools.cache
 def check_triton() -> None:
     """If Triton is installed but does not work, switch it off in TRL and print one line about it.
 
-    TRL uses Triton whenever it is installed, and would fail in the middle of a training.
+    TRL uses Triton whenever it is installed, and would fail in the middle of a training. Without
+    Triton, it computes the logits of all tokens, because some devices compile again for each new
+    number of tokens. CPUs and GPUs do not, so here it computes only those of the answers.
     """
-    if not torch.cuda.is_available():
-        return
     import trl.trainer.utils as users
     from trl.kernels import chunked_logprob
 
+    if not torch.cuda.is_available():
+        users._use_triton = _answers_only
+        return
     if not chunked_logprob._use_triton(torch.device("cuda")):
         return
     try:
@@ -49,6 +57,6 @@ def check_triton() -> None:
                 reason=reason,
             )
         )
-        for module in (chunked_logprob, users):
-            module._use_triton = lambda device: False
+        chunked_logprob._use_triton = lambda device: False
+        users._use_triton = _answers_only
         users.is_triton_available = lambda: False

@@ -16,6 +16,7 @@ from utils.losses import token_logps
 from utils.models import memory
 
 BATCH_TOKENS = 8_192  # per forward pass, including padding
+CPU_BATCH_TOKENS = 4_096  # on a CPU: larger tensors leave its caches and are slower
 UNLIMITED = 10**9  # T5 has relative positions, so its texts can have any length
 BLOCK_NUMBERS = 2**26  # logits per block: 256 MB in fp32
 
@@ -117,5 +118,7 @@ def answer_logps(
         found[rows] = score(model, *part).float().cpu()
 
     lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    if model.device.type == "cpu":
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
     memory.in_batches(lengths, run, batch_tokens, "log-probabilities")
     return found
