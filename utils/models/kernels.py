@@ -25,7 +25,7 @@ def _agrees() -> bool:
 
 
 def _answers_only(device: torch.device) -> bool:
-    """TRL's trainers ask about Triton only to decide whether to skip tokens that are not learned."""
+    """TRL's trainers ask about Triton only to decide whether to skip tokens without a label."""
     return True
 
 
