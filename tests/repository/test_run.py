@@ -141,12 +141,11 @@ def test_the_first_step_that_fails_ends_the_target(course):
 
 
 def test_test_all_is_test_with_one_variable_more():
-    """And the notebooks, which `test` runs as lessons of seconds, at full size."""
+    """And the notebooks at full size, which `test` runs as lessons of seconds; so is Vietnamese."""
     long = [step for step in run.TARGETS["test-all"].steps if "pytest" in step.arguments]
     assert long[0].environment == {"OMP_NUM_THREADS": "1", "COURSE_TEST_ALL": "1"}
-    assert run.EDITIONS in run.TARGETS["test-all"].steps
     assert "--nbmake" in run.NOTEBOOKS.arguments
-    for step in run.LINT:
+    for step in (*run.LINT, run.VIETNAMESE, run.NOTEBOOKS):
         assert step in run.TARGETS["test-all"].steps
 
 
