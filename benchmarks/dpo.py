@@ -44,7 +44,6 @@ def trainer_of(method: str, model: object, task: dict) -> object:
         per_device_train_batch_size=run.batch_size,
         gradient_accumulation_steps=run.accumulation,
         precompute_ref_log_probs=ours,
-        precompute_ref_batch_size=2 * run.batch_size,
         train_sampling_strategy="sequential" if ours else "random",
         gradient_checkpointing=run.checkpointing if ours else True,
         save_strategy="no",
