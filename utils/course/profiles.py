@@ -38,7 +38,6 @@ class Policy:
     prompt_words: int  # first words of a sentence that the policy continues
     held_out_prompts: int  # of the test split, for every evaluation
     base_samples: int  # texts per prompt, to estimate p(negative) before training
-    short_updates: int  # of the short runs that show what the KL term prevents
     reward_kind: str  # a kind of utils.models.negative_reward
     reward_cap: float  # the highest reward of a text, for the kind "capped"
 
@@ -262,7 +261,6 @@ _LAB_POLICY = Policy(
     prompt_words=2,
     held_out_prompts=600,
     base_samples=16,
-    short_updates=24,
     reward_kind="capped",
     reward_cap=1.0,  # below most logits of negative texts, so that it limits the reward
 )
@@ -275,7 +273,6 @@ _GPU_POLICY = Policy(
     prompt_words=2,  # the same task as in the lab
     held_out_prompts=600,  # as many as in the lab, so the intervals have the same width
     base_samples=16,  # as in the lab, so p(negative) is estimated as precisely
-    short_updates=40,  # a pre-trained policy changes more slowly than the lab's
     reward_kind="capped",  # the same reward as in the lab
     reward_cap=1.0,  # the cap of that reward
 )
@@ -631,9 +628,7 @@ def quick(profile: Profile) -> Profile:
         profile,
         name=f"{profile.name}-quick",
         reward_model=replace(profile.reward_model, epochs=min(1.0, profile.reward_model.epochs)),
-        policy=replace(
-            profile.policy, adapt_epochs=1, held_out_prompts=200, base_samples=8, short_updates=8
-        ),
+        policy=replace(profile.policy, adapt_epochs=1, held_out_prompts=200, base_samples=8),
         ppo=replace(
             profile.ppo,
             updates=20,
