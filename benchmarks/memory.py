@@ -237,7 +237,7 @@ def small_minutes(profile: Profile) -> dict[str, float]:
     texts = policy.held_out_prompts
     judged = (policy.base_samples + 3) * (drawn(texts) + rewarded(texts))
     looked = (6 + run.updates // 16) * (drawn(texts) + rewarded(texts))  # points of the frontier
-    trained = updates(run.updates + 2 * (run.updates // 3))  # with two short runs
+    trained = updates(run.updates + 2 * (run.value_updates or run.updates // 3))
     second = adapted + judged + looked + trained
     rows, batch = min(profile.pair_mining.rows, ALPACA), profile.pair_mining.batch_size
     sixth = rows * 125 / 11_000 + 2 * rows / batch * cost(encoding, 110).seconds + 120

@@ -82,7 +82,7 @@ NBMAKE = ("-m", "pytest", "--nbmake", "-n", "2", "-p", "tests.helpers.chains")  
 LAB = {"COURSE_PROFILE": "lab", "OMP_NUM_THREADS": "1"}
 # every notebook of the lab at full size
 NOTEBOOKS = python(*NBMAKE, "--nbmake-timeout=1200", "notebooks", "--ignore=notebooks/vi", **LAB)
-# the Vietnamese edition, which has the same code, as lessons of seconds
+# the Vietnamese edition, which has the same code, as short lessons
 VIETNAMESE = python(
     *NBMAKE,
     "--nbmake-timeout=300",

@@ -15,7 +15,7 @@ def test_on_a_cpu_trl_computes_only_the_logits_of_learned_tokens(monkeypatch):
     labels = ids.masked_fill(torch.arange(9) < 5, -100)  # four learned tokens per row
     logps = model(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
     wanted = logps.masked_fill(labels[:, 1:] == -100, 0)
-    rows, head = [], trl_utils._ChunkedLogProbFunction
+    rows, gradients, head = [], [], trl_utils._ChunkedLogProbFunction
 
     class Counted:
         @staticmethod
@@ -33,6 +33,5 @@ def test_on_a_cpu_trl_computes_only_the_logits_of_learned_tokens(monkeypatch):
     for loss in (found.sum(), wanted.sum()):
         model.zero_grad()
         loss.backward()
-        gradient = model.model.layers[0].mlp.up_proj.weight.grad.clone()
-        rows.append(gradient)
-    torch.testing.assert_close(rows[1], rows[2], atol=1e-5, rtol=1e-4)
+        gradients.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)

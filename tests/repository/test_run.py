@@ -141,7 +141,7 @@ def test_the_first_step_that_fails_ends_the_target(course):
 
 
 def test_test_all_is_test_with_one_variable_more():
-    """And the notebooks at full size, which `test` runs as lessons of seconds; so is Vietnamese."""
+    """And the notebooks at full size; the Vietnamese edition runs as short lessons."""
     long = [step for step in run.TARGETS["test-all"].steps if "pytest" in step.arguments]
     assert long[0].environment == {"OMP_NUM_THREADS": "1", "COURSE_TEST_ALL": "1"}
     assert "--nbmake" in run.NOTEBOOKS.arguments

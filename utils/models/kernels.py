@@ -40,10 +40,8 @@ def check_triton() -> None:
     import trl.trainer.utils as users
     from trl.kernels import chunked_logprob
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or not chunked_logprob._use_triton(torch.device("cuda")):
         users._use_triton = _answers_only
-        return
-    if not chunked_logprob._use_triton(torch.device("cuda")):
         return
     try:
         reason = None if _agrees() else tr("its numbers are wrong")
