@@ -174,15 +174,15 @@ def main() -> None:
     asked = options(__doc__.splitlines()[0], __file__)
     quiet()
     profile, count, seeds = sizes(asked.quick, PAIRS)
-    facts = {"profile": profile.name, "pairs": count, "settings": asdict(profile.attributes)}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(profile, Path(scratch))
+        facts = bench.facts | {"pairs": count, "settings": asdict(profile.attributes)}
 
         def runs(seed: int) -> list[dict]:
             reference = bench.reference(seed)
             return [bench.arm(reference, *arm, count, seed) for arm in arms()]
 
-        seed_by_seed(asked.out, facts | {"model": bench.name}, seeds, runs, report)
+        seed_by_seed(asked.out, facts, seeds, runs, report)
 
 
 if __name__ == "__main__":

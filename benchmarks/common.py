@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of notebooks 03, 04 and 06: models, rows, seeds, rounds, peak memory."""
+"""Shared by the benchmarks: models, rows, results by seed, rounds, peak memory."""
 
 import argparse
 import json
@@ -28,11 +28,13 @@ from trl import DPOConfig, SFTConfig
 from benchmarks.ppo import machine
 from utils import models
 from utils.course.profiles import TABLE, AdapterTraining, Profile
-from utils.course.session import set_seed
+from utils.course.session import keep_freed_memory, set_seed
 from utils.data.pairs import load_preferences
+from utils.data.reading import fingerprint
 from utils.finetune.packing import PackedSFTTrainer
 from utils.finetune.shared_prompt import SharedPromptDPOTrainer
 from utils.finetune.training import run
+from utils.models.adapters import content_hash
 from utils.models.precision import DTYPES, precision_arguments
 
 SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, tied
@@ -69,10 +71,21 @@ class LabBench:
     """The stand-in of the lab, the shipped pairs, and adapters that are trained on them."""
 
     def __init__(self, profile: Profile, scratch: Path) -> None:
+        keep_freed_memory()  # as every notebook of the lab does
         self.profile, self.scratch = profile, scratch
         self.pairs = load_preferences(quiet=True)
         self.folder, self.name = models.chat_source(profile.chat, self.pairs)
         self.tokenizer = models.chat_tokenizer(self.folder)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What every run of a benchmark shares: the profile, the pairs and the base model."""
+        return {
+            "profile": self.profile.name,
+            "model": self.name,
+            "base": content_hash(self.folder),
+            "data": fingerprint(self.pairs),
+        }
 
     def training_arguments(self, seed: int, **sizes: object) -> dict[str, object]:
         """What SFTConfig and DPOConfig share: one epoch, without checkpoints."""
@@ -178,6 +191,16 @@ def options(description: str, program: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def continued(out: Path, facts: dict[str, object]) -> dict:
+    """What `out` holds, to be continued; a file with other facts ends the program unharmed."""
+    result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    other = [name for name, value in facts.items() if result and result.get(name) != value]
+    if other:
+        names = ", ".join(other)
+        sys.exit(f"{out.name} was measured with another {names}: move it away, or give --out.")
+    return result
+
+
 def seed_by_seed(
     out: Path,
     facts: dict[str, object],
@@ -187,11 +210,9 @@ def seed_by_seed(
 ) -> None:
     """Add the runs of every seed that `out` does not have yet, and write it after each seed.
 
-    A file with other facts is not continued. `conclude` gets the whole result before it is written.
+    `conclude` gets the whole result before it is written.
     """
-    result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    if any(result.get(name) != value for name, value in facts.items()):
-        result = {**facts, "machine": machine("cpu"), "runs": []}
+    result = continued(out, facts) or {**facts, "machine": machine("cpu"), "runs": []}
     for seed in seeds:
         if any(each["seed"] == seed for each in result["runs"]):
             continue

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
+from benchmarks.common import continued
 from utils.course.profiles import GroupRun, Profile
 from utils.course.session import Course, set_seed, start
 from utils.data.feedback import NEGATIVE, load_feedback
@@ -285,9 +286,7 @@ def run_all(
     only: Sequence[str] = (),
 ) -> dict:
     """Every run that `out` does not have yet; `out` is written after each of them."""
-    former = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    if any(former.get(name) != value for name, value in task.facts.items()):
-        former = {}
+    former = continued(out, task.facts)
     result = {**task.facts, **machine, "settings": asdict(task.profile.ppo)}
     result |= base_and_best_of_n(task, samples)
     row = {"method": "best-of-n", "seed": 0, "episodes": 0, "settings": {}}

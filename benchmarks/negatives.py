@@ -25,7 +25,6 @@ from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
 from utils import models
 from utils.course import session
 from utils.course.profiles import TABLE, Profile
-from utils.data import fingerprint
 from utils.data.instructions import one_per_question
 from utils.data.mining import mine, nearest, text_vectors
 from utils.data.pairs import written
@@ -251,8 +250,6 @@ def main() -> None:
     profile, count, seeds = TABLE["lab"], PAIRS, SEEDS
     if asked.quick:
         profile, count, seeds = smaller(profile), 8, SEEDS[:1]
-    facts = {"profile": profile.name, "pairs": count}
-    facts |= {"sft": asdict(profile.sft), "dpo": asdict(profile.dpo)}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(profile, Path(scratch))
         if asked.quick:
@@ -269,7 +266,8 @@ def main() -> None:
                     figures = f"plain {row['plain']:.3f}, reward {row['reward'] or 0:.3f}"
                     print(f"{row['negatives']}, {row['tier']}: {figures}", flush=True)
 
-        facts |= {"model": bench.name, "data": fingerprint(bench.pairs)}
+        stages = {"sft": asdict(profile.sft), "dpo": asdict(profile.dpo)}
+        facts = bench.facts | {"pairs": count} | stages
         seed_by_seed(asked.out, facts, seeds, lambda seed: bench.runs(seed, count), conclude)
 
 

@@ -123,11 +123,10 @@ def main() -> None:
     asked = options(__doc__.splitlines()[0], __file__)
     quiet()
     profile, count, seeds = sizes(asked.quick, PAIRS)
-    facts = {"profile": profile.name, "samples": SAMPLES, "beta": BETA, "asked_pairs": count,
-             "settings": asdict(profile.attributes)}  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         bench = OnPolicy(profile, Path(scratch))
-        facts |= {"model": bench.name}
+        facts = bench.facts | {"samples": SAMPLES, "beta": BETA, "asked_pairs": count}
+        facts |= {"settings": asdict(profile.attributes)}
         seed_by_seed(asked.out, facts, seeds, lambda seed: bench.compared(seed, count), report)
 
 

@@ -25,7 +25,6 @@ from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
 from utils import models
 from utils.course import session
 from utils.course.profiles import TABLE, Profile
-from utils.data import fingerprint
 from utils.data.pairs import written
 from utils.finetune.orpo import ORPOTrainer
 from utils.judge import chrf
@@ -127,9 +126,8 @@ def main() -> None:
         bench = Bench(profile, Path(scratch))
         if asked.quick:
             bench.test = bench.test.select(range(4))
-        facts = {"profile": profile.name, "model": bench.name, "data": fingerprint(bench.pairs)}
         stages = {name: asdict(getattr(profile, name)) for name in ("sft", "dpo", "orpo")}
-        facts |= {"pairs": count, "held_out": len(bench.test), **stages}
+        facts = bench.facts | {"pairs": count, "held_out": len(bench.test), **stages}
 
         def conclude(result: dict) -> None:
             result["peak_memory_mb"] = round(session.peak_memory_mb())

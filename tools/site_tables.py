@@ -159,7 +159,8 @@ def on_policy() -> Table:
 def classroom() -> Table:
     """The class page under load."""
     runs = read("classroom.json")["runs"]
-    keys = ("clients", "store", "votes", "kills", "lost", "double", "p50_ms", "p95_ms")
+    counts = ("clients", "store", "votes", "kills", "lost", "double")
+    keys = (*counts, "p50_ms", "p95_ms", "others_p95_ms")
     rows = [[run[key] for key in keys] for run in runs]
     return Table("classroom", ("classroom.json",), keys, rows, runs[0]["machine"])
 

@@ -122,9 +122,11 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
     assert recorded("lab", "abc", "ablations") == recorded("lab", "other data") == {}
 
     trained.clear()
-    task.facts["beta"] = 0.2  # J has another meaning: everything is made again
-    program.run_all(task, out, {}, order, watched, samples=4, only=("PPO",))
-    assert trained == ["PPO"]
+    before = out.read_text(encoding="utf-8")
+    task.facts["beta"] = 0.2  # J has another meaning
+    with pytest.raises(SystemExit, match="measured with another beta: move it away"):
+        program.run_all(task, out, {}, order, watched, samples=4, only=("PPO",))
+    assert trained == [] and out.read_text(encoding="utf-8") == before
 
 
 def test_the_ablations_run_each_in_every_round(task, tmp_path):

@@ -116,12 +116,11 @@ def test_the_summary_averages_the_seeds_and_joins_the_flaws():
 
 
 def test_a_seed_that_the_json_has_is_not_trained_again(tmp_path, monkeypatch, pairs):
-    trained = []
+    trained, facts = [], {"model": "a stand-in", "data": "today's"}
 
     class Bench:
-        name = "a stand-in"
-
         def __init__(self, profile, scratch):
+            self.facts = dict(facts)
             self.pairs, self.tests = pairs, program.held_out(pairs["test"])
 
         def runs(self, seed, count):
@@ -143,3 +142,8 @@ def test_a_seed_that_the_json_has_is_not_trained_again(tmp_path, monkeypatch, pa
     saved = json.loads(out.read_text(encoding="utf-8"))
     assert {each["seed"] for each in saved["runs"]} == {1, 2, 3}
     assert {row["plain"] for row in saved["summary"]} == {1.0}
+
+    facts["data"] = "another"
+    with pytest.raises(SystemExit, match="measured with another data: move it away"):
+        program.main()
+    assert json.loads(out.read_text(encoding="utf-8")) == saved
