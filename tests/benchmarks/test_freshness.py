@@ -13,6 +13,8 @@ LOADERS = {
     "learning_curve": load_feedback,
     "negatives": load_preferences,
     "orpo_quality": load_preferences,
+    "attributes": load_preferences,
+    "on_policy": load_preferences,
 }
 
 

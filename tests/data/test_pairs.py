@@ -251,7 +251,10 @@ def test_human_like_from_sample_hub_and_folder(tmp_path, monkeypatch, capsys):
 
 
 def test_tidy_keeps_lines_and_indents():
-    assert tidy("def f(n):\r\n    return  n\u200b\n") == "def f(n):\n    return n"
+    wanted = "def f(n):\n    return n"
+    assert tidy("def f(n):\r\n    return  n\u200b\n") == wanted
+    assert tidy("def f(n):\n\treturn\tn") == wanted
+    assert tidy("\n\tdef f(n):\n\t\treturn n") == wanted
     assert tidy(" \n ") == ""
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 
 from datasets import Dataset, DatasetDict, Features, Value
 
@@ -124,10 +125,13 @@ def _count(names: list[str]) -> str:
 def tidy(text: str) -> str:
     """The text normalised line by line, so that line breaks and the indents of code stay.
 
-    >>> tidy("1.  Đun nước\\u200b\\n    2. Rót ")
+    A tab at the start of a line becomes four spaces; an indent that all lines have is dropped.
+
+    >>> tidy("1.  Đun nước\\u200b\\n\\t2. Rót ")
     '1. Đun nước\\n    2. Rót'
     """
-    lines = [line.rstrip() for line in text.replace("\r\n", "\n").strip().split("\n")]
+    text = dedent(text.replace("\r\n", "\n").expandtabs(4)).strip()
+    lines = [line.rstrip() for line in text.split("\n")]
     return "\n".join(line[: len(line) - len(line.lstrip(" "))] + normalise(line) for line in lines)
 
 
