@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("COURSE_PROFILE", "lab")
@@ -15,6 +16,9 @@ from tests.helpers import warm
 from utils.course.session import keep_freed_memory
 
 keep_freed_memory()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell lets a job in the background ignore Ctrl-C, and so do the programs that a test starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
 LONGEST = ("tests/gpu/test_t4", "tests/gpu/test_a100", "tests/stages", "tests/gpu", "tests/browser")

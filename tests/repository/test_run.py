@@ -201,8 +201,6 @@ def test_ctrl_c_lets_the_step_end_and_shows_no_traceback(course):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # a shell lets a job in the background ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while "open" not in child.stdout.readline():
         time.sleep(0.01)
