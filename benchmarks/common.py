@@ -191,10 +191,15 @@ def options(description: str, program: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def continued(out: Path, facts: dict[str, object]) -> dict:
-    """What `out` holds, to be continued; a file with other facts ends the program unharmed."""
+def continued(out: Path, facts: dict[str, object], replace: bool = False) -> dict:
+    """What `out` holds, to be continued; nothing if it has other facts and is to be replaced.
+
+    Otherwise a file with other facts ends the program unharmed.
+    """
     result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     other = [name for name, value in facts.items() if result and result.get(name) != value]
+    if other and replace:
+        return {}
     if other:
         names = ", ".join(other)
         sys.exit(f"{out.name} was measured with another {names}: move it away, or give --out.")

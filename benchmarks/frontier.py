@@ -9,6 +9,7 @@ one setting of PPO at a time.
 
     python benchmarks/frontier.py            # hours: every method, three seeds
     python benchmarks/frontier.py --only PPO RLOO
+    python benchmarks/frontier.py --replace  # begin anew on a machine with other base models
     python benchmarks/frontier.py --quick --out /tmp/frontier.json
 """
 
@@ -284,9 +285,10 @@ def run_all(
     *,
     samples: int = max(BEST_OF),
     only: Sequence[str] = (),
+    replace: bool = False,
 ) -> dict:
     """Every run that `out` does not have yet; `out` is written after each of them."""
-    former = continued(out, task.facts)
+    former = continued(out, task.facts, replace)
     result = {**task.facts, **machine, "settings": asdict(task.profile.ppo)}
     result |= base_and_best_of_n(task, samples)
     row = {"method": "best-of-n", "seed": 0, "episodes": 0, "settings": {}}
@@ -363,6 +365,9 @@ def main(
         "--quick", action="store_true", help="least training, to check that it runs"
     )
     parser.add_argument("--only", nargs="+", default=(), help="names of methods or arms")
+    parser.add_argument(
+        "--replace", action="store_true", help="begin anew if the JSON has other models or data"
+    )
     asked = parser.parse_args()
     course = start("02")
     with tempfile.TemporaryDirectory() as folder:
@@ -375,7 +380,8 @@ def main(
             **{key: value for key, value in course.facts().items() if key.endswith("_version")},
         }
         order = list(plan(task.profile, seeds))
-        run_all(task, asked.out, facts, order, train, samples=samples, only=asked.only)
+        asked_for = {"samples": samples, "only": asked.only, "replace": asked.replace}
+        run_all(task, asked.out, facts, order, train, **asked_for)
 
 
 if __name__ == "__main__":

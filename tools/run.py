@@ -175,8 +175,15 @@ TARGETS = {
     "bench": Target(
         "PPO against TRL 1.12, its frontier and ablations (hours); SFT, DPO and pair search",
         tuple(
-            python(f"benchmarks/{name}.py")
-            for name in ("ppo", "frontier", "ablations", "sft", "dpo", "mining")
+            python(f"benchmarks/{name}.py", *more)
+            for name, *more in (
+                ("ppo",),
+                ("frontier", "--replace"),  # another machine has other base models
+                ("ablations", "--replace"),
+                ("sft",),
+                ("dpo",),
+                ("mining",),
+            )
         ),
         shown=True,
     ),

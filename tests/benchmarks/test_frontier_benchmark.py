@@ -127,6 +127,8 @@ def test_it_runs_and_an_interrupted_program_continues(task, tmp_path, monkeypatc
     with pytest.raises(SystemExit, match="measured with another beta: move it away"):
         program.run_all(task, out, {}, order, watched, samples=4, only=("PPO",))
     assert trained == [] and out.read_text(encoding="utf-8") == before
+    program.run_all(task, out, {}, order, watched, samples=4, only=("PPO",), replace=True)
+    assert trained == ["PPO"]
 
 
 def test_the_ablations_run_each_in_every_round(task, tmp_path):
