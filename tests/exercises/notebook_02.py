@@ -65,7 +65,7 @@ WRONG = [
     ("02.6", lambda p, o, a, c: -solved.policy_loss(p, o, a, c), "the sign is wrong"),
     ("02.6", lambda p, o, a, c: -(p - o).exp() * a, "nothing is clipped"),
     ("02.6", lambda p, o, a, c: solved.policy_loss(p, o, a, 0.2), "do not use clip"),
-    ("02.6", lambda p, o, a, c: solved.policy_loss(p.detach(), o, a, c), "the gradient is not"),
+    ("02.6", lambda p, o, a, c: solved.policy_loss(p.detach(), o, a, c), "it has no gradient"),
     ("02.7", lambda v, o, r, c: 2 * solved.value_loss(v, o, r, c), "½ is missing"),
     ("02.7", lambda v, o, r, c: 0.5 * (v - r) ** 2, "nothing is clipped"),
     ("02.7", lambda v, o, r, c: solved.value_loss(v, o, o, c), "the target is the return"),

@@ -1,16 +1,18 @@
 """Equality of two losses: the same value and the same gradient, for the same inputs.
 
+`loss_verdict` judges a student's loss by it, and names a known mistake.
 `same(ours, library, inputs, name)` asserts it and stores the result in `EQUALITIES`. The two
 functions with `trl_` in their names call the losses of TRL's trainers on given log-probabilities.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from utils.course.language import tr
+from utils.exercises.checks import Verdict
 
 Loss = Callable[..., Tensor]
 TOLERANCE = 1e-5
@@ -39,6 +41,53 @@ def value_and_gradients(loss: Loss, inputs: Sequence[Tensor]) -> tuple[Tensor, t
     if not value.requires_grad:
         return value, tuple(torch.zeros_like(x) for x in inputs)
     return value.detach(), torch.autograd.grad(value.sum(), inputs, materialize_grads=True)
+
+
+def other_shape(wanted: Tensor, found: Tensor) -> str:
+    """The sentence on a result of another shape."""
+    return tr(
+        "the result must have shape {wanted}: yours is {found}.",
+        wanted=tuple(wanted.shape),
+        found=tuple(found.shape),
+    )
+
+
+def _numbers(values: Tensor) -> str:
+    """Up to four numbers for a message."""
+    shown = ", ".join(f"{number:.4f}" for number in values.flatten()[:4].tolist())
+    return shown + (", ..." if values.numel() > 4 else "")
+
+
+def loss_verdict(
+    attempt: Loss, solution: Loss, inputs: Sequence[Tensor], mistakes: Mapping[str, Loss]
+) -> Verdict:
+    """None if value and gradient are the solution's, else the mistake that has the attempt's."""
+    result = attempt(*inputs)
+    if not isinstance(result, Tensor):
+        return no_tensor(result)
+    value, gradients = value_and_gradients(attempt, inputs)
+
+    def equal(loss: Loss) -> bool:
+        other, slopes = value_and_gradients(loss, inputs)
+        return close(value, other) and all(map(close, gradients, slopes))
+
+    if equal(solution):
+        return None
+    for message, mistake in mistakes.items():
+        if equal(mistake):
+            return message
+    wanted, _ = value_and_gradients(solution, inputs)
+    if value.shape != wanted.shape:
+        return other_shape(wanted, value)
+    if not close(value, wanted):
+        return tr(
+            "the result should be {wanted} in this example: yours is {found}.",
+            wanted=_numbers(wanted),
+            found=_numbers(value),
+        )
+    if not any(slope.any() for slope in gradients):
+        return "the value is right, but it has no gradient: use neither detach nor item here."
+    return "the value is right, but the gradient is not: look for a detach too many or too few."
 
 
 def distances(one: Loss, other: Loss, inputs: Sequence[Tensor]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ The judges of 00.1 to 00.8 compare value and gradient on a small example, the ot
 solutions of 00.1 to 00.8 are the functions that the notebook shows folded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -13,51 +13,9 @@ from torch import Tensor
 from utils import losses
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import close, no_tensor, value_and_gradients
+from utils.exercises.equality import close, loss_verdict
 
 Loss = Callable[..., Tensor]
-
-
-def _numbers(values: Tensor) -> str:
-    """Up to four numbers for a message."""
-    shown = ", ".join(f"{number:.4f}" for number in values.flatten()[:4].tolist())
-    return shown + (", ..." if values.numel() > 4 else "")
-
-
-def _verdict(
-    attempt: Loss, solution: Loss, inputs: Sequence[Tensor], mistakes: Mapping[str, Loss]
-) -> Verdict:
-    """None if value and gradient are the solution's, else the mistake that has the attempt's."""
-    result = attempt(*inputs)
-    if not isinstance(result, Tensor):
-        return no_tensor(result)
-    value, gradients = value_and_gradients(attempt, inputs)
-
-    def equal(loss: Loss) -> bool:
-        other, slopes = value_and_gradients(loss, inputs)
-        return close(value, other) and all(map(close, gradients, slopes))
-
-    if equal(solution):
-        return None
-    for message, mistake in mistakes.items():
-        if equal(mistake):
-            return message
-    wanted, _ = value_and_gradients(solution, inputs)
-    if value.shape != wanted.shape:
-        return tr(
-            "the result must have shape {wanted}: yours is {found}.",
-            wanted=tuple(wanted.shape),
-            found=tuple(value.shape),
-        )
-    if not close(value, wanted):
-        return tr(
-            "the result should be {wanted} in this example: yours is {found}.",
-            wanted=_numbers(wanted),
-            found=_numbers(value),
-        )
-    if not any(slope.any() for slope in gradients):
-        return "the value is right, but it has no gradient: use neither detach nor item here."
-    return "the value is right, but the gradient is not: look for a detach too many or too few."
 
 
 def _leaves(*rows: object) -> list[Tensor]:
@@ -130,7 +88,7 @@ def _sequence_logps(attempt: Loss) -> Verdict:
             z
         ).sum(),
     }
-    return _verdict(lambda z: attempt(z, tokens, mask), right, [logits], mistakes)
+    return loss_verdict(lambda z: attempt(z, tokens, mask), right, [logits], mistakes)
 
 
 # --- 00.2: Bradley-Terry -------------------------------------------------------------------------
@@ -168,7 +126,7 @@ def _bradley_terry_loss(attempt: Loss) -> Verdict:
         "you summed: average over the batch.": lambda c, r: -F.logsigmoid(c - r).sum(),
         "this is the margin loss: the Bradley-Terry loss is -ln σ(d).": losses.margin_loss,
     }
-    verdict = _verdict(attempt, bradley_terry_loss, pairs, mistakes)
+    verdict = loss_verdict(attempt, bradley_terry_loss, pairs, mistakes)
     far = _leaves([-200.0], [0.0])
     if verdict or abs(attempt(*far).item() - 200) < 0.01:
         return verdict
@@ -215,7 +173,7 @@ def _policy_gradient_loss(attempt: Loss) -> Verdict:
         "you summed: average over the samples.": lambda p, a: -(p * a.detach()).sum(),
         "this is one loss per sample: average over them.": lambda p, a: -(p * a.detach()),
     }
-    return _verdict(attempt, policy_gradient_loss, samples, mistakes)
+    return loss_verdict(attempt, policy_gradient_loss, samples, mistakes)
 
 
 # --- 00.4: PPO's clip ----------------------------------------------------------------------------
@@ -276,7 +234,7 @@ def _clipped_policy_loss(attempt: Loss) -> Verdict:
         "you averaged: return one number per token, without a mean.": lambda p: right(p).mean(),
     }
     logps = (old + moved).requires_grad_()
-    return _verdict(lambda p: attempt(p, old, gains, clip), right, [logps], mistakes)
+    return loss_verdict(lambda p: attempt(p, old, gains, clip), right, [logps], mistakes)
 
 
 # --- 00.5 and 00.6: two estimators of the KL -----------------------------------------------------
@@ -302,7 +260,7 @@ def _judge_estimator(attempt: Loss, right: Loss, mistakes: Mapping[str, Loss]) -
         return lambda p: estimator(p, reference)
 
     known = {message: with_reference(mistake) for message, mistake in mistakes.items()}
-    return _verdict(with_reference(attempt), with_reference(right), [logps], known)
+    return loss_verdict(with_reference(attempt), with_reference(right), [logps], known)
 
 
 @exercise("00.5", solution=k1)
@@ -402,7 +360,7 @@ def _dpo_loss(attempt: Loss) -> Verdict:
         ),
         "you summed: average over the batch.": lambda c, r: -F.logsigmoid(margin(c, r)).sum(),
     }
-    return _verdict(lambda c, r: attempt(c, r, chosen, rejected, beta), right, policy, mistakes)
+    return loss_verdict(lambda c, r: attempt(c, r, chosen, rejected, beta), right, policy, mistakes)
 
 
 # --- 00.8: ORPO ----------------------------------------------------------------------------------
@@ -471,7 +429,7 @@ def _orpo_loss(attempt: Loss) -> Verdict:
             nll - beta * F.logsigmoid(log_odds_ratio(c, r)).sum()
         ),
     }
-    return _verdict(lambda c, r, nll: attempt(c, r, nll, beta), right, inputs, mistakes)
+    return loss_verdict(lambda c, r, nll: attempt(c, r, nll, beta), right, inputs, mistakes)
 
 
 # --- The exercises at the end --------------------------------------------------------------------

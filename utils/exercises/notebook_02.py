@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.course.language import tr
 from utils.exercises.checks import Verdict, exercise
-from utils.exercises.equality import close, no_tensor, value_and_gradients
+from utils.exercises.equality import close, loss_verdict, no_tensor, other_shape
 
 Function = Callable[..., Tensor]
 _MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
@@ -40,7 +40,7 @@ def _verdict(
         if close(answer, mistake().to(wanted.dtype)):
             return message
     if answer.shape != wanted.shape:
-        return _shapes(wanted, answer)
+        return other_shape(wanted, answer)
     if otherwise:
         return otherwise
     row = int((answer - wanted).abs().flatten(1).amax(1).argmax()) if wanted.dim() > 1 else 0
@@ -57,40 +57,9 @@ def _verdict(
     )
 
 
-def _shapes(wanted: Tensor, found: Tensor) -> str:
-    """The sentence on a result of another shape."""
-    return tr(
-        "the result must have shape {wanted}: yours is {found}.",
-        wanted=tuple(wanted.shape),
-        found=tuple(found.shape),
-    )
-
-
 def _loss_verdict(attempt: Function, right: Function, mistakes: Mapping[str, Function]) -> Verdict:
-    """As `_verdict`, for losses of (logps or values): the gradient must be right too."""
-    inputs = [_drawn(3, 4, seed=11).mul(0.4).requires_grad_()]
-    if not isinstance(found := attempt(*inputs), Tensor):
-        return no_tensor(found)
-
-    def everything(loss: Function) -> tuple[Tensor, Tensor]:
-        value, (slope,) = value_and_gradients(loss, inputs)
-        return value, slope
-
-    answer, wanted = everything(attempt), everything(right)
-    if all(map(close, answer, wanted)):
-        return None
-    for message, mistake in mistakes.items():
-        if all(map(close, answer, everything(mistake))):
-            return message
-    if answer[0].shape != wanted[0].shape:
-        return _shapes(wanted[0], answer[0])
-    if close(answer[0], wanted[0]):
-        return "the value is right, but the gradient is not: look for a detach too many or too few."
-    return tr(
-        "the mean in this example should be {wanted:.4f}: yours is {found:.4f}.",
-        wanted=wanted[0].mean().item(),
-        found=answer[0].mean().item(),
-    )
+    """The verdict on a loss of (logps or values)."""
+    return loss_verdict(attempt, right, [_drawn(3, 4, seed=11).mul(0.4).requires_grad_()], mistakes)
 
 
 # --- 02.1: the mask ------------------------------------------------------------------------------
