@@ -45,6 +45,8 @@ def test_question_and_answer_alone_are_enough(own, capsys):
     printed = capsys.readouterr().out
     assert "1 row left out, because a side is empty (train.jsonl, line 4)" in printed
     assert "A byte-order mark was removed" in printed
+    assert "Rows left out, because they have earlier turns: 1." in printed
+    assert "Rows left out, because they repeat an earlier row: 1." in printed
 
 
 def test_pairs_of_the_users_own_are_read_as_pairs(own):

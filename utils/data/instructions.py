@@ -41,13 +41,17 @@ def one_per_question(pairs: Dataset) -> Dataset:
 
 def _without_rejected(path: Path, quiet: bool) -> Dataset:
     """The rows of a JSONL file of questions and answers; an answer may also be called chosen."""
-    report, kept, known = PairReport(), [], set()
+    report, kept, known, dialogues, repeated = PairReport(), [], set(), 0, 0
     for number, where, row in objects(path, tr("question and answer"), report):
         texts = [_text(row, names, where) for names in (("question",), ("answer", "chosen"))]
         if not all(texts):
             report.empty.append(where)
             continue
-        if row.get("history") or tuple(texts) in known:
+        if row.get("history"):
+            dialogues += 1
+            continue
+        if tuple(texts) in known:
+            repeated += 1
             continue
         known.add(tuple(texts))
         name = f"train-{number}" if row.get("id") is None else str(row["id"])
@@ -55,6 +59,12 @@ def _without_rejected(path: Path, quiet: bool) -> Dataset:
     if not kept:
         raise DataError(
             tr("{file} has no row with a question and an answer: add some.", file=path.name)
+        )
+    if dialogues:
+        report.notes.append(tr("Rows left out, because they have earlier turns: {n}.", n=dialogues))
+    if repeated:
+        report.notes.append(
+            tr("Rows left out, because they repeat an earlier row: {n}.", n=repeated)
         )
     if not quiet:
         say_report(report)

@@ -107,7 +107,8 @@ def answer_logps(
     """ln π(answer | prompt) of token lists, summed over each answer: (rows,) in fp32 on the CPU.
 
     The model computes in its own precision, without a trainer's autocast. Rows of similar length
-    share a batch; a batch that does not fit into memory is halved.
+    share a batch of at most `batch_tokens` tokens, on a CPU of at most CPU_BATCH_TOKENS; a batch
+    that does not fit into memory is halved.
     """
     model.eval()
     score = _encoder_decoder if model.config.is_encoder_decoder else _decoder_only
