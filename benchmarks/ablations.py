@@ -1,8 +1,9 @@
 """PPO with one setting changed at a time, with three seeds. Writes ablations.json.
 
 Models, prompts and measures are those of `frontier.py`. PPO itself is trained again with the same
-seeds on the same machine, so each difference has one cause. The runs are made seed by seed: a
-program that was stopped has whole rounds, and continues with the next run.
+seeds on the same machine. Each arm changes one setting and what goes with it: a shared trunk keeps
+the weight of the value loss, and without value updates the policy has the updates of both. The runs
+are made seed by seed: a program that was stopped has whole rounds, and continues with the next run.
 
     python benchmarks/ablations.py            # hours
     python benchmarks/ablations.py --quick --out /tmp/ablations.json

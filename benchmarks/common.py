@@ -423,7 +423,8 @@ def main(
     if asked.device == "cuda":
         shapes = ["tiny"] if asked.quick else ["Llama-3.2-1B"]
         tasks = [(f"{s} {name}", s, name) for s in shapes for name in ("t4", "a100")]
-    report: dict = {"device": asked.device}
+    # 1.0 and more at the start: something else ran
+    report: dict = {"device": asked.device, "load_at_start": round(os.getloadavg()[0], 2)}
     with tempfile.TemporaryDirectory() as folder:
 
         def make(shape: str | None, profile: str | None) -> dict:
@@ -462,7 +463,8 @@ def write(report: dict, asked: argparse.Namespace, program: str) -> None:
 
     libraries = (torch, transformers, trl, peft, bitsandbytes)
     report["machine"] = machine(asked.device)
-    report["note"] = asked.note or "nothing else ran"
+    if asked.note:
+        report["note"] = asked.note
     report["versions"] = {library.__name__: library.__version__ for library in libraries}
     out = asked.out or Path(program).with_suffix(".json")
     if asked.device == "cuda" and out.exists():  # keep what was measured on the CPU

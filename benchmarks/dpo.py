@@ -84,7 +84,14 @@ def prepared(method: str, task: dict) -> Run:
 
 
 def lab_task(quick: bool, folder: str) -> dict:
-    from utils.models.chat import answer_ids, answer_logps, fitting, preference_rows, prompt_ids
+    from utils.models.chat import (
+        answer_ids,
+        answer_logps,
+        conversations,
+        fitting,
+        preference_rows,
+        prompt_ids,
+    )
 
     profile = common.TABLE["lab"]
     source, train, test = common.lab(32 if quick else 240, 16 if quick else 80)
@@ -95,7 +102,7 @@ def lab_task(quick: bool, folder: str) -> dict:
     def both(model: object) -> torch.Tensor:
         sides = ("chosen", "rejected")
         return torch.stack(
-            [answer_logps(model, tokenizer, test["question"], test[side])[0] for side in sides]
+            [answer_logps(model, tokenizer, conversations(test), test[side])[0] for side in sides]
         )
 
     def held_out_loss(model: object) -> float:
@@ -107,8 +114,8 @@ def lab_task(quick: bool, folder: str) -> dict:
         return float(-torch.nn.functional.logsigmoid(profile.dpo.beta * (chosen - rejected)).mean())
 
     tokens = 0
-    for row in train:
-        prompt = len(prompt_ids(tokenizer, row["question"]))
+    for row, asked in zip(train, conversations(train), strict=True):
+        prompt = len(prompt_ids(tokenizer, asked))
         tokens += 2 * prompt + sum(
             len(answer_ids(tokenizer, row[s])) for s in ("chosen", "rejected")
         )

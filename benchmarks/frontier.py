@@ -3,9 +3,10 @@
 Writes frontier.json. Policy, reference and reward are the artifacts of notebooks 01 and 02. Every
 trained method sees the same prompts and the same number of episodes. The control is SFT on the
 base policy's own texts that the reward calls negative: these texts are almost exactly draws from
-the policy that maximises J. The JSON is written after each run, so a program that was interrupted
-continues with the next run; a run whose settings have changed is made again. `ablations.py` changes
-one setting of PPO at a time.
+the policy that maximises J. One more PPO has four times the policy updates: it shows how much of
+the missing gain is a matter of episodes. The JSON is written after each run, so a program that was
+interrupted continues with the next run; a run whose settings have changed is made again.
+`ablations.py` changes one setting of PPO at a time.
 
     python benchmarks/frontier.py            # hours: every method, three seeds
     python benchmarks/frontier.py --only PPO RLOO
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import continued
-from utils.course.profiles import GroupRun, Profile
+from utils.course.profiles import GroupRun, PPORun, Profile
 from utils.course.session import Course, set_seed, start
 from utils.data.feedback import NEGATIVE, load_feedback
 from utils.data.reading import fingerprint
@@ -56,6 +57,7 @@ from utils.ppo.trainer import PPOConfig, PPOTrainer
 
 SEEDS = (1, 2, 3)
 CONTROL = "SFT on negatives"
+LONGER = "PPO, 4 times the updates"
 BEST_OF = (2, 4, 8, 16, 64)
 TEXTS = 4  # per prompt at each point
 
@@ -175,7 +177,7 @@ def base_and_best_of_n(task: Task, samples: int) -> dict:
     }
 
 
-def train_ppo(task: Task, config: PPOConfig, *, whole: bool) -> Frontier:
+def train_ppo(task: Task, config: PPOConfig, method: str = "PPO", *, whole: bool) -> Frontier:
     """PPO's base point and its last one; `whole`: also those between, and the scaled policies."""
     frontier = task.frontier(config.seed)
     policy = copy.deepcopy(task.base)
@@ -183,16 +185,16 @@ def train_ppo(task: Task, config: PPOConfig, *, whole: bool) -> Frontier:
     first = config.value_updates
     on_the_way = {first + done for done in (1, 2, 4, 8, *range(16, config.updates, 16))}
     marks = {config.updates} | (on_the_way if whole else set())
-    frontier.add("PPO", trainer.models)
+    frontier.add(method, trainer.models)
 
     def look(metrics: dict) -> None:
         if metrics["update"] in marks:
-            frontier.add("PPO", trainer.models, metrics["update"])
+            frontier.add(method, trainer.models, metrics["update"])
 
     trainer.on_update = look
     trainer.train()
     if whole:
-        add_scaled_before_the_end(frontier, trainer.models, "PPO")
+        add_scaled_before_the_end(frontier, trainer.models, method)
     return frontier
 
 
@@ -250,6 +252,13 @@ def group_run(profile: Profile) -> GroupRun:
     return replace(profile.group, steps=episodes // profile.group.batch_size)
 
 
+def longer(run: PPORun) -> dict:
+    """PPO with four times the updates of the policy; the updates of the values alone stay."""
+    updates = run.value_updates + 4 * (run.updates - run.value_updates)
+    settings = asdict(replace(run, updates=updates))
+    return {"episodes": updates * run.batch_size, "settings": settings}
+
+
 def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
     """What is to be run: method, seed and settings."""
     group, episodes = group_run(profile), profile.ppo.updates * profile.ppo.batch_size
@@ -260,6 +269,7 @@ def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
         "RLOO": grouped,
         "GRPO": grouped,
         CONTROL: {"episodes": episodes, "settings": control},
+        LONGER: longer(profile.ppo),
     }
     for method, row in found.items():
         for seed in seeds:
@@ -269,8 +279,9 @@ def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
 def train(task: Task, planned: dict) -> Frontier:
     """One planned run of a method."""
     method, settings, seed = planned["method"], planned["settings"], planned["seed"]
-    if method == "PPO":
-        return train_ppo(task, PPOConfig(seed=seed, **settings), whole=True)
+    if method in ("PPO", LONGER):
+        config = PPOConfig(seed=seed, **settings)
+        return train_ppo(task, config, method, whole=method == "PPO")
     if method == CONTROL:
         return train_control(task, ControlRun(**settings), planned["episodes"], seed)
     return train_group(task, method, GroupRun(**settings), seed)
@@ -350,7 +361,7 @@ def smaller(profile: Profile) -> Profile:
         minibatch_size=16,
         value_updates=min(1, profile.ppo.value_updates),
     )
-    return replace(profile, ppo=ppo, group=replace(profile.group, batch_size=32))
+    return replace(profile, ppo=ppo, group=replace(profile.group, batch_size=32, minibatch_size=16))
 
 
 def main(

@@ -67,12 +67,14 @@ def ppo() -> Table:
             size["name"],
             *(size[f"{way}_episodes_per_second"] for way in ("ours", "trl", "naive")),
             span(size["ratios_to_trl"]),
+            size["separate_value_ratio_to_trl"],
             size["ours_peak_mb"],
             size["trl_peak_mb"],
         ]
         for size in data["sizes"]
     ]
-    columns = ("size", "ours_eps", "trl_eps", "loop_eps", "ratio", "ours_mb", "trl_mb")
+    columns = ("size", "ours_eps", "trl_eps", "loop_eps", "ratio", "ratio_separate")
+    columns = (*columns, "ours_mb", "trl_mb")
     return Table("ppo", ("ppo.json",), columns, rows, machine(data))
 
 
@@ -125,8 +127,9 @@ def frontier() -> Table:
     rows = []
     for run in data["runs"]:
         end = [round(run["points"][-1][key], 3) for key in keys]
-        rows.append([run["method"], run["seed"] or NONE, *end, round(run["gain"], 2)])
-    columns = ("way", "seed", *keys, "gain")
+        labels = [run["method"], run["seed"] or NONE, run["episodes"] or NONE]
+        rows.append([*labels, *end, round(run["gain"], 2)])
+    columns = ("way", "seed", "episodes", *keys, "gain")
     return Table("frontier", ("frontier.json",), columns, rows, machine(data))
 
 

@@ -40,7 +40,8 @@ def w5(texts):
 
 def profile():
     small = program.smaller(replace(LAB, ppo=replace(LAB.ppo, **NEW, max_new_tokens=6)))
-    return replace(small, group=replace(small.group, batch_size=16, generations=4))
+    group = replace(small.group, batch_size=16, minibatch_size=8, generations=4)
+    return replace(small, group=group)
 
 
 @pytest.fixture
@@ -61,9 +62,21 @@ def task(tmp_path):
 def test_every_method_has_the_same_episodes_and_three_seeds():
     small = profile()
     runs = list(program.plan(small, program.SEEDS))
-    assert {run["episodes"] for run in runs} == {small.ppo.updates * small.ppo.batch_size}
-    for name in ("PPO", "RLOO", "GRPO", program.CONTROL):
+    for name in ("PPO", "RLOO", "GRPO", program.CONTROL, program.LONGER):
         assert sum(run["method"] == name for run in runs) == 3
+    equal = [run["episodes"] for run in runs if run["method"] != program.LONGER]
+    assert set(equal) == {small.ppo.updates * small.ppo.batch_size}
+
+
+def test_the_longer_run_has_more_updates_of_the_policy_and_no_more_of_the_values_alone(task):
+    run = task.profile.ppo
+    (row,) = (row for row in program.plan(task.profile, (1,)) if row["method"] == program.LONGER)
+    config = PPOConfig(**row["settings"])
+    assert config.updates - config.value_updates == 4 * (run.updates - run.value_updates) > 0
+    assert config == replace(PPOConfig(**asdict(run)), updates=config.updates)
+    first, last = program.train(task, row).points
+    assert (first.step, last.step) == (0, config.updates)
+    assert {first.method, last.method} == {program.LONGER}
 
 
 def test_an_arm_differs_from_what_it_is_compared_with_in_one_factor():

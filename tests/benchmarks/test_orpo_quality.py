@@ -57,3 +57,20 @@ def test_a_seed_draws_other_pairs(bench):
     bench.runs(1, 10)
     bench.runs(2, 10)
     assert set(bench.read[0][1]["question"]) != set(bench.read[3][1]["question"])
+
+
+def test_sft_cuts_no_row_and_has_the_steps_of_notebook_03():
+    run = program.whole_rows(LAB)
+    assert run.max_length == LAB.orpo.max_length > LAB.sft.max_length
+    tokens, there = (each.max_length * each.batch_size for each in (run, LAB.sft))
+    assert tokens < 2 * there
+    assert run.learning_rate == LAB.sft.learning_rate
+
+
+def test_the_lead_is_that_of_sft_and_dpo():
+    runs = [
+        {"method": method, "moved": moved}
+        for method, moved in (("base", "0000"), ("SFT + DPO", "1110"), ("ORPO", "1000"))
+    ]
+    found = program.lead([*runs, *runs], ["a", "b", "c", "d"])
+    assert found["mean"] == 0.5 and found["low"] <= 0.5 <= found["high"]

@@ -122,7 +122,8 @@ def group_run(method, model, tokenizer, prompts, run, folder) -> Frontier:
 def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_path, monkeypatch):
     """TRL loads the reference itself: it must be the adapted policy, not the untrained one."""
     model, tokenizer, _ = adapted
-    run = replace(LAB.group, steps=2, batch_size=16, generations=4, learning_rate=0.0)
+    sizes = {"batch_size": 16, "minibatch_size": 8, "generations": 4}
+    run = replace(LAB.group, steps=2, learning_rate=0.0, **sizes)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"] * 10
     called = {}
 
@@ -146,7 +147,8 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
 def test_group_methods_train_on_fewer_prompts_than_a_step_takes(adapted, method, tmp_path):
     """TRL skips a step that has too few prompts, so with few prompts it would not train at all."""
     model, tokenizer, _ = adapted
-    run = replace(LAB.group, steps=2, batch_size=32, generations=4)  # 8 prompts per step
+    sizes = {"batch_size": 32, "minibatch_size": 16, "generations": 4}  # 8 prompts per batch
+    run = replace(LAB.group, steps=2, **sizes)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
 
     frontier = group_run(method, model, tokenizer, prompts, run, tmp_path)

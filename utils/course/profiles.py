@@ -68,14 +68,16 @@ class PPORun:
 
 @dataclass(frozen=True)
 class GroupRun:
-    """RLOO and GRPO of TRL, which benchmarks/frontier.py compares with notebook 02's PPO."""
+    """RLOO and GRPO of TRL, which benchmarks/frontier.py compares with notebook 02's PPO.
 
-    steps: int
-    batch_size: int  # completions per step
+    Their KL coefficient is PPO's, so that all of them are trained on the same J.
+    """
+
+    steps: int  # batches of completions
+    batch_size: int  # completions that are sampled together
+    minibatch_size: int  # completions per optimiser step
     generations: int  # completions per prompt, which form a group
     learning_rate: float
-    rloo_kl_coef: float
-    grpo_kl_coef: float
 
 
 @dataclass(frozen=True)
@@ -312,18 +314,16 @@ _T4_PPO = PPORun(
 _LAB_GROUP = GroupRun(
     steps=40,
     batch_size=256,
+    minibatch_size=64,  # as PPO, so that the optimisers take equally many steps per batch
     generations=8,
-    learning_rate=5e-4,
-    rloo_kl_coef=0.15,
-    grpo_kl_coef=0.15,
+    learning_rate=3e-4,  # as PPO; both are annealed
 )
 _GPU_GROUP = GroupRun(
     steps=120,  # as many episodes as PPO
     batch_size=256,  # as for PPO
+    minibatch_size=64,  # as for PPO
     generations=8,  # as in the lab, so the groups' means are as precise
     learning_rate=1.5e-5,  # as for PPO
-    rloo_kl_coef=0.15,  # as in the lab; not measured on a GPU
-    grpo_kl_coef=0.15,  # as in the lab; not measured on a GPU
 )
 
 # 03 to 05 and 07

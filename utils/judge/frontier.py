@@ -23,7 +23,7 @@ from utils.models.sentiment import SentimentReward
 from utils.ppo.policy import ActorCritic
 from utils.ppo.rewards import Reward, score_texts
 
-FACTORS = (0.3, 0.5, 0.7, 0.85, 1.15, 1.3, 1.5, 1.75)  # of what a training changed in the weights
+FACTORS = (0.3, 0.5, 0.7, 0.85, 1.15, 1.3, 1.5, 1.75, 2.0, 2.2)  # of what a training changed
 SEED = 11  # the seed of the judged texts: the same random draws for every method
 
 
@@ -186,14 +186,19 @@ def share_at(points: Sequence[Point], method: str, kl: float) -> float:
 
 
 def recorded(profile: str, data: str, program: str = "frontier") -> dict:
-    """What a program of benchmarks/ measured with this profile and data; {} if it was not run."""
+    """What a program of benchmarks/ measured with this profile and data; {} if it was not run.
+
+    `points` has those of the runs with equally many episodes: a longer run is left to the tables.
+    """
     path = BENCHMARKS / f"{program}.json"
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
     if (found["profile"], found["data"]) != (profile, data):
         return {}
-    found["points"] = [Point(**row) for run in found["runs"] for row in run["points"]]
+    episodes = min((run["episodes"] for run in found["runs"] if run["episodes"]), default=0)
+    equal = (run for run in found["runs"] if run["episodes"] <= episodes)
+    found["points"] = [Point(**row) for run in equal for row in run["points"]]
     return found
 
 
@@ -232,9 +237,10 @@ def train_group_method(
 ) -> float:
     """Train the policy of `models` with TRL's RLOO or GRPO; return the seconds without judging.
 
-    The policy is measured about eight times on the way, and after the last step.
+    The policy is measured about eight times on the way, and after the last step. A step of a point
+    is a batch of completions, as for PPO.
     """
-    judging = 0.0
+    judging, each = 0.0, run.batch_size // run.minibatch_size  # optimiser steps per batch
     marks = {*range(0, run.steps, max(run.steps // 8, 1)), run.steps}
     per_step = run.batch_size // run.generations  # TRL skips a step that has too few prompts
     prompts = list(prompts) * -(-per_step // len(prompts))
@@ -245,27 +251,30 @@ def train_group_method(
     class Judge(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
             nonlocal judging
-            if state.global_step in marks:
+            if state.global_step % each == 0 and state.global_step // each in marks:
                 began = time.perf_counter()
-                frontier.add(method, models, state.global_step)
+                frontier.add(method, models, state.global_step // each)
                 judging += time.perf_counter() - began
 
     def negative_feedback(prompts: list[str], completions: list[str], **_: object) -> list[float]:
         texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
         return [float(value) for value in reward(texts)]
 
-    make_config, make_trainer, kl_coef = {
-        "RLOO": (RLOOConfig, RLOOTrainer, run.rloo_kl_coef),
-        "GRPO": (GRPOConfig, GRPOTrainer, run.grpo_kl_coef),
+    # GRPO divides by the standard deviation of a group by default: its KL would weigh less
+    make_config, make_trainer, own = {
+        "RLOO": (RLOOConfig, RLOOTrainer, {}),
+        "GRPO": (GRPOConfig, GRPOTrainer, {"scale_rewards": "none"}),
     }[method]
     arguments = make_config(
+        **own,
         output_dir=folder,
-        max_steps=run.steps,
-        per_device_train_batch_size=run.batch_size,
+        max_steps=run.steps * each,
+        per_device_train_batch_size=run.minibatch_size,
+        steps_per_generation=each,
         num_generations=run.generations,
         max_completion_length=models.max_new_tokens,
         temperature=models.temperature,
-        beta=kl_coef,
+        beta=profile.ppo.kl_coef,
         learning_rate=run.learning_rate,
         disable_dropout=True,
         gradient_checkpointing=False,
