@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 from datasets import Dataset
@@ -261,12 +262,11 @@ def train_group_method(
         return [float(value) for value in reward(texts)]
 
     # GRPO divides by the standard deviation of a group by default: its KL would weigh less
-    make_config, make_trainer, own = {
-        "RLOO": (RLOOConfig, RLOOTrainer, {}),
-        "GRPO": (GRPOConfig, GRPOTrainer, {"scale_rewards": "none"}),
+    make_config, make_trainer = {
+        "RLOO": (RLOOConfig, RLOOTrainer),
+        "GRPO": (partial(GRPOConfig, scale_rewards="none"), GRPOTrainer),
     }[method]
     arguments = make_config(
-        **own,
         output_dir=folder,
         max_steps=run.steps * each,
         per_device_train_batch_size=run.minibatch_size,
