@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +225,36 @@ def seed_by_seed(
         conclude(result)
         text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
         out.write_text(text, encoding="utf-8")
+
+
+def digits(verdicts: Iterable[bool]) -> str:
+    """One digit per pair: 1 if the verdict is true, else 0."""
+    return "".join("01"[int(verdict)] for verdict in verdicts)
+
+
+def numbers(texts: Iterable[str]) -> np.ndarray:
+    """The digits of each text as numbers, (texts, pairs)."""
+    return np.array([[int(digit) for digit in text] for text in texts])
+
+
+def interval(
+    verdicts: np.ndarray, questions: Sequence[str], draws: int = 1000
+) -> tuple[float, float, float]:
+    """The mean of (seeds, pairs), and its 95 % interval over drawn questions.
+
+    All pairs of a question are drawn together. Seeds are averaged first, so that the interval
+    covers the choice of questions and not the seed.
+
+    >>> interval(np.array([[1, 1, 0, 0]]), ["a", "a", "a", "a"])
+    (0.5, 0.5, 0.5)
+    """
+    names, group = np.unique(np.asarray(questions), return_inverse=True)
+    right = np.bincount(group, verdicts.mean(axis=0), len(names))
+    pairs = np.bincount(group, minlength=len(names))
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    means = right[drawn].sum(axis=1) / pairs[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(right.sum() / pairs.sum()), float(low), float(high)
 
 
 # --- CUDA: real architectures with random weights, lengths like those of real data ---------------

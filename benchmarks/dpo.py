@@ -99,11 +99,11 @@ def lab_task(quick: bool, folder: str) -> dict:
     order = (tokenizer, profile.dpo.max_length, profile.dpo.batch_size)
     train = fitting(train, *order)  # both methods get the rows that fit; `original` in random order
 
+    asked = conversations(test)
+
     def both(model: object) -> torch.Tensor:
         sides = ("chosen", "rejected")
-        return torch.stack(
-            [answer_logps(model, tokenizer, conversations(test), test[side])[0] for side in sides]
-        )
+        return torch.stack([answer_logps(model, tokenizer, asked, test[side])[0] for side in sides])
 
     def held_out_loss(model: object) -> float:
         ours = both(model)
@@ -114,8 +114,8 @@ def lab_task(quick: bool, folder: str) -> dict:
         return float(-torch.nn.functional.logsigmoid(profile.dpo.beta * (chosen - rejected)).mean())
 
     tokens = 0
-    for row, asked in zip(train, conversations(train), strict=True):
-        prompt = len(prompt_ids(tokenizer, asked))
+    for row, turns in zip(train, conversations(train), strict=True):
+        prompt = len(prompt_ids(tokenizer, turns))
         tokens += 2 * prompt + sum(
             len(answer_ids(tokenizer, row[s])) for s in ("chosen", "rejected")
         )

@@ -32,12 +32,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import continued
-from utils.course.profiles import GroupRun, PPORun, Profile
+from utils.course.profiles import PPORun, Profile
 from utils.course.session import Course, set_seed, start
 from utils.data.feedback import NEGATIVE, load_feedback
 from utils.data.reading import fingerprint
 from utils.judge.frontier import (
     Frontier,
+    GroupRun,
     add_best_of_n,
     add_scaled,
     judged_rows,
@@ -59,6 +60,7 @@ SEEDS = (1, 2, 3)
 CONTROL = "SFT on negatives"
 LONGER = "PPO, 4 times the updates"
 BEST_OF = (2, 4, 8, 16, 64)
+GENERATIONS = 8  # texts per prompt of RLOO and GRPO
 TEXTS = 4  # per prompt at each point
 
 
@@ -246,10 +248,10 @@ def train_control(task: Task, run: ControlRun, episodes: int, seed: int) -> Fron
 # --- All runs, one by one ------------------------------------------------------------------------
 
 
-def group_run(profile: Profile) -> GroupRun:
-    """RLOO's and GRPO's settings with as many episodes as PPO has."""
-    episodes = profile.ppo.updates * profile.ppo.batch_size
-    return replace(profile.group, steps=episodes // profile.group.batch_size)
+def group_run(run: PPORun) -> GroupRun:
+    """RLOO's and GRPO's settings: as many episodes and optimiser steps per batch as PPO has."""
+    sizes = (run.updates, run.batch_size, run.minibatch_size, GENERATIONS)
+    return GroupRun(*sizes, run.learning_rate)
 
 
 def longer(run: PPORun) -> dict:
@@ -261,8 +263,8 @@ def longer(run: PPORun) -> dict:
 
 def plan(profile: Profile, seeds: Sequence[int]) -> Iterator[dict]:
     """What is to be run: method, seed and settings."""
-    group, episodes = group_run(profile), profile.ppo.updates * profile.ppo.batch_size
-    grouped = {"episodes": group.steps * group.batch_size, "settings": asdict(group)}
+    episodes = profile.ppo.updates * profile.ppo.batch_size
+    grouped = {"episodes": episodes, "settings": asdict(group_run(profile.ppo))}
     control = asdict(ControlRun(profile.ppo.batch_size))
     found = {
         "PPO": {"episodes": episodes, "settings": asdict(profile.ppo)},
@@ -361,7 +363,7 @@ def smaller(profile: Profile) -> Profile:
         minibatch_size=16,
         value_updates=min(1, profile.ppo.value_updates),
     )
-    return replace(profile, ppo=ppo, group=replace(profile.group, batch_size=32, minibatch_size=16))
+    return replace(profile, ppo=ppo)
 
 
 def main(

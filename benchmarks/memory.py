@@ -258,12 +258,8 @@ def small_minutes(profile: Profile) -> dict[str, float]:
 
 
 def settings(profile: Profile) -> dict[str, object]:
-    """The sizes that the figures depend on: the profile without its rates, and budgets.
-
-    RLOO and GRPO (`group`) are trained by no notebook.
-    """
+    """The sizes that the figures depend on: the profile without its rates, and budgets."""
     parts = {part: row for part, row in asdict(profile).items() if isinstance(row, dict)}
-    del parts["group"]
     found = {f"{part}.{name}": value for part, row in parts.items() for name, value in row.items()}
     kept = {k: v for k, v in found.items() if not isinstance(v, (float, dict)) or "epochs" in k}
     budgets = (logprobs.BATCH_TOKENS, logprobs.BLOCK_NUMBERS, chat.REPLY_TOKENS)

@@ -21,7 +21,16 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import SFTConfig
 
-from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
+from benchmarks.common import (
+    LabBench,
+    digits,
+    interval,
+    numbers,
+    options,
+    quiet,
+    seed_by_seed,
+    smaller,
+)
 from utils import models
 from utils.course import session
 from utils.course.profiles import TABLE, Profile
@@ -152,36 +161,13 @@ class Bench(LabBench):
 
 def _verdicts(scores: dict[str, np.ndarray]) -> dict[str, str]:
     """For each tier one digit per pair: 1 if the chosen answer has the higher score, else 0."""
-    return {
-        tier: "".join("01"[int(chosen > rejected)] for chosen, rejected in each.T)
-        for tier, each in scores.items()
-    }
-
-
-def interval(
-    verdicts: np.ndarray, questions: Sequence[str], draws: int = 1000
-) -> tuple[float, float, float]:
-    """The mean of (seeds, pairs), and its 95 % interval over drawn questions.
-
-    All pairs of a question are drawn together. Seeds are averaged first, so that the interval
-    covers the choice of questions and not the seed.
-
-    >>> interval(np.array([[1, 1, 0, 0]]), ["a", "a", "a", "a"])
-    (0.5, 0.5, 0.5)
-    """
-    names, group = np.unique(np.asarray(questions), return_inverse=True)
-    right = np.bincount(group, verdicts.mean(axis=0), len(names))
-    pairs = np.bincount(group, minlength=len(names))
-    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
-    means = right[drawn].sum(axis=1) / pairs[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(right.sum() / pairs.sum()), float(low), float(high)
+    return {tier: digits(each[0] > each[1]) for tier, each in scores.items()}
 
 
 def shorter(test: Dataset) -> str:
     """The verdicts of a rule that has learned nothing: the shorter answer (in characters) wins."""
     pairs = zip(test["chosen"], test["rejected"], strict=True)
-    return "".join("01"[len(chosen) < len(rejected)] for chosen, rejected in pairs)
+    return digits(len(chosen) < len(rejected) for chosen, rejected in pairs)
 
 
 def comparisons(
@@ -219,7 +205,7 @@ def _joined(tests: dict[str, Sequence[str]]) -> dict[str, tuple[list[str], list[
 
 def _digits(verdicts: Sequence[dict[str, str]], parts: Sequence[str]) -> np.ndarray:
     """The verdicts on the pairs of these tiers as numbers, (seeds, pairs)."""
-    return np.array([[int(digit) for part in parts for digit in each[part]] for each in verdicts])
+    return numbers("".join(each[part] for part in parts) for each in verdicts)
 
 
 def summary(runs: Sequence[dict], tests: dict[str, Sequence[str]]) -> list[dict[str, object]]:

@@ -22,8 +22,16 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig, SFTConfig
 
-from benchmarks.common import LabBench, options, quiet, seed_by_seed, smaller
-from benchmarks.negatives import interval
+from benchmarks.common import (
+    LabBench,
+    digits,
+    interval,
+    numbers,
+    options,
+    quiet,
+    seed_by_seed,
+    smaller,
+)
 from utils import models
 from utils.course import session
 from utils.course.profiles import TABLE, Profile, SFTRun
@@ -84,7 +92,7 @@ class Bench(LabBench):
         return {
             "preference_accuracy": float(np.mean(now[0] > now[1])),
             "moved_towards_chosen": float(np.mean(towards)) if moved.any() else None,  # the base
-            "moved": "".join("01"[int(each)] for each in towards),  # a digit for each pair
+            "moved": digits(towards),
             "chrf": float(np.mean([chrf(r.text, w) for r, w in zip(replies, wanted, strict=True)])),
             "ended": float(np.mean([each.ended for each in replies])),
             "kl": float((ours - theirs).mean()),
@@ -129,7 +137,7 @@ class Bench(LabBench):
 def lead(runs: Sequence[dict], questions: Sequence[str]) -> dict[str, float]:
     """By how much more often SFT + DPO than ORPO moved towards the chosen answer, on one set."""
     one, other = (
-        np.array([[int(digit) for digit in run["moved"]] for run in runs if run["method"] == name])
+        numbers(run["moved"] for run in runs if run["method"] == name)
         for name in ("SFT + DPO", "ORPO")
     )
     return dict(zip(("mean", "low", "high"), interval(one - other, questions), strict=True))

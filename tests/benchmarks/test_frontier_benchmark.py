@@ -40,8 +40,7 @@ def w5(texts):
 
 def profile():
     small = program.smaller(replace(LAB, ppo=replace(LAB.ppo, **NEW, max_new_tokens=6)))
-    group = replace(small.group, batch_size=16, minibatch_size=8, generations=4)
-    return replace(small, group=group)
+    return replace(small, ppo=replace(small.ppo, updates=4, batch_size=16, minibatch_size=8))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from utils.course.profiles import TABLE
 from utils.finetune.training import _SimilarLengths, adapt_language_model
 from utils.judge import frontier as frontier_module
-from utils.judge.frontier import Frontier, _with_positions, train_group_method
+from utils.judge.frontier import Frontier, GroupRun, _with_positions, train_group_method
 from utils.judge.metrics import perplexity
 from utils.models.language import language_model
 from utils.ppo.policy import ActorCritic
@@ -123,7 +123,7 @@ def test_group_methods_measure_against_the_adapted_policy(adapted, method, tmp_p
     """TRL loads the reference itself: it must be the adapted policy, not the untrained one."""
     model, tokenizer, _ = adapted
     sizes = {"batch_size": 16, "minibatch_size": 8, "generations": 4}
-    run = replace(LAB.group, steps=2, learning_rate=0.0, **sizes)
+    run = GroupRun(steps=2, learning_rate=0.0, **sizes)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"] * 10
     called = {}
 
@@ -148,7 +148,7 @@ def test_group_methods_train_on_fewer_prompts_than_a_step_takes(adapted, method,
     """TRL skips a step that has too few prompts, so with few prompts it would not train at all."""
     model, tokenizer, _ = adapted
     sizes = {"batch_size": 32, "minibatch_size": 16, "generations": 4}  # 8 prompts per batch
-    run = replace(LAB.group, steps=2, **sizes)
+    run = GroupRun(steps=2, learning_rate=LAB.ppo.learning_rate, **sizes)
     prompts = ["giảng viên", "thầy dạy", "phòng thực hành"]
 
     frontier = group_run(method, model, tokenizer, prompts, run, tmp_path)

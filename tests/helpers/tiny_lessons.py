@@ -27,7 +27,6 @@ def tiny(profile: profiles.Profile) -> profiles.Profile:
             max_new_tokens=8,
             value_updates=min(1, profile.ppo.value_updates),
         ),
-        group=replace(profile.group, steps=2, batch_size=32),
         chat=replace(profile.chat, standin_tokens=4_000, max_new_tokens=12),
         sft=replace(profile.sft, rows=96, side_rows=24),
         dpo=replace(profile.dpo, rows=64, held_out=16),

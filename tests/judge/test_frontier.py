@@ -97,7 +97,8 @@ def test_what_was_recorded_with_other_data_is_not_shown(tmp_path, monkeypatch):
     best = frontier()
     best.measure("PPO", 1, {"texts": ["a", "b"], "rewards": [0, 0], "kl": [0, 0]})
     runs = [{"points": best.rows(), "episodes": number} for number in (8, 32)]
-    document = {"profile": "lab", "data": "abc", "runs": runs}
+    settings = {"updates": 2, "batch_size": 4}
+    document = {"profile": "lab", "data": "abc", "settings": settings, "runs": runs}
     (tmp_path / "frontier.json").write_text(json.dumps(document), encoding="utf-8")
     assert recorded("t4", "abc") == recorded("lab", "other") == {}
     (point,) = recorded("lab", "abc")["points"]  # without those of the longer run

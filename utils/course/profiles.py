@@ -67,20 +67,6 @@ class PPORun:
 
 
 @dataclass(frozen=True)
-class GroupRun:
-    """RLOO and GRPO of TRL, which benchmarks/frontier.py compares with notebook 02's PPO.
-
-    Their KL coefficient is PPO's, so that all of them are trained on the same J.
-    """
-
-    steps: int  # batches of completions
-    batch_size: int  # completions that are sampled together
-    minibatch_size: int  # completions per optimiser step
-    generations: int  # completions per prompt, which form a group
-    learning_rate: float
-
-
-@dataclass(frozen=True)
 class ChatModel:
     """A chat model of the Hub."""
 
@@ -218,7 +204,6 @@ class Profile:
     reward_model: RewardModel  # 01
     policy: Policy  # 02
     ppo: PPORun  # 02
-    group: GroupRun  # 02
     chat: ChatModels  # 03, 04, 05, 07
     sft: SFTRun  # 03
     dpo: DPORun  # 04
@@ -310,20 +295,6 @@ _T4_PPO = PPORun(
     value_coef=0.1,  # one trunk and the sampled KL: the lab's settings need more memory
     kl_limit=100.0,  # as in the lab: it stops only a run that has failed
     precision="fp16",
-)
-_LAB_GROUP = GroupRun(
-    steps=40,
-    batch_size=256,
-    minibatch_size=64,  # as PPO, so that the optimisers take equally many steps per batch
-    generations=8,
-    learning_rate=3e-4,  # as PPO; both are annealed
-)
-_GPU_GROUP = GroupRun(
-    steps=120,  # as many episodes as PPO
-    batch_size=256,  # as for PPO
-    minibatch_size=64,  # as for PPO
-    generations=8,  # as in the lab, so the groups' means are as precise
-    learning_rate=1.5e-5,  # as for PPO
 )
 
 # 03 to 05 and 07
@@ -573,7 +544,6 @@ _LAB = Profile(
     reward_model=_LAB_REWARD,
     policy=_LAB_POLICY,
     ppo=_LAB_PPO,
-    group=_LAB_GROUP,
     chat=_LAB_CHAT,
     sft=_LAB_SFT,
     dpo=_LAB_DPO,
@@ -591,7 +561,6 @@ _T4 = Profile(
     reward_model=_GPU_REWARD,
     policy=_GPU_POLICY,
     ppo=_T4_PPO,
-    group=_GPU_GROUP,
     chat=_GPU_CHAT,
     sft=_T4_SFT,
     dpo=_T4_DPO,
@@ -635,7 +604,6 @@ def quick(profile: Profile) -> Profile:
             batch_size=128,
             value_updates=min(4, profile.ppo.value_updates),
         ),
-        group=replace(profile.group, steps=8, batch_size=128),
         sft=replace(profile.sft, rows=800, side_rows=200),
         attributes=replace(profile.attributes, reference_pairs=300, pairs=300),
         dpo=replace(profile.dpo, rows=320, held_out=32),

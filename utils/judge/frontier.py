@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from utils.course.paths import BENCHMARKS
-from utils.course.profiles import GroupRun, Profile
+from utils.course.profiles import Profile
 from utils.data.feedback import NEGATIVE
 from utils.finetune.training import run as run_training
 from utils.judge.metrics import bootstrap, distinct, perplexity, tied_best_of_n_kl
@@ -189,7 +189,7 @@ def share_at(points: Sequence[Point], method: str, kl: float) -> float:
 def recorded(profile: str, data: str, program: str = "frontier") -> dict:
     """What a program of benchmarks/ measured with this profile and data; {} if it was not run.
 
-    `points` has those of the runs with equally many episodes: a longer run is left to the tables.
+    `points` has those of the runs with PPO's episodes at most: a longer run is for the tables.
     """
     path = BENCHMARKS / f"{program}.json"
     if not path.exists():
@@ -197,8 +197,8 @@ def recorded(profile: str, data: str, program: str = "frontier") -> dict:
     found = json.loads(path.read_text(encoding="utf-8"))
     if (found["profile"], found["data"]) != (profile, data):
         return {}
-    episodes = min((run["episodes"] for run in found["runs"] if run["episodes"]), default=0)
-    equal = (run for run in found["runs"] if run["episodes"] <= episodes)
+    budget = found["settings"]["updates"] * found["settings"]["batch_size"]
+    equal = (run for run in found["runs"] if run["episodes"] <= budget)
     found["points"] = [Point(**row) for run in equal for row in run["points"]]
     return found
 
@@ -215,6 +215,17 @@ def portrait(
         "distinct-2": distinct(texts),
         "unique": len(set(texts)) / len(texts),
     }
+
+
+@dataclass(frozen=True)
+class GroupRun:
+    """TRL's RLOO or GRPO; the KL coefficient is PPO's, so that all are trained on the same J."""
+
+    steps: int  # batches of completions
+    batch_size: int  # completions that are sampled together
+    minibatch_size: int  # completions per optimiser step
+    generations: int  # completions per prompt, which form a group
+    learning_rate: float
 
 
 def _with_positions(model: object, args: tuple, keywords: dict) -> tuple[tuple, dict]:
@@ -252,9 +263,10 @@ def train_group_method(
     class Judge(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
             nonlocal judging
-            if state.global_step % each == 0 and state.global_step // each in marks:
+            step, rest = divmod(state.global_step, each)
+            if not rest and step in marks:
                 began = time.perf_counter()
-                frontier.add(method, models, state.global_step // each)
+                frontier.add(method, models, step)
                 judging += time.perf_counter() - began
 
     def negative_feedback(prompts: list[str], completions: list[str], **_: object) -> list[float]:
